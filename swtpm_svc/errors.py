@@ -1,0 +1,125 @@
+"""The one error family, and the one table that says what an error is to each kind of receiver.
+
+A `VtpmError` carries a `Code`, one line of cause and one line of remedy. `TABLE` maps the code to the errno that a
+device client gets, the TPM return code that a control reply carries, the exit status of a command and the MESSAGE_ID
+of the journal entry. Exit statuses are those of sysexits.h where one fits.
+"""
+
+import errno
+from enum import Enum, unique
+from typing import NamedTuple, Optional
+
+
+@unique
+class Code(Enum):
+    """What went wrong. The value is the name's lower-case form and appears in `--json` output."""
+
+    USAGE = "usage"
+    CONFIG_MISSING = "config-missing"
+    CONFIG_UNREADABLE = "config-unreadable"
+    CONFIG_INVALID = "config-invalid"
+    USER_MISSING = "user-missing"
+    CUSE_MISSING = "cuse-missing"
+    CUSE_DENIED = "cuse-denied"
+    DEVICE_NAME_TAKEN = "device-name-taken"
+    DEVICE_NUMBER_TAKEN = "device-number-taken"
+    DEVICE_REJECTED = "device-rejected"
+    DEVICE_NOT_READY = "device-not-ready"
+    STATE_MISSING = "state-missing"
+    STATE_UNREADABLE = "state-unreadable"
+    STATE_UNWRITABLE = "state-unwritable"
+    STATE_FULL = "state-full"
+    STATE_LOCKED = "state-locked"
+    STATE_CORRUPT = "state-corrupt"
+    STATE_FOREIGN = "state-foreign"
+    LIBTPMS = "libtpms"
+    PROTOCOL = "protocol"
+    NOT_PERMITTED = "not-permitted"
+    TPM_NOT_RUNNING = "tpm-not-running"
+    TPM_RUNNING = "tpm-running"
+    BAD_LOCALITY = "bad-locality"
+    BUSY = "busy"
+    TOO_LARGE = "too-large"
+    DAEMON_UNREACHABLE = "daemon-unreachable"
+    INTERNAL = "internal"
+
+
+class Fault(NamedTuple):
+    """What one code is to its receivers."""
+
+    errno: int
+    tpm_result: int
+    exit_status: int
+    message_id: str
+    meaning: str
+
+
+# TPM 1.2 return codes that the control protocol uses for both TPM versions (TPM Main Part 2, section 16).
+TPM_BAD_PARAMETER = 0x03
+TPM_FAIL = 0x09
+TPM_BAD_ORDINAL = 0x0A
+TPM_NOSPACE = 0x11
+TPM_INVALID_POSTINIT = 0x26
+TPM_BAD_LOCALITY = 0x3D
+
+# fmt: off
+TABLE = {
+    Code.USAGE: Fault(errno.EINVAL, TPM_BAD_PARAMETER, 64, "0ba7caaa767b41c48fdff358ce2f4e9d", "the command line is wrong"),
+    Code.CONFIG_MISSING: Fault(errno.ENOENT, TPM_FAIL, 78, "487d022c2dd845e3b2deadc907130485", "there is no configuration file for this instance"),
+    Code.CONFIG_UNREADABLE: Fault(errno.EACCES, TPM_FAIL, 78, "77ce424b12c440ddb2ca641a572bf083", "the configuration file cannot be read"),
+    Code.CONFIG_INVALID: Fault(errno.EINVAL, TPM_FAIL, 78, "4e4426d591c948648a1d82bde8ccdd49", "the configuration file says something it may not"),
+    Code.USER_MISSING: Fault(errno.ENOENT, TPM_FAIL, 67, "dda047b431a6421980cd42e6569ebfb4", "a user or group that is named does not exist"),
+    Code.CUSE_MISSING: Fault(errno.ENOENT, TPM_FAIL, 69, "a58ed3ac60f94fd6a79a13628b807802", "the kernel has no /dev/cuse"),
+    Code.CUSE_DENIED: Fault(errno.EACCES, TPM_FAIL, 77, "c57666ad12454fc6bdf52d4d7d0a700b", "/dev/cuse may not be opened"),
+    Code.DEVICE_NAME_TAKEN: Fault(errno.EEXIST, TPM_FAIL, 73, "b9cd8876ecf54dbea8f4d196a23d007b", "another device has the name already"),
+    Code.DEVICE_NUMBER_TAKEN: Fault(errno.EEXIST, TPM_FAIL, 73, "153065680a24492a8492132ef2419f46", "another device has the major and minor number already"),
+    Code.DEVICE_REJECTED: Fault(errno.ENODEV, TPM_FAIL, 73, "1242c9f29a424461bb7a9026de177a74", "the kernel refused to make the device"),
+    Code.DEVICE_NOT_READY: Fault(errno.ETIMEDOUT, TPM_FAIL, 75, "130287fff98348968b9acfb33f31e6de", "the device node did not get its owner and mode in time"),
+    Code.STATE_MISSING: Fault(errno.ENOENT, TPM_FAIL, 66, "1dd246c7b2af407a800edc3493020a4d", "the state directory does not exist"),
+    Code.STATE_UNREADABLE: Fault(errno.EACCES, TPM_FAIL, 74, "715f3a15b8b246418d40e5a8ecf32de1", "a state file cannot be read"),
+    Code.STATE_UNWRITABLE: Fault(errno.EROFS, TPM_FAIL, 74, "03d13c812ef14c63a8c3f9331aa554e2", "the state directory cannot be written"),
+    Code.STATE_FULL: Fault(errno.ENOSPC, TPM_NOSPACE, 74, "e504d8e3039f40aaa52a837d0cea6121", "the file system that holds the state is full"),
+    Code.STATE_LOCKED: Fault(errno.EBUSY, TPM_FAIL, 75, "41e6389e7eba415ca44ec30f78e76872", "another process holds the state"),
+    Code.STATE_CORRUPT: Fault(errno.EBADMSG, TPM_FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
+    Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, newer, or encrypted"),
+    Code.LIBTPMS: Fault(errno.EIO, TPM_FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
+    Code.PROTOCOL: Fault(errno.EBADMSG, TPM_BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),
+    Code.NOT_PERMITTED: Fault(errno.EPERM, TPM_FAIL, 77, "7489009100d34faf989cbae03b0689f9", "the caller may not do this"),
+    Code.TPM_NOT_RUNNING: Fault(errno.EIO, TPM_INVALID_POSTINIT, 69, "622853b8d2334893ad85eab4d1250e13", "the TPM is not powered"),
+    Code.TPM_RUNNING: Fault(errno.EBUSY, TPM_BAD_ORDINAL, 69, "eb17ec33ef7e4e7ea171e361e9e3db5d", "the TPM must be stopped first"),
+    Code.BAD_LOCALITY: Fault(errno.EINVAL, TPM_BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
+    Code.BUSY: Fault(errno.EBUSY, TPM_FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
+    Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
+    Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TPM_FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
+    Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
+}
+# fmt: on
+
+
+class VtpmError(Exception):
+    """Something a person or a client must be told.
+
+    `message` is one line of cause, `remedy` one line that says what to do about it.
+    """
+
+    def __init__(self, code: Code, message: str, *, remedy: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+
+    @property
+    def fault(self) -> Fault:
+        return TABLE[self.code]
+
+    @property
+    def errno(self) -> int:
+        return TABLE[self.code].errno
+
+    def __str__(self) -> str:
+        return self.message
+
+    def report(self, prefix: str) -> str:
+        """The two lines a person sees: `prefix: cause`, and the remedy below it."""
+        text = f"{prefix}: {self.message}"
+        return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
