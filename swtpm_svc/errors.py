@@ -123,3 +123,12 @@ class VtpmError(Exception):
         """The two lines a person sees: `prefix: cause`, and the remedy below it."""
         text = f"{prefix}: {self.message}"
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
+
+
+def internal(doing: str, error: BaseException) -> VtpmError:
+    """A fault of this program as an error: what it was doing, and in which line, for a bug report."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f" at {trace.tb_frame.f_code.co_filename.rpartition('swtpm_svc/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return VtpmError(Code.INTERNAL, f"{doing}: {error!r}{place}", remedy="report this line as a bug")

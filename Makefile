@@ -1,0 +1,79 @@
+# `make` alone prepares the development environment in .venv; `make help` lists the rest.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
+# the lab of `make lab-shell`: uml (a real /dev/cuse, seconds) or vm (systemd too, a minute)
+LAB     ?= uml
+# for pytest, as in: make test ARGS='-k cuse -x'
+ARGS    ?=
+
+BIN     := .venv/bin
+SHELL   := /bin/bash
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tools/run-demo .ci/run)
+
+.DEFAULT_GOAL := env
+.PHONY: env run test lint lab lab-uml lab-vm lab-shell bench install clean distclean help
+
+env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
+
+# the extension is compiled by the package's own build, so whatever decides about it is named here
+.venv/.ready: pyproject.toml setup.py swtpm_svc/tpm/_build.py tools/need.sh
+	@tools/need.sh build
+	@[ -x $(BIN)/python ] || { echo "== $(PYTHON) -m venv .venv"; $(PYTHON) -m venv .venv; }
+	@echo "== pip install -e .[test,dev]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,dev]' </dev/null
+	@touch $@
+	@echo "ready: $(BIN)/vtpmd, $(BIN)/vtpmctl, make test, make run"
+
+run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves them running
+	@tools/run-demo $(if $(KEEP),--keep)
+
+test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments)
+	@tools/need.sh test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## ruff, mypy --strict, shellcheck
+	@tools/need.sh lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	shellcheck -x $(SCRIPTS)
+
+lab: lab-uml lab-vm ## both labs
+
+lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
+	@tools/need.sh uml test
+	@tests/lab/uml.sh -v -t 1200 python -m pytest -p no:cacheprovider tests/lab/uml $(ARGS)
+
+lab-vm: ## tests/lab/vm in a QEMU machine with systemd (SUITE=trixie: Debian 13 instead of 12)
+	@tools/need.sh vm
+	@tests/lab/vm.sh -t 1800 python3 -m pytest -p no:cacheprovider tests/lab/vm $(ARGS)
+
+lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
+	@tools/need.sh $(LAB)
+	@tests/lab/$(LAB).sh
+
+bench: env ## the benchmarks, as ratios and microseconds
+	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
+
+install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages
+	@tools/need.sh install
+	$(PYTHON) tools/install_package.py "$(PREFIX)" "$(DESTDIR)"
+	DESTDIR="$(DESTDIR)" LIBEXECDIR="$(PREFIX)/libexec/vtpm" PYTHON="$(PYTHON)" packaging/install-systemd.sh
+	@for page in docs/man/*.[1-8]; do [ ! -f "$$page" ] || \
+	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
+	@for file in packaging/completion/* packaging/completions/*; do [ ! -f "$$file" ] || \
+	  install -D -m 644 "$$file" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$(basename "$$file" .bash)" || exit; done
+
+clean: ## remove what builds and tests leave (not .venv, nor the lab's images)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swtpm_svc/tpm/_libtpms*.so swtpm_svc/tpm/_libtpms.c
+	rm -f .venv/.ready
+	find swtpm_svc tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv and the lab's images too
+	rm -rf .venv
+	tests/lab/vm-image.sh --remove
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

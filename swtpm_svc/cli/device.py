@@ -1,0 +1,189 @@
+"""A TPM's character device from the administrator's side: NAME or /dev path in, control requests (ioctl) out.
+
+Every failure becomes a VtpmError: what the kernel said to open() or ioctl(), and the TPM's result in a reply, in words.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Optional, TypeVar
+
+from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_INVALID_POSTINIT, TPM_NOSPACE, Code, VtpmError
+from swtpm_svc.service import config
+from swtpm_svc.wire import ptm, ptm_ioctl, return_codes
+from swtpm_svc.wire.protocol_error import ProtocolError
+
+#: The TPM results that say more than "it failed", and what they are to a person.
+RESULT_CODES = {
+    TPM_BAD_ORDINAL: Code.TPM_NOT_RUNNING,
+    TPM_INVALID_POSTINIT: Code.TPM_NOT_RUNNING,
+    TPM_BAD_LOCALITY: Code.BAD_LOCALITY,
+    TPM_NOSPACE: Code.STATE_FULL,
+}
+
+
+#: What only a TPM without power takes; the result for "not now" is the same for these and for all others.
+NEEDS_POWER_OFF = (ptm.SetStateBlob, ptm.SetBufferSize)
+
+
+ReplyType = TypeVar("ReplyType", bound=ptm.Reply)
+
+
+class Target(NamedTuple):
+    """What the operator named. `name` is for messages; `instance` is None when it was a path."""
+
+    name: str
+    path: str
+    instance: Optional[str]
+
+    @property
+    def unit(self) -> str:
+        return f"vtpm@{self.instance}.service" if self.instance else "vtpm@NAME.service"
+
+
+def resolve(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
+    """A path is used as it is; a NAME is an instance, whose file says the device's name.
+
+    Raises:
+        VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
+    """
+    if "/" in name:
+        return Target(name, name, None)
+    instance = config.check_instance(name)
+    try:
+        loaded = config.load(f"{directory}/{instance}.toml", instance)
+    except VtpmError as error:
+        if error.code is Code.CONFIG_MISSING:
+            error.remedy = f"see vtpmctl list; for a device without a configuration give its path: /dev/{name}"
+        raise
+    return Target(name, loaded.device.node, instance)
+
+
+class Device:
+    """The open device; a context manager that owns the descriptor."""
+
+    def __init__(self, target: Target) -> None:
+        """Open it.
+
+        Raises:
+            VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS.
+        """
+        self.target = target
+        try:
+            # stat first: opening some other device can have an effect of its own (a watchdog, a tape)
+            if not stat.S_ISCHR(os.stat(target.path).st_mode):
+                raise VtpmError(
+                    Code.USAGE, f"{target.path} is not a character device", remedy="name an instance or a /dev path: vtpmctl list"
+                )
+            self._descriptor = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            _refuse_open(target, error)
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        os.close(self._descriptor)
+
+    def control(self, request: ptm.Request) -> ptm.Reply:
+        """Send one control request and return the reply, whatever its TPM result.
+
+        Raises:
+            VtpmError NOT_PERMITTED, DAEMON_UNREACHABLE, BUSY, PROTOCOL, LIBTPMS: what the kernel or the service answered.
+        """
+        try:
+            number, buffer = ptm_ioctl.pack(request)
+            while True:
+                try:
+                    fcntl.ioctl(self._descriptor, number, buffer, True)  # True: the reply goes into buffer
+                    break
+                except InterruptedError:  # a signal that Python did not turn into an exception
+                    continue
+            return ptm_ioctl.unpack(request, buffer)
+        except OSError as error:
+            _refuse_control(self.target, request, error)
+        except ProtocolError as error:
+            raise VtpmError(
+                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the device is one of ours: vtpmctl list"
+            ) from error
+
+    def ask(self, request: ptm.Request, kind: "type[ReplyType]") -> ReplyType:
+        """Send one control request; its reply must be a success, of this kind.
+
+        Raises:
+            VtpmError: as control(); TPM_RUNNING, TPM_NOT_RUNNING, BAD_LOCALITY, STATE_FULL, LIBTPMS for a TPM result.
+        """
+        reply = self.control(request)
+        if not isinstance(reply, ptm.CapabilityReply) and reply.tpm_result:
+            refuse_result(self.target, request, reply.tpm_result)
+        if not isinstance(reply, kind):
+            raise TypeError(f"{type(reply).__name__} is no reply to {_name(request)}")
+        return reply
+
+    def perform(self, request: ptm.Request) -> None:
+        """As ask(), for a request whose reply says no more than success."""
+        self.ask(request, ptm.Result)
+
+
+def describe_result(tpm_result: int) -> str:
+    """A ptm_res in words. It is a TPM 1.2 code, but libtpms' own TPM 2.0 codes (0x100 to 0x1ff) come through too."""
+    version = "2.0" if tpm_result & ~0xFF == 0x100 else "1.2"
+    return f"0x{tpm_result:x} ({return_codes.describe(version, tpm_result)})"
+
+
+def refuse_result(target: Target, request: ptm.Request, tpm_result: int) -> NoReturn:
+    code = RESULT_CODES.get(tpm_result, Code.LIBTPMS)
+    if code is Code.TPM_NOT_RUNNING and isinstance(request, NEEDS_POWER_OFF):
+        code = Code.TPM_RUNNING
+    remedies = {
+        Code.TPM_RUNNING: f"power it off first: vtpmctl stop {target.name}",
+        Code.TPM_NOT_RUNNING: f"power it on first: vtpmctl init {target.name}",
+        Code.BAD_LOCALITY: "use a locality from 0 to 4 that the operation allows",
+        Code.STATE_FULL: "make room in the file system that holds the state",
+        Code.LIBTPMS: f"see what the service says: journalctl -u {target.unit}",
+    }
+    raise VtpmError(code, f"{target.name}: {_name(request)} gave TPM result {describe_result(tpm_result)}", remedy=remedies[code])
+
+
+def _name(request: ptm.Request) -> str:
+    return f"PTM_{ptm.command_of(request).name}"
+
+
+def _refuse_open(target: Target, error: OSError) -> NoReturn:
+    start = f"start it: systemctl start {target.unit}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        raise VtpmError(Code.DAEMON_UNREACHABLE, f"{target.path} does not exist", remedy=start)
+    if error.errno in (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN):
+        raise VtpmError(Code.DAEMON_UNREACHABLE, f"nobody serves {target.path} ({error.strerror})", remedy=start)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "run this as root, or join the group that owns the device (ls -l shows it)"
+        raise VtpmError(Code.NOT_PERMITTED, f"{target.path} may not be opened ({error.strerror})", remedy=remedy)
+    if error.errno == errno.EBUSY:
+        raise VtpmError(Code.BUSY, f"{target.path} is in use ({error.strerror})", remedy="end the program that has it open")
+    raise VtpmError(
+        Code.LIBTPMS, f"{target.path} cannot be opened ({error.strerror})", remedy=f"see journalctl -u {target.unit}"
+    ) from error
+
+
+def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoReturn:
+    what = f"{target.name}: {_name(request)}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        remedy = "run this as root, or join the [control] group of the instance (vtpm.d(5))"
+        if isinstance(request, ptm.GetStateBlob):
+            remedy = "run this as root: state in clear holds every secret of the TPM"
+        raise VtpmError(Code.NOT_PERMITTED, f"{what} is not permitted to you", remedy=remedy)
+    if error.errno in (errno.ENOTTY, errno.ENOSYS):
+        raise VtpmError(
+            Code.PROTOCOL, f"{what} is unknown to {target.path}", remedy="check that the device is one of ours: vtpmctl list"
+        )
+    if error.errno in (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN):
+        remedy = f"start it: systemctl start {target.unit}"
+        raise VtpmError(Code.DAEMON_UNREACHABLE, f"{what}: the device went away ({error.strerror})", remedy=remedy)
+    if error.errno == errno.EBUSY:
+        raise VtpmError(Code.BUSY, f"{what} cannot be done now ({error.strerror})", remedy="try again when the TPM is idle")
+    remedy = f"see what the service says: journalctl -u {target.unit}"
+    raise VtpmError(Code.LIBTPMS, f"{what} failed ({error.strerror})", remedy=remedy) from error

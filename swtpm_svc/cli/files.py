@@ -1,0 +1,107 @@
+"""The operator's files: state blobs in and out, data to hash. A file is there whole or not at all."""
+
+import errno
+import os
+import secrets
+import stat
+import sys
+
+from swtpm_svc.errors import Code, VtpmError
+
+#: More than any TPM state; what a wrong file name must not pull into memory.
+BLOB_MAX_BYTES = 16 * 1024 * 1024
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Write a file that only its owner can read. Until it is complete and on disk, what was there before stays.
+
+    Raises:
+        VtpmError STATE_UNWRITABLE, STATE_FULL, USAGE.
+    """
+    target = os.path.realpath(path)  # a symbolic link stays one
+    _refuse_special_target(path, target)
+    directory, name = os.path.split(target)
+    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.rename(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_directory(directory)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise VtpmError(
+            Code.STATE_FULL if full else Code.STATE_UNWRITABLE,
+            f"{path} cannot be written ({error.strerror}); what was there before is unchanged",
+            remedy="make room there, or name another file" if full else "name a file in a directory that you may write to",
+        ) from error
+
+
+def read_whole(path: str) -> bytes:
+    """A state blob's file.
+
+    Raises:
+        VtpmError STATE_MISSING, STATE_UNREADABLE, STATE_CORRUPT (empty), TOO_LARGE.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(BLOB_MAX_BYTES + 1)
+    except OSError as error:
+        _refuse_input(path, error)
+        raise AssertionError from error
+    if not content:
+        raise VtpmError(Code.STATE_CORRUPT, f"{path} is empty", remedy="name a file that vtpmctl save wrote")
+    if len(content) > BLOB_MAX_BYTES:
+        raise VtpmError(
+            Code.TOO_LARGE, f"{path} has more than {BLOB_MAX_BYTES} bytes", remedy="name a file that vtpmctl save wrote"
+        )
+    return content
+
+
+def read_input(path: str) -> bytes:
+    """All of a file, or of standard input for `-`.
+
+    Raises:
+        VtpmError STATE_MISSING, STATE_UNREADABLE.
+    """
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read() if sys.stdin else b""
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        _refuse_input(path, error)
+        raise AssertionError from error
+
+
+def _refuse_input(path: str, error: OSError) -> None:
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    raise VtpmError(
+        Code.STATE_MISSING if missing else Code.STATE_UNREADABLE,
+        f"{path} cannot be read ({error.strerror})",
+        remedy="name a file that exists" if missing else "name a file that you may read",
+    ) from error
+
+
+def _refuse_special_target(path: str, target: str) -> None:
+    """Renaming onto /dev/null or /dev/stdout would replace the device for everybody."""
+    try:
+        mode = os.stat(target).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise VtpmError(Code.USAGE, f"{path} is no regular file", remedy="name a file, which is then replaced as a whole")
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""Writing to standard output and error: what cannot be written is an error like any other, and never a traceback."""
+
+import os
+from typing import Optional, TextIO
+
+from swtpm_svc.errors import Code, VtpmError
+
+
+def write(stream: Optional[TextIO], text: str) -> None:
+    """Write and flush; characters that the locale does not have are written as escapes.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more. VtpmError STATE_UNWRITABLE: it cannot be written.
+    """
+    if stream is None:  # the caller closed it
+        return
+    encoding = stream.encoding or "ascii"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        _forget(stream)
+        raise
+    except OSError as error:
+        _forget(stream)
+        raise VtpmError(
+            Code.STATE_UNWRITABLE, f"the output cannot be written ({error.strerror})", remedy="write it to another place"
+        ) from error
+
+
+def _forget(stream: TextIO) -> None:
+    """Let go of what is still buffered; without this the interpreter would complain about it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, stream.fileno())
+    os.close(null)

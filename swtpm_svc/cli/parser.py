@@ -1,0 +1,69 @@
+"""vtpmctl's command line: the operations' table as argparse wants it, and its errors as ours."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from swtpm_svc import __version__
+from swtpm_svc.cli import output
+from swtpm_svc.cli.operations import OPERATIONS
+from swtpm_svc.errors import Code, VtpmError
+
+TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
+
+#: The commands that are no control operations: help, the argument's placeholder, the argument's help.
+REPORTS = {
+    "list": ("list the instances", None, ""),
+    "status": ("show what is known about an instance", "NAME", "an instance, see vtpmctl list"),
+    "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise VtpmError(Code.USAGE, message, remedy=f"{self.prog} --help")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # --help and --version; argparse's own way leaves a full disk or a closed pipe to the interpreter's end
+        output.write(sys.stdout, message)
+
+
+def parse(arguments: "list[str]") -> argparse.Namespace:
+    """The namespace has `command`, `json`, `name` (but for list), and the operation's own arguments by name.
+
+    Raises:
+        VtpmError USAGE: the command line is wrong.
+        SystemExit: --help or --version was printed.
+    """
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="vtpmctl",
+        description="Look at and control virtual TPMs.",
+        epilog="Exit statuses and all details: vtpmctl(8)",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vtpmctl {__version__}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (help_text, placeholder, argument_help) in REPORTS.items():
+        command = _command(commands, name, help_text)
+        if placeholder:
+            command.add_argument("name", metavar=placeholder, help=argument_help)
+    for name, operation in OPERATIONS.items():
+        command = _command(commands, name, operation.help)
+        command.add_argument("name", metavar="NAME", help=TARGET)
+        for argument in operation.arguments:
+            command.add_argument(*argument.names, help=argument.help, **argument.options)
+    return parser
+
+
+def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, help_text: str) -> _Parser:
+    command = commands.add_parser(
+        name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", allow_abbrev=False
+    )
+    # SUPPRESS: a --json before the command is not undone by its absence after it
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    return command

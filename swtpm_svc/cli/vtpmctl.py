@@ -1,0 +1,110 @@
+"""vtpmctl, the administrator's command: documented in vtpmctl(8).
+
+Arguments in, one call, text or JSON out. A failure is one line of cause and one of remedy on standard error, with the
+exit status of its code in errors.TABLE; with --json also an object on standard output. There is never a traceback.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any, Optional
+
+from swtpm_svc.cli import output
+from swtpm_svc.errors import Code, VtpmError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from swtpm_svc.cli.status import Places
+
+# The shells' convention for "ended by signal N": 128 + N.
+STATUS_INTERRUPTED = 130
+STATUS_BROKEN_PIPE = 141
+
+
+def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(arguments, places)
+    except BrokenPipeError:
+        return STATUS_BROKEN_PIPE
+    except SystemExit as leaving:  # argparse has printed the help or the version
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        return STATUS_INTERRUPTED
+    except VtpmError as error:
+        return _report(error, arguments)
+    except Exception as error:
+        cause = (str(error).splitlines() or [""])[0]
+        fault = VtpmError(
+            Code.INTERNAL, f"a fault of this program ({type(error).__name__}: {cause})", remedy="please report it, with this line"
+        )
+        return _report(fault, arguments)
+
+
+def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
+    # imported here: an interrupt or a broken installation is then reported as everything else is
+    from swtpm_svc.cli import parser, render
+    from swtpm_svc.cli.status import Places
+
+    options = parser.parse(arguments)
+    places = places or Places()
+    if options.command == "list":
+        from swtpm_svc.cli import inventory
+
+        entries = inventory.entries(places)
+        _print(options, render.list_text(entries), render.list_values(entries))
+        return 0
+    if options.command == "status":
+        from swtpm_svc.cli import status
+
+        found = status.gather(options.name, places)
+        _print(options, render.status_text(found), render.status_values(found))
+        return found.problems[0].fault.exit_status if found.problems else 0
+    if options.command == "check":
+        from swtpm_svc.cli import inventory
+
+        loaded, notes = inventory.check(options.name, places)
+        values = {"path": loaded.path, "config": render.config_values(loaded), "notes": notes}
+        _print(options, render.config_text(loaded, notes), values)
+        return 0
+    return _operate(options, places)
+
+
+def _operate(options: "argparse.Namespace", places: "Places") -> int:
+    from swtpm_svc.cli.device import Device, resolve
+    from swtpm_svc.cli.operations import OPERATIONS
+
+    values = vars(options).copy()
+    operation = OPERATIONS[values.pop("command")]
+    name = values.pop("name")
+    values.pop("json")
+    with Device(resolve(name, places.config)) as device:
+        report = operation.run(device, **values)
+        _print(options, report.text, {"device": device.target.path, "operation": options.command, **report.values})
+    return 0
+
+
+def _print(options: "argparse.Namespace", text: str, values: Any) -> None:
+    if options.json:
+        import json
+
+        text = json.dumps(values, indent=2)
+    output.write(sys.stdout, text + "\n")
+
+
+def _report(error: VtpmError, arguments: "list[str]") -> int:
+    try:
+        if "--json" in arguments:
+            import json
+
+            from swtpm_svc.cli import render
+
+            output.write(sys.stdout, json.dumps({"error": render.error_values(error)}, indent=2) + "\n")
+        output.write(sys.stderr, error.report("vtpmctl") + "\n")
+    except (OSError, VtpmError):
+        pass  # nobody can be told
+    return error.fault.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,413 @@
+"""The CUSE front end: serves a TPM to all who open the character device, one request of /dev/cuse at a time.
+
+How an open file behaves follows the kernel's own /dev/tpm0 (drivers/char/tpm/tpm-dev-common.c): a write() is one
+command, read() gives its response, in pieces if need be, and a write while a response is unread is EBUSY. A blocking
+write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
+there. What is new: several files may be open, each with its own response; commands of all of them are serialised.
+
+The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
+its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5).
+"""
+
+import errno
+import os
+from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from typing import Any, Callable, NamedTuple, Optional, Protocol
+
+from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.frontends.blob_transfer import Download, Upload
+from swtpm_svc.tpm.controller import Controller, Rights, authorize, is_immediate, needs_control
+from swtpm_svc.tpm.executor import Executor
+from swtpm_svc.tpm.libtpms import BUFFER_SIZE, TPM_SUCCESS
+from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE, Tpm
+from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
+from swtpm_svc.wire.command_codes import LONG_RUNNING
+from swtpm_svc.wire.protocol_error import ProtocolError
+
+#: The kernel's word on the largest write(); a longer one arrives in pieces, of which the first is refused.
+MAX_WRITE = 64 * 1024
+MAX_READ = 64 * 1024
+#: What the kernel wants a read() of /dev/cuse to have room for: fuse_in_header, fuse_write_in, max_write; whole pages.
+SLOT_SIZE = MAX_WRITE + 4096
+
+#: Files that may be open at a time; each may hold a response of 4 KiB.
+MAX_OPENERS = 1024
+
+_READABLE = POLLIN | POLLRDNORM
+_WRITABLE = POLLOUT | POLLWRNORM
+_NO_UNIQUE = bytes(8)
+_UNIQUE = slice(8, 16)  # of fuse_in_header
+
+#: The device has no SET_DATAFD: it is the data channel itself (swtpm_ioctls(3)).
+CAPABILITIES = ptm.Capability.ALL & ~ptm.Capability.SET_DATAFD
+
+
+class Waiters(Protocol):
+    """The ids of requests that are answered later, kept where a successor finds them."""
+
+    def add(self, unique: int) -> bool: ...
+
+    def discard(self, unique: int) -> None: ...
+
+
+class Events(Protocol):
+    """What the front end tells the service."""
+
+    def refused(self, caller: cuse.Caller, error: VtpmError) -> None: ...
+
+    def executed(self, caller: cuse.Caller, command: bytes, response: bytes) -> None: ...
+
+    def controlled(self, caller: cuse.Caller, request: ptm.Request, result: int) -> None: ...
+
+    def failed(self, error: VtpmError) -> None: ...
+
+    def device_gone(self) -> None: ...
+
+
+class OpenerRecord(NamedTuple):
+    """An open file as a successor must know it."""
+
+    handle: int
+    uid: int
+    gid: int
+    pid: int
+    response: bytes
+
+
+class _Opener:
+    """One open file of the device."""
+
+    __slots__ = ("caller", "download", "handle", "pending", "poll_handle", "position", "reader", "response", "upload")
+
+    def __init__(self, handle: int, caller: cuse.Caller) -> None:
+        self.handle = handle
+        self.caller = caller
+        self.response: Optional[bytes] = None
+        self.position = 0
+        #: A command of this opener is on the worker, or waits for it.
+        self.pending = False
+        #: The read that waits for the response: its unique and size.
+        self.reader: Optional[tuple[int, int]] = None
+        #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
+        self.poll_handle = 0
+        self.download: Optional[Download] = None
+        self.upload: Optional[Upload] = None
+
+
+class CuseFrontend:
+    """Serves `tpm` on `fd`, an initialised /dev/cuse in non-blocking mode, which stays the caller's to close.
+
+    `trace` makes `events.executed` hear of each command; without it, commands are only counted.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        slot: memoryview,
+        waiters: Waiters,
+        tpm: Tpm,
+        controller: Controller,
+        executor: Executor,
+        rights_of: Callable[[cuse.Caller], Rights],
+        events: Events,
+    ) -> None:
+        self.commands = 0
+        self.trace = False
+        self._fd = fd
+        self._slot = slot
+        self._slots = [slot]
+        self._waiters = waiters
+        self._tpm = tpm
+        self._controller = controller
+        self._executor = executor
+        self._rights_of = rights_of
+        self._events = events
+        self._long_running = LONG_RUNNING[tpm.version]
+        self._openers: dict[int, _Opener] = {}
+        self._writers: dict[int, _Opener] = {}
+        self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
+            cuse.Open: self._open,
+            cuse.Read: self._read,
+            cuse.Write: self._write,
+            cuse.Ioctl: self._ioctl,
+            cuse.Poll: self._poll,
+            cuse.Release: self._release,
+            cuse.Flush: self._nothing,
+            cuse.Fsync: self._nothing,
+            cuse.Interrupt: self._interrupt,
+            cuse.Init: lambda request: cuse.reply_error(request.unique, errno.EPROTO),  # there has been one
+            cuse.Unknown: self._unknown,
+        }
+
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    def serve_one(self) -> None:
+        """Receive one request and answer it; to be called when `fd` is readable."""
+        try:
+            size = os.readv(self._fd, self._slots)
+        except BlockingIOError:
+            return  # the client was interrupted between poll and read, and its request withdrawn
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+            self._events.device_gone()
+            return
+        reply = self.answer(self._slot[:size])
+        if reply is not None:
+            self._send(reply)
+        self._slot[_UNIQUE] = _NO_UNIQUE
+
+    def answer(self, frame: memoryview) -> Optional[bytes]:
+        """The reply to one request; None when it is answered later, or never."""
+        try:
+            request = cuse.decode(frame)
+            return self._handlers[type(request)](request)
+        except VtpmError as error:
+            return cuse.reply_error(cuse.unique_of(frame), error.errno)
+        except ProtocolError as error:
+            self._events.failed(VtpmError(Code.PROTOCOL, f"request of the kernel: {error}"))
+            return cuse.reply_error(cuse.unique_of(frame), errno.EIO) if len(frame) >= fuse.IN_HEADER.size else None
+        except Exception as error:  # a fault here must cost one client one EIO, not everybody the TPM
+            self._events.failed(internal("while serving a request", error))
+            return cuse.reply_error(cuse.unique_of(frame), errno.EIO)
+
+    def _send(self, reply: bytes) -> None:
+        try:
+            os.write(self._fd, reply)
+        except OSError as error:
+            # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                self._events.failed(VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}"))
+
+    def _later(self, unique: int) -> None:
+        if not self._waiters.add(unique):
+            raise VtpmError(Code.BUSY, "too many requests are waiting")
+
+    def _send_later(self, unique: int, reply: bytes) -> None:
+        """The answer to a request that was put off."""
+        self._send(reply)
+        self._waiters.discard(unique)
+
+    # --- open files ----------------------------------------------------------------------------------------------
+
+    def _open(self, request: cuse.Open) -> bytes:
+        if len(self._openers) >= MAX_OPENERS:
+            return cuse.reply_error(request.unique, errno.EMFILE)
+        # ids of requests are never used twice on a device, so neither are handles, whichever process gave them
+        self._openers[request.unique] = _Opener(request.unique, request.caller)
+        return cuse.reply_open(request.unique, request.unique, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NONSEEKABLE)
+
+    def _opener(self, handle: int, caller: cuse.Caller) -> _Opener:
+        opener = self._openers.get(handle)
+        if opener is None:  # opened with a predecessor that was killed
+            opener = self._openers[handle] = _Opener(handle, caller)
+        return opener
+
+    def _release(self, request: cuse.Release) -> bytes:
+        self._openers.pop(request.handle, None)
+        return cuse.reply_empty(request.unique)
+
+    def _nothing(self, request: "cuse.Flush | cuse.Fsync") -> bytes:
+        return cuse.reply_empty(request.unique)
+
+    def _unknown(self, request: cuse.Unknown) -> Optional[bytes]:
+        return None if request.opcode in fuse.NO_REPLY else cuse.reply_error(request.unique, errno.ENOSYS)
+
+    # --- commands and responses ----------------------------------------------------------------------------------
+
+    def _write(self, request: cuse.Write) -> Optional[bytes]:
+        unique, caller, handle, data, _flags = request
+        opener = self._openers.get(handle) or self._opener(handle, caller)
+        if opener.upload is not None:
+            opener.upload.write(data)
+            return cuse.reply_write(unique, len(data))
+        if opener.response is not None or opener.pending:
+            return cuse.reply_error(unique, errno.EBUSY)
+        size = len(data)
+        if size > BUFFER_SIZE:
+            return cuse.reply_error(unique, errno.E2BIG)
+        if size < HEADER_SIZE:
+            return cuse.reply_error(unique, errno.EINVAL)
+        _tag, length, code = HEADER.unpack_from(data)
+        if length > size:
+            return cuse.reply_error(unique, errno.EINVAL)
+        opener.download = None
+        self.commands += 1
+        if self._executor.busy or code in self._long_running:
+            return self._write_later(opener, request, code)
+        opener.response = response = self._tpm.execute(data, code)
+        opener.position = 0
+        if self.trace:
+            self._events.executed(caller, bytes(data), response)
+        if opener.poll_handle:
+            self._wake(opener)
+        return cuse.reply_write(unique, size)
+
+    def _write_later(self, opener: _Opener, request: cuse.Write, code: int) -> Optional[bytes]:
+        """Give the command to the worker. A blocking writer waits for it; another one has poll() and read()."""
+        unique, caller, _handle, data, flags = request
+        command = bytearray(data)  # the slot holds the next request by then
+        waits = not flags & os.O_NONBLOCK
+        if waits:
+            self._later(unique)
+            self._writers[unique] = opener
+        opener.pending = True
+
+        def done(response: bytes) -> None:
+            opener.pending = False
+            opener.response, opener.position = response, 0
+            if self.trace:
+                self._events.executed(caller, bytes(command), response)
+            if waits:
+                del self._writers[unique]
+                self._send_later(unique, cuse.reply_write(unique, len(command)))
+            if opener.reader is not None:
+                reader, size = opener.reader
+                opener.reader = None
+                self._send_later(reader, cuse.reply_data(reader, self._take(opener, size)))
+            if opener.poll_handle:
+                self._wake(opener)
+
+        self._executor.submit(lambda: self._tpm.execute(memoryview(command), code), done)
+        return None if waits else cuse.reply_write(unique, len(command))
+
+    def _read(self, request: cuse.Read) -> Optional[bytes]:
+        unique, caller, handle, size, flags = request
+        opener = self._openers.get(handle) or self._opener(handle, caller)
+        if opener.response is not None:
+            data = self._take(opener, size)
+            if opener.poll_handle:
+                self._wake(opener)
+            return cuse.reply_data(unique, data)
+        if opener.download is not None:
+            return cuse.reply_data(unique, opener.download.read(size))
+        if not opener.pending:
+            return cuse.reply_data(unique, b"")
+        if flags & os.O_NONBLOCK:
+            return cuse.reply_error(unique, errno.EAGAIN)
+        if opener.reader is not None:
+            return cuse.reply_error(unique, errno.EBUSY)
+        self._later(unique)
+        opener.reader = (unique, size)
+        return None
+
+    @staticmethod
+    def _take(opener: _Opener, size: int) -> bytes:
+        """The next bytes of the opener's response, which is gone once it was read to its end."""
+        response, start = opener.response or b"", opener.position
+        end = start + size
+        if end < len(response):
+            opener.position = end
+            return response[start:end]
+        opener.response = None
+        return response[start:] if start else response
+
+    def _interrupt(self, request: cuse.Interrupt) -> None:
+        """A signal came for a client that waits: its read ends, its command is asked to give up."""
+        target = request.target
+        if target in self._writers:
+            self._tpm.cancel()
+            return
+        for opener in self._openers.values():
+            if opener.reader is not None and opener.reader[0] == target:
+                opener.reader = None
+                self._send_later(target, cuse.reply_error(target, errno.EINTR))
+                return
+
+    def _poll(self, request: cuse.Poll) -> bytes:
+        opener = self._opener(request.handle, request.caller)
+        opener.poll_handle = request.poll_handle if request.flags & fuse.POLL_SCHEDULE_NOTIFY else 0
+        readable = opener.response is not None or (opener.download is not None and not opener.download.finished)
+        events = _READABLE if readable else 0 if opener.pending else _WRITABLE
+        return cuse.reply_poll(request.unique, events)
+
+    def _wake(self, opener: _Opener) -> None:
+        poll_handle, opener.poll_handle = opener.poll_handle, 0  # who wants to know more polls again
+        self._send(cuse.notify_poll(poll_handle))
+
+    # --- control -------------------------------------------------------------------------------------------------
+
+    def _ioctl(self, ioctl: cuse.Ioctl) -> Optional[bytes]:
+        try:
+            request = ptm_ioctl.decode(ioctl.command, ioctl.data)
+        except ProtocolError:
+            return cuse.reply_error(ioctl.unique, errno.EINVAL)
+        if request is None:
+            return cuse.reply_error(ioctl.unique, errno.ENOTTY)
+        opener = self._opener(ioctl.handle, ioctl.caller)
+        is_cancel = isinstance(request, ptm.CancelTpmCommand)
+        if not (is_cancel and opener.pending):  # everyone may cancel what is his own
+            try:
+                authorize(request, self._rights_of(ioctl.caller))
+            except VtpmError as error:
+                self._events.refused(ioctl.caller, error)
+                raise
+        if is_cancel and self._tpm.is_running and not self._executor.busy:
+            return self._ioctl_reply(ioctl, request, ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
+        if is_immediate(request) or not self._executor.busy:
+            return self._ioctl_reply(ioctl, request, self._control(opener, request))
+        self._later(ioctl.unique)
+        self._executor.submit(
+            lambda: self._control(opener, request),
+            lambda reply: self._send_later(ioctl.unique, self._ioctl_reply(ioctl, request, reply)),
+        )
+        return None
+
+    def _ioctl_reply(self, ioctl: cuse.Ioctl, request: ptm.Request, reply: ptm.Reply) -> bytes:
+        if needs_control(request):
+            result = 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result
+            self._events.controlled(ioctl.caller, request, result)
+        return cuse.reply_ioctl(ioctl.unique, 0, ptm_ioctl.encode(request, reply))
+
+    def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
+        if isinstance(request, ptm.GetStateBlob):
+            return self._get_state_blob(opener, request)
+        if isinstance(request, ptm.SetStateBlob):
+            return self._set_state_blob(opener, request)
+        return self._controller.handle(request)
+
+    def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
+        download = opener.download
+        if request.offset == 0 or download is None or download.blob_type != request.type:
+            opener.download = None
+            reply = self._controller.handle(request)
+            if not isinstance(reply, ptm.StateBlobReply):
+                return reply
+            opener.download = download = Download(request.type, reply.data)
+        # the total is that of the whole blob here, as swtpm_ioctl counts on; on a socket it is what is left
+        return ptm.StateBlobReply(TPM_SUCCESS, 0, len(download), download.chunk(request.offset, ptm.STATE_BLOB_CHUNK))
+
+    def _set_state_blob(self, opener: _Opener, request: ptm.SetStateBlob) -> ptm.Reply:
+        if opener.upload is None or opener.upload.blob_type != request.type:
+            opener.upload = Upload(request.type)
+        try:
+            whole = opener.upload.add(request)
+        except VtpmError as error:
+            opener.upload = None
+            return ptm.Result(error.fault.tpm_result)
+        if whole is None:
+            return ptm.Result(TPM_SUCCESS)
+        opener.upload = None
+        return self._controller.handle(whole)
+
+    # --- succession ----------------------------------------------------------------------------------------------
+
+    def openers(self) -> "list[tuple[OpenerRecord, bool]]":
+        """The open files, and for each whether a command of it is in work."""
+        return [(self._record(opener), opener.pending) for opener in self._openers.values()]
+
+    @staticmethod
+    def _record(opener: _Opener) -> OpenerRecord:
+        unread = opener.response[opener.position :] if opener.response is not None else b""
+        return OpenerRecord(opener.handle, *opener.caller, unread)
+
+    def adopt(self, records: "list[OpenerRecord]") -> None:
+        """Go on with the open files of a predecessor."""
+        for record in records:
+            opener = self._opener(record.handle, cuse.Caller(record.uid, record.gid, record.pid))
+            opener.response = record.response or None
+
+    def give_up(self, uniques: "list[int]") -> None:
+        """Answer EIO to requests that a killed predecessor had taken; those it had answered give ENOENT, harmlessly."""
+        for unique in uniques:
+            self._send_later(unique, cuse.reply_error(unique, errno.EIO))

@@ -1,0 +1,177 @@
+"""The configuration's tables and keys, as data: what may stand in an instance's TOML file. Documented in vtpm.d(5).
+
+`SCHEMA` is the one place that says which tables and keys there are: parsing, the errors, the defaults, what SIGHUP
+reloads and the test of the man page all come from it. A new table is a NamedTuple of its values, a line in `Config`
+and an entry in `SCHEMA`.
+"""
+
+import os
+import re
+from typing import Any, Callable, NamedTuple, Union
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the first a letter or digit"
+ACCOUNT_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}")
+MODE_PATTERN = re.compile(r"0?[0-7]{3}")
+
+# register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
+MAJOR_MAX = 511
+MINOR_MAX = (1 << 20) - 1
+
+
+class TpmConfig(NamedTuple):
+    """[tpm]: which TPM it is, and what happens at power-on."""
+
+    version: str
+    power_on: str
+    startup: str
+
+
+class DeviceConfig(NamedTuple):
+    """[device]: the character device. `owner` and `group` are names or numbers in decimal; `mode` is the permission bits."""
+
+    name: str
+    major: int
+    minor: int
+    owner: str
+    group: str
+    mode: int
+
+    @property
+    def node(self) -> str:
+        return f"/dev/{self.name}"
+
+
+class StateConfig(NamedTuple):
+    """[state]: where what survives power-off is kept."""
+
+    directory: str
+
+
+class ControlConfig(NamedTuple):
+    """[control]: who may use the control operations, besides root and the service's own user."""
+
+    group: str
+
+
+class LogConfig(NamedTuple):
+    """[log]: how much is written to the journal."""
+
+    level: str
+
+
+class Config(NamedTuple):
+    """One instance, every value present."""
+
+    instance: str
+    path: str
+    tpm: TpmConfig
+    device: DeviceConfig
+    state: StateConfig
+    control: ControlConfig
+    log: LogConfig
+
+
+class Kind(NamedTuple):
+    """What a value may be: its TOML type, the rest of the rule in words, and the conversion (ValueError: it may not)."""
+
+    type: type
+    expected: str
+    read: Callable[[Any], Any]
+
+
+class Key(NamedTuple):
+    """One key. `{instance}` in `default` stands for the instance's name; `reloads`: SIGHUP is enough for a change."""
+
+    name: str
+    kind: Kind
+    default: Union[str, int]
+    meaning: str
+    reloads: bool = False
+
+    @property
+    def field(self) -> str:
+        return self.name.replace("-", "_")
+
+
+class Table(NamedTuple):
+    """One table; `values` is the NamedTuple with a field for each key."""
+
+    name: str
+    values: Callable[..., Any]
+    keys: tuple[Key, ...]
+
+
+def _one_of(*choices: str) -> Kind:
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError
+        return value
+
+    quoted = [f'"{choice}"' for choice in choices]
+    return Kind(str, ", ".join(quoted[:-1]) + " or " + quoted[-1], read)
+
+
+def _integer(low: int, high: int) -> Kind:
+    def read(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Kind(int, f"an integer from {low} to {high}", read)
+
+
+def _text(pattern: "re.Pattern[str]", expected: str) -> Kind:
+    def read(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError
+        return value
+
+    return Kind(str, expected, read)
+
+
+def _read_mode(value: str) -> int:
+    if not MODE_PATTERN.fullmatch(value):
+        raise ValueError
+    return int(value, 8)
+
+
+def _read_directory(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or ".." in value.split("/") or len(value) > 1024:
+        raise ValueError
+    return os.path.normpath("/" + value.lstrip("/"))
+
+
+DEVICE_NAME = _text(NAME_PATTERN, NAME_EXPECTED)
+USER = _text(ACCOUNT_PATTERN, "the name or the number of a user")
+GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
+MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
+DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
+LEVEL = _one_of("debug", "info", "notice", "warning", "error")
+
+# fmt: off
+SCHEMA = (
+    Table("tpm", TpmConfig, (
+        Key("version", _one_of("1.2", "2.0"), "2.0", "the TPM specification that is served"),
+        Key("power-on", _one_of("auto", "manual"), "auto", "power the TPM when the service starts, or wait for vtpmctl init"),
+        Key("startup", _one_of("none", "clear", "state", "deactivated"), "none", "the Startup command sent at power-on"),
+    )),
+    Table("device", DeviceConfig, (
+        Key("name", DEVICE_NAME, "{instance}", "the name below /dev"),
+        Key("major", _integer(0, MAJOR_MAX), 0, "the device's major number; 0: the kernel chooses"),
+        Key("minor", _integer(0, MINOR_MAX), 0, "the device's minor number"),
+        Key("owner", USER, "root", "the user that owns the device node"),
+        Key("group", GROUP, "vtpm", "the group of the device node"),
+        Key("mode", MODE, "0660", "the permission bits of the device node"),
+    )),
+    Table("state", StateConfig, (
+        Key("directory", DIRECTORY, "/var/lib/vtpm/{instance}", "where the TPM's state is kept"),
+    )),
+    Table("control", ControlConfig, (
+        Key("group", GROUP, "vtpm-admin", "members may use the control operations", reloads=True),
+    )),
+    Table("log", LogConfig, (
+        Key("level", LEVEL, "info", "the least severe message that is logged", reloads=True),
+    )),
+)
+# fmt: on

@@ -1,0 +1,68 @@
+"""The daemon's log: structured entries in systemd's journal, or lines on standard error where there is none.
+
+Fields of an entry beside the usual ones: VTPM_INSTANCE, VTPM_TPM_VERSION; TPM_CC and TPM_RC (hexadecimal) and
+CLIENT_PID, CLIENT_UID where a client's command or request is concerned; MESSAGE_ID, which `journalctl -x` explains.
+"""
+
+import os
+import sys
+from typing import Optional
+
+from swtpm_svc.errors import VtpmError
+
+#: syslog(3)
+LEVELS = {"error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
+
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+# Entries that are not errors.
+READY_ID = "abc243b06b7441b79c5c927b6acb9fcb"
+STOPPED_ID = "97029c94206f4e89967377c05278e3b1"
+RESUMED_ID = "c2d821af64dc42f6b1e1b079c73d5d2f"
+RECOVERED_ID = "399a440610134df59cb023859d348f01"
+RELOADED_ID = "108612b1bb5e4e7ea3bd29e6d17370dc"
+COMMAND_ID = "7bcbfcd852604427b3ef1ffcaca9060f"
+
+
+class Journal:
+    """Where the daemon says what it does. `level` may be changed at any time."""
+
+    def __init__(self, instance: str, tpm_version: str, level: str, *, to_stderr: bool) -> None:
+        self.level = LEVELS[level]
+        self._instance = instance
+        self._common = (
+            f"VTPM_INSTANCE={instance}",
+            f"VTPM_TPM_VERSION={tpm_version}",
+            f"SYSLOG_IDENTIFIER=vtpmd-{instance}",
+        )
+        self._to_stderr = to_stderr or not os.path.exists(JOURNAL_SOCKET)
+
+    def log(self, level: str, message: str, *, message_id: Optional[str] = None, **fields: object) -> None:
+        """One entry. `fields` are journal fields in capitals; None leaves one out."""
+        priority = LEVELS[level]
+        if priority > self.level:
+            return
+        if self._to_stderr:
+            self._print(level, message, fields)
+            return
+        from systemd._journal import sendv
+
+        extra = [f"{name}={value}" for name, value in fields.items() if value is not None]
+        if message_id:
+            extra.append(f"MESSAGE_ID={message_id}")
+        try:
+            sendv(f"MESSAGE={message}", f"PRIORITY={priority}", *self._common, *extra)
+        except OSError:
+            self._print(level, message, fields)  # systemd catches this too, without the fields
+
+    def _print(self, level: str, message: str, fields: "dict[str, object]") -> None:
+        shown = "".join(f" {name}={value}" for name, value in fields.items() if value is not None)
+        try:
+            print(f"vtpmd[{self._instance}] {level}: {message}{shown}", file=sys.stderr, flush=True)
+        except OSError:
+            pass  # nobody reads it; the TPM goes on
+
+    def error(self, error: VtpmError, *, level: str = "error", **fields: object) -> None:
+        """A failure, with its remedy."""
+        message = f"{error.message}; remedy: {error.remedy}" if error.remedy else error.message
+        self.log(level, message, message_id=error.fault.message_id, VTPM_ERROR=error.code.value, **fields)

@@ -1,0 +1,114 @@
+"""The serving loop: epoll over the few descriptors there are, callbacks from the worker, signals and one timer.
+
+Plain blocking I/O otherwise; everything but `post` belongs to the thread that runs the loop.
+"""
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from types import FrameType
+from typing import Callable, Optional
+
+Callback = Callable[[], None]
+
+
+class Loop:
+    """Calls back what is due until `stop`. A context manager: it owns the epoll instance and the wake-up pipe."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._posted: deque[Callback] = deque()
+        self._signals: dict[int, Callback] = {}
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._stopped = False
+        self._period_s: Optional[float] = None
+        self._on_period: Callback = lambda: None
+        self._next_period = 0.0
+        self.add(self._reader, self._woken)
+
+    def __enter__(self) -> "Loop":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._signals:
+            signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def add(self, fd: int, on_readable: Callback) -> None:
+        """Call `on_readable` whenever `fd` is readable, or broken."""
+        self._callbacks[fd] = on_readable
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def on_signal(self, number: int, callback: Callback) -> None:
+        """Call `callback` from the loop, never in the middle of anything, after signal `number`."""
+        if not self._signals:
+            signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._signals[number] = callback
+        signal.signal(number, _nothing)
+
+    def every(self, period_s: float, callback: Callback) -> None:
+        """Call `callback` about every `period_s` seconds."""
+        self._period_s, self._on_period = period_s, callback
+        self._next_period = time.monotonic() + period_s
+
+    def post(self, callback: Callback) -> None:
+        """Call `callback` from the loop, soon. From any thread."""
+        self._posted.append(callback)
+        try:
+            os.write(self._writer, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+
+    def stop(self) -> None:
+        """Leave `run` after the present callback."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Serve until `stop`; may be called again after that."""
+        self._stopped = False
+        callbacks, poll = self._callbacks, self._epoll.poll
+        timeout = -1.0
+        while not self._stopped:
+            if self._period_s is not None:
+                timeout = self._run_timer()
+            for fd, _events in poll(timeout):
+                on_readable = callbacks.get(fd)
+                if on_readable is not None:
+                    on_readable()
+
+    def run_posted(self) -> None:
+        """Only what was posted, at once."""
+        while self._posted:
+            self._posted.popleft()()
+
+    def _run_timer(self) -> float:
+        assert self._period_s is not None
+        now = time.monotonic()
+        if now >= self._next_period:
+            self._next_period = now + self._period_s
+            self._on_period()
+        return max(0.0, self._next_period - now)
+
+    def _woken(self) -> None:
+        try:
+            numbers = os.read(self._reader, 512)
+        except BlockingIOError:
+            numbers = b""
+        for number in numbers.replace(b"\0", b""):
+            callback = self._signals.get(number)
+            if callback is not None:
+                callback()
+        self.run_posted()
+
+
+def _nothing(_number: int, _frame: Optional[FrameType]) -> None:
+    """Python wants a handler for the wake-up descriptor to be written."""

@@ -1,0 +1,194 @@
+"""What outlives the process: a memfd that systemd keeps in its descriptor store beside /dev/cuse (design section 5).
+
+    page 0        header: magic, layout, whether a handover is complete, and how long it is
+    page 1        ids of requests that were taken and are answered later
+    pages 2..18   the slot: the kernel copies each request into it, so the copy itself is the record
+    from page 32  the handover: what an orderly stop leaves for its successor
+
+A successor of a killed process finds no complete handover; then the slot and the ids name the requests whose clients
+wait for an answer that nobody else will give.
+"""
+
+import fcntl
+import os
+import sys
+from mmap import PAGESIZE, mmap
+from struct import Struct
+from typing import NamedTuple, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
+from swtpm_svc.tpm.tpm import Snapshot
+from swtpm_svc.wire import fuse
+
+_MAGIC = b"vtpmpark"
+_LAYOUT = 1
+_HEADER = Struct("=8sIIQ32s")  # magic, layout, 1: the handover is complete, its length in bytes, the device's name
+_IDENTITY = Struct("=8sI")
+_WAITERS_START = PAGESIZE
+_WAITERS_END = 2 * PAGESIZE
+_SLOT_START = 2 * PAGESIZE
+_HANDOVER_START = 32 * PAGESIZE
+assert _SLOT_START + SLOT_SIZE <= _HANDOVER_START
+
+_UNIQUE = Struct("=Q")
+
+
+class Handover(NamedTuple):
+    """What an orderly stop leaves to its successor. `snapshot` is None for a TPM that was not powered."""
+
+    tpm_version: str
+    state_directory: str
+    power: str
+    locality: int
+    commands: int
+    restarts: int
+    snapshot: Optional[Snapshot]
+    openers: "list[OpenerRecord]"
+
+
+class Waiters:
+    """The ids of the requests that are answered later, in shared memory; 0 is an empty place."""
+
+    def __init__(self, area: memoryview) -> None:
+        self._area = area
+        self._place: dict[int, int] = {}
+        self._free = list(range(0, len(area), _UNIQUE.size))
+
+    def add(self, unique: int) -> bool:
+        """False: there is no place left."""
+        if not self._free:
+            return False
+        self._place[unique] = place = self._free.pop()
+        _UNIQUE.pack_into(self._area, place, unique)
+        return True
+
+    def discard(self, unique: int) -> None:
+        place = self._place.pop(unique, None)
+        if place is not None:
+            _UNIQUE.pack_into(self._area, place, 0)
+            self._free.append(place)
+
+    def take_over(self) -> "list[int]":
+        """The ids that a predecessor left, which are then forgotten."""
+        left = [unique for (unique,) in _UNIQUE.iter_unpack(self._area) if unique]
+        self._area[:] = bytes(len(self._area))
+        return left
+
+
+class Park:
+    """The memfd; owns it. `slot` is where requests are to be read into."""
+
+    def __init__(self, fd: int, *, was_adopted: bool) -> None:
+        self.fd = fd
+        self.was_adopted = was_adopted
+        self._map = mmap(fd, _HANDOVER_START)
+        view = memoryview(self._map)
+        self.slot = view[_SLOT_START : _SLOT_START + SLOT_SIZE]
+        self.waiters = Waiters(view[_WAITERS_START:_WAITERS_END])
+
+    @classmethod
+    def create(cls, device_name: str) -> "Park":
+        """A new one, for a new device."""
+        fd = os.memfd_create("vtpm-park", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _HANDOVER_START)
+        # whoever maps it next must not meet the end of the file where this layout has none
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        park = cls(fd, was_adopted=False)
+        park._write_header(complete=False, length=0, name=device_name.encode())
+        return park
+
+    @classmethod
+    def adopt(cls, fd: int) -> "Park":
+        """That of a predecessor.
+
+        Raises:
+            VtpmError PROTOCOL: it is none, or of another layout.
+        """
+        if os.fstat(fd).st_size < _HANDOVER_START or os.pread(fd, _IDENTITY.size, 0) != _IDENTITY.pack(_MAGIC, _LAYOUT):
+            os.close(fd)
+            raise VtpmError(Code.PROTOCOL, "what a predecessor left in systemd's descriptor store is of another layout")
+        return cls(fd, was_adopted=True)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    @property
+    def device_name(self) -> str:
+        """The device that the parked descriptor of /dev/cuse is for."""
+        name: bytes = self._header()[4]
+        return name.rstrip(b"\0").decode()
+
+    def _header(self) -> "tuple[bytes, int, int, int, bytes]":
+        return _HEADER.unpack_from(self._map)
+
+    def _write_header(self, *, complete: bool, length: int, name: bytes) -> None:
+        _HEADER.pack_into(self._map, 0, _MAGIC, _LAYOUT, complete, length, name)
+
+    def unanswered(self) -> "list[int]":
+        """Ids of requests that a killed predecessor had taken and may not have answered."""
+        in_slot = _UNIQUE.unpack_from(self.slot, 8)[0] if self._opcode_wants_reply() else 0
+        left = self.waiters.take_over()
+        return ([in_slot] if in_slot else []) + left
+
+    def _opcode_wants_reply(self) -> bool:
+        opcode = int.from_bytes(self.slot[4:8], sys.byteorder)
+        return opcode not in fuse.NO_REPLY and opcode != fuse.Opcode.INTERRUPT
+
+    def leave(self, handover: Handover) -> None:
+        """Write what a successor needs; complete from the last statement on."""
+        import json
+
+        blobs = list(handover.snapshot or ()) + [opener.response for opener in handover.openers]
+        head = handover._replace(
+            snapshot=None,
+            openers=[opener._replace(response=b"") for opener in handover.openers],
+        )
+        fields = dict(head._asdict(), openers=[[opener.handle, opener.uid, opener.gid, opener.pid] for opener in head.openers])
+        fields["sizes"] = [len(blob) for blob in blobs]
+        text = json.dumps(fields).encode() + b"\n"
+        data = text + b"".join(blobs)
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self.fd, data[written:], _HANDOVER_START + written)
+        self._write_header(complete=True, length=len(data), name=self._header()[4])
+
+    def take(self) -> Optional[Handover]:
+        """The handover of an orderly stop, once; None if the predecessor was killed, or left something else."""
+        import json
+
+        _magic, _layout, complete, length, name = self._header()
+        if not complete:
+            return None
+        data = os.pread(self.fd, length, _HANDOVER_START)
+        try:
+            text, _, rest = data.partition(b"\n")
+            fields = json.loads(text)
+            blobs = _split(rest, fields.pop("sizes"))
+            snapshot = Snapshot(blobs.pop(0), blobs.pop(0)) if fields["power"] == "running" else None
+            openers = [_opener(opener, response) for opener, response in zip(fields["openers"], blobs)]
+            return Handover(**dict(fields, snapshot=snapshot, openers=openers))
+        except (ValueError, TypeError, KeyError, IndexError):
+            return None  # of another version: as if it had been killed
+        finally:
+            self._write_header(complete=False, length=0, name=name)
+
+    def forget(self) -> None:
+        """Remove the secrets of a handover that was taken."""
+        size = os.fstat(self.fd).st_size
+        os.pwrite(self.fd, bytes(size - _HANDOVER_START), _HANDOVER_START)
+
+
+def _opener(fields: "list[int]", response: bytes) -> OpenerRecord:
+    handle, uid, gid, pid = fields
+    return OpenerRecord(handle, uid, gid, pid, response)
+
+
+def _split(data: bytes, sizes: "list[int]") -> "list[bytes]":
+    if sum(sizes) != len(data):
+        raise ValueError("sizes")
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(data[start : start + size])
+        start += size
+    return pieces

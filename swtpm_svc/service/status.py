@@ -1,0 +1,69 @@
+"""What the daemon tells about itself: one JSON object for each connection to a UNIX socket, `vtpmctl status` reads it."""
+
+import os
+import socket
+from typing import Any, Callable, Optional
+
+#: Listed one by one; more are only counted.
+OPENERS_SHOWN = 64
+
+
+def socket_path(instance: str) -> str:
+    """`status` in the runtime directory that systemd made, or where it would be."""
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or f"/run/vtpm/{instance}"
+    return f"{directory}/status"
+
+
+class StatusServer:
+    """Listens on `path`; `describe` is asked at each connection. A context manager; owns the socket and its file."""
+
+    def __init__(self, path: str, describe: "Callable[[], dict[str, Any]]") -> None:
+        self.path = path
+        self._describe = describe
+        self._socket: Optional[socket.socket] = None
+
+    def open(self) -> int:
+        """Start to listen; the descriptor to watch.
+
+        Raises:
+            OSError: the directory is not there or not ours.
+        """
+        try:
+            os.unlink(self.path)  # of a predecessor; the state's lock says that it is gone
+        except FileNotFoundError:
+            pass
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            listener.bind(self.path)
+            os.chmod(self.path, 0o666)  # nothing secret is told, and nothing is listened to
+            listener.listen(16)
+        except OSError:
+            listener.close()
+            raise
+        self._socket = listener
+        return listener.fileno()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
+
+    def serve_one(self) -> None:
+        """Answer one connection; to be called when the descriptor is readable."""
+        import json
+
+        assert self._socket is not None
+        try:
+            client, _address = self._socket.accept()
+        except OSError:
+            return
+        with client:
+            client.setblocking(False)
+            try:
+                client.sendall(json.dumps(self._describe()).encode() + b"\n")
+            except OSError:
+                pass  # who does not read is not waited for

@@ -1,0 +1,229 @@
+"""The state blob, swtpm's container for what a TPM keeps: bytes <-> values.
+
+Every state file on disk and every blob of the control protocol's GET_STATEBLOB and SET_STATEBLOB is one. The layout was
+measured on the files and blobs of swtpm 0.7.1, TPM 1.2 and 2.0, with and without keys; everything is big-endian:
+
+    version u8 (2), min_version u8 (1), header_size u16 (10), flags u16, total_length u32, then TLVs: tag u16, length u32, value
+
+    what it is                            flags             TLVs
+    file, plain                           0                 DATA
+    file, encrypted                       1 (9: 256 bit)    ENCRYPTED_DATA, HMAC, IV
+    blob, plain                           4                 MIGRATION_DATA = (DATA)
+    blob, file key only, still encrypted  5 (13: 256 bit)   MIGRATION_DATA = (ENCRYPTED_DATA, HMAC, IV)
+    blob, migration key                   6 (22: 256 bit)   ENCRYPTED_MIGRATION_DATA, HMAC, MIGRATION_IV
+    blob, both keys                       7 (31: 256 bit)   the same, around the encrypted form
+
+A reader must know at least `min_version`; TLVs that it does not know it skips. Two older forms are read too: version 1,
+where the payload follows the header at once, and the bare payload without a header.
+
+The payload is libtpms' business, and it says whose it is in its first bytes (`payload_version`). libtpms guards all payloads
+with a SHA-1 of its own except the permanent state of a TPM 2.0: of 400 single flipped bits in one, 203 were loaded without
+a word. So the files that we write carry one more TLV, CHECKSUM; swtpm skips it, and drops it when it rewrites the file.
+"""
+
+import struct
+from enum import IntEnum, IntFlag, unique
+from typing import NamedTuple, Optional, Union
+from zlib import crc32
+
+HEADER = struct.Struct(">BBHHI")  # version min_version header_size flags total_length
+TLV = struct.Struct(">HI")  # tag length
+CHECKSUM = struct.Struct(">I")  # CRC-32 (zlib's) of every byte before the CHECKSUM TLV, the header included
+
+VERSION = 2
+MIN_VERSION = 1
+#: Version 1 has no TLVs: the payload follows the header.
+VERSION_WITHOUT_TLVS = 1
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class BlobError(ValueError):
+    """These bytes are not a state blob that can be used. The text says why in a few words, to go after a file's name."""
+
+
+class TruncatedBlob(BlobError):
+    """There are fewer bytes than the blob says it has."""
+
+
+class DamagedBlob(BlobError):
+    """The blob contradicts itself, or its checksum does."""
+
+
+class NewerBlob(BlobError):
+    """A newer program wrote it and says that programs like this one cannot read it."""
+
+
+class EncryptedBlob(BlobError):
+    """It is encrypted, and no key is configured."""
+
+
+@unique
+class Tag(IntEnum):
+    DATA = 1
+    ENCRYPTED_DATA = 2
+    HMAC = 3
+    MIGRATION_DATA = 4
+    ENCRYPTED_MIGRATION_DATA = 5
+    IV = 6
+    MIGRATION_IV = 7
+    #: Ours ("vt"), unknown to swtpm.
+    CHECKSUM = 0x7674
+
+
+class Flag(IntFlag):
+    ENCRYPTED = 1
+    MIGRATION_ENCRYPTED = 2
+    #: A blob of the control protocol, not a file.
+    MIGRATION = 4
+    KEY_256_BIT = 8
+    MIGRATION_KEY_256_BIT = 16
+
+
+class Blob(NamedTuple):
+    """One blob, its TLVs by tag; of a tag that occurs twice the first counts. `flags` may hold bits that have no name here."""
+
+    version: int
+    min_version: int
+    flags: int
+    tlvs: dict[int, bytes]
+
+
+def decode(data: Buffer) -> Blob:
+    """Take a blob apart and check what can be checked without a key.
+
+    The two older forms come out as a Blob of version 1 (header) or 0 (bare payload) with the one TLV DATA.
+
+    Raises:
+        TruncatedBlob, DamagedBlob, NewerBlob
+    """
+    view = memoryview(data)
+    if len(view) < HEADER.size:
+        raise TruncatedBlob(f"it is cut off after {len(view)} bytes" if view else "it is empty")
+    version, min_version, header_size, flags, total_length = HEADER.unpack_from(view)
+    if payload_version(view):
+        return Blob(0, 0, 0, {Tag.DATA: bytes(view)})
+    if min_version > VERSION and header_size >= HEADER.size:
+        raise NewerBlob(
+            f"it is of format version {version}, for readers of version {min_version}; this one is of version {VERSION}"
+        )
+    if header_size != HEADER.size:
+        raise DamagedBlob(f"its header says that it has {header_size} bytes, not {HEADER.size}")
+    if len(view) < total_length:
+        raise TruncatedBlob(f"it is cut off after {len(view)} of {total_length} bytes")
+    if len(view) > total_length:
+        raise DamagedBlob(f"its header says {total_length} bytes, but there are {len(view)}")
+    if version <= VERSION_WITHOUT_TLVS:
+        return _decode_without_tlvs(view, version, min_version, flags)
+    tlvs = _decode_tlvs(view, HEADER.size)
+    _check_form(flags, tlvs)
+    return Blob(version, min_version, flags, tlvs)
+
+
+def payload(blob: Blob) -> bytes:
+    """What libtpms is to get, from a plain file or from a plain blob of the control protocol.
+
+    Raises:
+        EncryptedBlob: it needs a key. Decryption belongs here: ENCRYPTED_MIGRATION_DATA with the migration key first
+            (its HMAC, then MIGRATION_IV), then ENCRYPTED_DATA with the file key (its HMAC, then IV).
+        DamagedBlob: there is no payload in it
+    """
+    if blob.flags & (Flag.ENCRYPTED | Flag.MIGRATION_ENCRYPTED):
+        raise EncryptedBlob("it is encrypted, and no key is configured")
+    tlvs = blob.tlvs
+    if Tag.MIGRATION_DATA in tlvs:
+        tlvs = _decode_tlvs(memoryview(tlvs[Tag.MIGRATION_DATA]), 0)
+    found = tlvs.get(Tag.DATA)
+    if not found:
+        raise DamagedBlob("there is no TPM state in it")
+    return found
+
+
+def encode_plain(payload: Buffer) -> bytes:
+    """A plain file, byte for byte as swtpm writes it."""
+    return _encode(0, _tlv(Tag.DATA, payload))
+
+
+def encode_checked(payload: Buffer) -> bytes:
+    """A plain file with our checksum behind the payload."""
+    size = HEADER.size + TLV.size + len(payload) + TLV.size + CHECKSUM.size
+    front = HEADER.pack(VERSION, MIN_VERSION, HEADER.size, 0, size) + _tlv(Tag.DATA, payload)
+    return front + _tlv(Tag.CHECKSUM, CHECKSUM.pack(crc32(front)))
+
+
+def encode_migration(payload: Buffer) -> bytes:
+    """A plain blob as GET_STATEBLOB gives it out, byte for byte as swtpm's."""
+    return _encode(Flag.MIGRATION, _tlv(Tag.MIGRATION_DATA, _tlv(Tag.DATA, payload)))
+
+
+#: The magic numbers at offset 2 of a TPM 2.0's permanent and volatile state.
+_MAGIC_2_0 = (b"\xab\x36\x47\x23", b"\x45\x63\x78\x89")
+#: How a TPM 1.2's state begins: a format tag of 1 before TPM_TAG_PERMANENT_DATA (0x22, TPM Main Part 2, section 3.1), the
+#: volatile state's version and tag, and the saved state's TPM_TAG_STCLEAR_FLAGS.. (0x24).
+_BEGINNINGS_1_2 = (b"\x00\x01\x00\x22\x00", b"\x00\x01\x00\x01\x01\x02", b"\x00\x24\x00\x00")
+
+
+def payload_version(payload: Buffer) -> Optional[str]:
+    """Whose state this is, "1.2" or "2.0", by its first bytes; None when they say neither."""
+    start = bytes(payload[:6])
+    if start[2:6] in _MAGIC_2_0:
+        return "2.0"
+    return "1.2" if start.startswith(_BEGINNINGS_1_2) else None
+
+
+def _tlv(tag: int, value: Buffer) -> bytes:
+    return b"".join((TLV.pack(tag, len(value)), value))
+
+
+def _encode(flags: int, body: bytes) -> bytes:
+    return HEADER.pack(VERSION, MIN_VERSION, HEADER.size, flags, HEADER.size + len(body)) + body
+
+
+def _decode_tlvs(view: memoryview, position: int) -> dict[int, bytes]:
+    tlvs: dict[int, bytes] = {}
+    while position < len(view):
+        start = position
+        # swtpm reads a file with a few odd bytes behind its TLVs; nothing writes such a file, so it is damage
+        if len(view) - position < TLV.size:
+            raise DamagedBlob(f"{len(view) - position} bytes at offset {position} belong to nothing")
+        tag, length = TLV.unpack_from(view, position)
+        position += TLV.size + length
+        if position > len(view):
+            raise DamagedBlob(f"its part {tag} at offset {start} says {length} bytes and goes beyond the end")
+        if tag == Tag.CHECKSUM:
+            _check_checksum(view, start, position)
+        tlvs.setdefault(tag, bytes(view[start + TLV.size : position]))
+    return tlvs
+
+
+def _check_checksum(view: memoryview, start: int, end: int) -> None:
+    if end - start != TLV.size + CHECKSUM.size:
+        raise DamagedBlob("its checksum has the wrong length")
+    (expected,) = CHECKSUM.unpack_from(view, start + TLV.size)
+    found = crc32(view[:start])
+    if found != expected:
+        raise DamagedBlob(f"its checksum is {found:08x}, but should be {expected:08x}")
+
+
+def _decode_without_tlvs(view: memoryview, version: int, min_version: int, flags: int) -> Blob:
+    if flags:
+        raise EncryptedBlob("it is in an old encrypted format")
+    if not payload_version(view[HEADER.size :]):
+        raise DamagedBlob(f"its header says format version {version}, but what follows is no TPM state")
+    return Blob(version, min_version, flags, {Tag.DATA: bytes(view[HEADER.size :])})
+
+
+def _expected_parts(flags: int) -> tuple[Tag, ...]:
+    if flags & Flag.MIGRATION_ENCRYPTED:
+        return Tag.ENCRYPTED_MIGRATION_DATA, Tag.HMAC, Tag.MIGRATION_IV
+    if flags & Flag.MIGRATION:
+        return (Tag.MIGRATION_DATA,)
+    if flags & Flag.ENCRYPTED:
+        return Tag.ENCRYPTED_DATA, Tag.HMAC, Tag.IV
+    return (Tag.DATA,)
+
+
+def _check_form(flags: int, tlvs: dict[int, bytes]) -> None:
+    missing = [tag.name for tag in _expected_parts(flags) if tag not in tlvs]
+    if missing:
+        raise DamagedBlob(f"it says that it has {' and '.join(missing)}, but has not")

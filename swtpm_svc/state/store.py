@@ -1,0 +1,272 @@
+"""One TPM's state directory: locked, checked before anything is served, written durably, compatible with swtpm's.
+
+    tpm2-00.permall           (tpm-00.permall for a TPM 1.2) the permanent state; without it there is no TPM
+    tpm2-00.permall.previous  the generation before: what tpm2-00.permall was until the last store
+    tpm2-00.volatilestate     the volatile state, when it was stored
+    tpm2-00.savestate         what TPM_SaveState wrote (TPM 1.2 only)
+    TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
+    *.bad                     what restore_previous() replaced
+    .lock                     see lock.py
+
+State that cannot be used is refused and left as it is. A TPM is only made anew in a directory where there are no traces of one.
+"""
+
+from types import TracebackType
+from typing import NamedTuple, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state import blob
+from swtpm_svc.state.files import Directory
+from swtpm_svc.state.lock import StateLock
+
+PERMALL = "permall"
+VOLATILESTATE = "volatilestate"
+SAVESTATE = "savestate"
+NAMES = (PERMALL, VOLATILESTATE, SAVESTATE)
+PREVIOUS = ".previous"
+BAD = ".bad"
+_PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
+_TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
+_UNTOUCHED = "nothing was changed"
+
+
+def file_name(version: str, name: str) -> str:
+    """The file of `name`, one of NAMES, of a TPM "1.2" or "2.0"."""
+    return _PREFIX[version] + name
+
+
+class Restored(NamedTuple):
+    """What restore_previous() did: the file that is the previous generation again, and the files that were set aside."""
+
+    path: str
+    set_aside: tuple[str, ...]
+
+
+class Store:
+    """The state of one TPM. A context manager; owns the directory's descriptor and the lock.
+
+    Payloads are what libtpms' callbacks hand over and want back; the names are libtpms'.
+    """
+
+    def __init__(self, directory: Directory, lock: StateLock, version: str) -> None:
+        self.version = version
+        self.stores = 0
+        self._directory = directory
+        self._lock = lock
+
+    @classmethod
+    def open(cls, directory: str, version: str) -> "Store":
+        """Lock the directory and check all that is in it. An empty directory is good: the TPM is then yet to be made.
+
+        The check reads and decodes; libtpms alone can say whether it likes a payload (see `damaged`).
+
+        Raises:
+            VtpmError: STATE_MISSING, STATE_LOCKED, STATE_UNREADABLE, STATE_UNWRITABLE, STATE_FULL (no room for .lock),
+                STATE_CORRUPT, STATE_FOREIGN. No state file was changed, whichever it is.
+        """
+        opened, lock = _open_locked(directory)
+        store = cls(opened, lock, version)
+        try:
+            store._check()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Give the lock up."""
+        self._lock.close()
+        self._directory.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    @property
+    def directory(self) -> str:
+        return self._directory.path
+
+    @property
+    def generation(self) -> str:
+        """Names the permanent state that is on disk now: when it was written, seconds since 1970 to the nanosecond; "-": never.
+
+        Two equal values are the same generation; a larger one is later, as far as the clock was never set back. Costs one stat.
+        """
+        found = self._directory.stat(self._file(PERMALL))
+        if found is None:
+            return "-"
+        return f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09d}"
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of each state file that there is, by libtpms' name."""
+        sizes = ((name, self._directory.size(self._file(name))) for name in NAMES)
+        return {name: size for name, size in sizes if size is not None}
+
+    def load(self, name: str) -> Optional[bytes]:
+        """The payload; None when there is no such file. Raises: VtpmError as open()."""
+        data = self.raw(name)
+        return None if data is None else self._payload(name, data)
+
+    def raw(self, name: str) -> Optional[bytes]:
+        """The whole file, header and all; None when there is none. Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
+        return self._directory.read(self._file(name))
+
+    def store(self, name: str, payload: bytes) -> None:
+        """Write the payload; it is durable on return. Of the permanent state the generation before is kept.
+
+        Raises:
+            VtpmError: STATE_FULL, STATE_UNWRITABLE. The old content is there still (one exception: files.Directory.replace).
+        """
+        keep_as = self._file(name) + PREVIOUS if name == PERMALL else None
+        self._directory.replace(self._file(name), self._temporary(name), blob.encode_checked(payload), keep_as=keep_as)
+        self.stores += 1
+
+    def store_raw(self, name: str, data: bytes) -> None:
+        """Write a state blob of either form (a file's, or SET_STATEBLOB's) as a state file, durably.
+
+        Raises:
+            VtpmError: STATE_CORRUPT, STATE_FOREIGN: it is none, or not for this TPM; as store() otherwise
+        """
+        self.store(name, self.unwrap(name, data))
+
+    def unwrap(self, name: str, data: bytes) -> bytes:
+        """The payload of a state blob that someone handed over. Raises: VtpmError STATE_CORRUPT, STATE_FOREIGN."""
+        return _unwrap(data, self.version, f"the {name} blob", remedy="get the blob again from the TPM that it is of")
+
+    def delete(self, name: str, *, must_exist: bool) -> None:
+        """Remove a state file, durably. Raises: VtpmError STATE_MISSING (only with must_exist), STATE_UNWRITABLE."""
+        if not self._directory.remove(self._file(name)) and must_exist:
+            raise VtpmError(Code.STATE_MISSING, f"there is no {self._path(name)} to remove")
+
+    def damaged(self, name: str, reason: str) -> VtpmError:
+        """The error to raise when libtpms refuses a payload that load() gave (TPMLIB_ValidateState, TPMLIB_MainInit)."""
+        return VtpmError(Code.STATE_CORRUPT, f"{self._path(name)} is damaged: {reason}", remedy=self._remedy(name))
+
+    def _file(self, name: str) -> str:
+        return _PREFIX[self.version] + name
+
+    def _path(self, name: str) -> str:
+        return self._directory.path_of(self._file(name))
+
+    def _temporary(self, name: str) -> str:
+        return _TEMPORARY_PREFIX[self.version] + name
+
+    def _check(self) -> None:
+        self._directory.check_writable()
+        present = self._directory.names()
+        if self._file(PERMALL) not in present:
+            self._check_unused(present)
+            return
+        for name in NAMES:
+            self.load(name)
+        for name in NAMES:
+            if self._temporary(name) in present:
+                self._directory.tidy(self._temporary(name))
+
+    def _check_unused(self, present: set[str]) -> None:
+        """There is no permanent state. Refuse if there are traces of a TPM."""
+        other = "1.2" if self.version == "2.0" else "2.0"
+        traces = sorted(file for file in present if file.startswith((_PREFIX[self.version], _TEMPORARY_PREFIX[self.version])))
+        if traces:
+            cause = f"{self._path(PERMALL)} is missing, but {', '.join(traces)} is there"
+            raise VtpmError(Code.STATE_CORRUPT, cause, remedy=self._missing_remedy(traces))
+        foreign = sorted(file for file in present if file.startswith(_PREFIX[other]))
+        if foreign:
+            found = file_name(other, PERMALL) if file_name(other, PERMALL) in foreign else foreign[0]
+            raise VtpmError(
+                Code.STATE_FOREIGN,
+                f"{self.directory} holds {found}, which is a TPM {other}'s, and no {self._file(PERMALL)} of a TPM {self.version}",
+                remedy=f'set version = "{other}" in [tpm], or another directory in [state]; {_UNTOUCHED}',
+            )
+
+    def _payload(self, name: str, data: bytes) -> bytes:
+        return _unwrap(data, self.version, self._path(name), remedy=self._remedy(name))
+
+    def _previous_is_good(self) -> bool:
+        try:
+            data = self._directory.read(self._file(PERMALL) + PREVIOUS)
+            return data is not None and bool(_unwrap(data, self.version, "", remedy=""))
+        except VtpmError:
+            return False
+
+    def _remedy(self, name: str) -> str:
+        """What to do about a damaged file."""
+        path = self._path(name)
+        if name != PERMALL:
+            return f"{_UNTOUCHED}; without it the TPM starts as after a loss of power: mv {path} {path}{BAD}"
+        if self._previous_is_good():
+            return f"{_UNTOUCHED}; restore the previous generation: mv {path} {path}{BAD} && cp -p {path}{PREVIOUS} {path}"
+        return f"{_UNTOUCHED}; restore it from a backup (there is no good {path}{PREVIOUS})"
+
+    def _missing_remedy(self, traces: list[str]) -> str:
+        path = self._path(PERMALL)
+        if self._previous_is_good():
+            return f"{_UNTOUCHED}; restore the previous generation: cp -p {path}{PREVIOUS} {path}"
+        if traces == [self._temporary(PERMALL)]:
+            rest = self._directory.path_of(traces[0])
+            return f"{_UNTOUCHED}; restore it from a backup, or if this TPM was never used: rm {rest}"
+        return f"{_UNTOUCHED}; restore it from a backup; for a new TPM give it an empty directory"
+
+
+def restore_previous(directory: str, version: str) -> Restored:
+    """Make the previous generation the current one. The TPM must not be running: the lock is taken.
+
+    What it replaces becomes `NAME.bad`; so do the volatile and the saved state, which belong to the generation that goes.
+    The permanent state is in place, old or restored, at every moment.
+
+    Raises:
+        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN: it is no good; as Store.open()
+    """
+    opened, lock = _open_locked(directory)
+    store = Store(opened, lock, version)
+    with store:
+        opened.check_writable()
+        file = file_name(version, PERMALL)
+        path = opened.path_of(file)
+        data = opened.read(file + PREVIOUS)
+        if data is None:
+            raise VtpmError(Code.STATE_MISSING, f"there is no {path}{PREVIOUS}", remedy=f"restore {path} from a backup")
+        _unwrap(data, version, path + PREVIOUS, remedy=f"restore {path} from a backup")
+        aside = [path] if opened.size(file) is not None else []
+        for name in (VOLATILESTATE, SAVESTATE):
+            if opened.set_aside(file_name(version, name), file_name(version, name) + BAD):
+                aside.append(opened.path_of(file_name(version, name)))
+        opened.replace(file, _TEMPORARY_PREFIX[version] + PERMALL, data, keep_as=file + BAD)
+        return Restored(path, tuple(one + BAD for one in aside))
+
+
+def _open_locked(path: str) -> tuple[Directory, StateLock]:
+    directory = Directory(path)
+    try:
+        return directory, StateLock.acquire(directory.fd, path)
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _unwrap(data: bytes, version: str, what: str, *, remedy: str) -> bytes:
+    """The payload of a blob, `what` being its name in an error."""
+    try:
+        payload = blob.payload(blob.decode(data))
+    except blob.EncryptedBlob as error:
+        raise VtpmError(
+            Code.STATE_FOREIGN, f"{what}: {error}", remedy=f"serve it with the program that has the key; {_UNTOUCHED}"
+        ) from None
+    except blob.NewerBlob as error:
+        raise VtpmError(
+            Code.STATE_FOREIGN, f"{what}: {error}", remedy=f"serve it with the program that wrote it; {_UNTOUCHED}"
+        ) from None
+    except blob.BlobError as error:
+        raise VtpmError(Code.STATE_CORRUPT, f"{what} is damaged: {error}", remedy=remedy) from None
+    found = blob.payload_version(payload)
+    if found not in (None, version):
+        raise VtpmError(
+            Code.STATE_FOREIGN,
+            f"{what} is the state of a TPM {found}, not of a TPM {version}",
+            remedy=f'set version = "{found}" in [tpm]; {_UNTOUCHED}',
+        )
+    return payload

@@ -1,0 +1,226 @@
+"""The PTM controller: what each control request does to the TPM, whichever encoding it came in (design D8).
+
+A refusal of the TPM is a result code in the reply, as the classic emulator gives it (measured against swtpm 0.7.1:
+TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARAMETER). A refusal of the caller (design
+D9) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
+"""
+
+from typing import Any, Callable, NamedTuple, Optional
+
+from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_BAD_PARAMETER, Code, VtpmError
+from swtpm_svc.state import blob
+from swtpm_svc.state.blob import BlobError
+from swtpm_svc.tpm.libtpms import TPM_RETRY, TPM_SUCCESS, LibtpmsError
+from swtpm_svc.tpm.tpm import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, Tpm
+from swtpm_svc.wire import ptm
+
+MAX_LOCALITY = 4
+
+BLOB_NAMES = {
+    int(ptm.BlobType.PERMANENT): PERMANENT_STATE,
+    int(ptm.BlobType.VOLATILE): VOLATILE_STATE,
+    int(ptm.BlobType.SAVESTATE): SAVE_STATE,
+}
+
+
+class Rights(NamedTuple):
+    """What a caller may do beyond sending TPM commands."""
+
+    #: Control operations: uid 0, the service's user, the control group.
+    control: bool
+    #: State blobs in clear, which hold the seeds of every key: uid 0 and the service's user.
+    secrets: bool
+
+
+#: Requests that neither change nor wait for the TPM: answered at once, also while a long command runs.
+_IMMEDIATE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.CancelTpmCommand, ptm.SetDataFd)
+
+#: Requests that anyone may make who may open the device.
+_FREE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.GetTpmEstablished, ptm.SetDataFd)
+
+
+def is_immediate(request: ptm.Request) -> bool:
+    return isinstance(request, _IMMEDIATE) or (isinstance(request, ptm.SetBufferSize) and request.size == 0)
+
+
+def needs_control(request: ptm.Request) -> bool:
+    """Does the request change the TPM for everybody, so that opening the device is not enough to make it?"""
+    if isinstance(request, _FREE):
+        return False
+    if isinstance(request, ptm.SetLocality):
+        return request.locality != 0
+    if isinstance(request, ptm.SetBufferSize):
+        return request.size != 0
+    return True
+
+
+def authorize(request: ptm.Request, rights: Rights) -> None:
+    """
+    Raises:
+        VtpmError NOT_PERMITTED: the caller may not make this request.
+    """
+    command = ptm.command_of(request).name
+    if needs_control(request) and not rights.control:
+        raise VtpmError(
+            Code.NOT_PERMITTED,
+            f"{command} needs the rights of the control group",
+            remedy="add the user to the group that [control] group names, or ask root",
+        )
+    if isinstance(request, ptm.GetStateBlob) and not rights.secrets:
+        raise VtpmError(
+            Code.NOT_PERMITTED,
+            f"{command} gives the TPM's secrets in clear, which only root and the service's user may have",
+            remedy="save the state as root",
+        )
+
+
+class Controller:
+    """Executes control requests on one TPM. `on_shutdown` is told once when a client has shut the TPM down."""
+
+    def __init__(
+        self,
+        tpm: Tpm,
+        *,
+        capabilities: ptm.Capability,
+        on_shutdown: Callable[[], None],
+        on_error: Callable[[VtpmError], None],
+    ) -> None:
+        self._tpm = tpm
+        self._capabilities = capabilities
+        self._on_shutdown = on_shutdown
+        self._on_error = on_error
+
+    def handle(self, request: ptm.Request) -> ptm.Reply:
+        """Execute a request that was authorized. Never raises: what goes wrong is in the reply, and told to `on_error`."""
+        try:
+            return _HANDLERS[type(request)](self, request)
+        except LibtpmsError as error:
+            return ptm.Result(error.result)
+        except VtpmError as error:
+            self._on_error(error)
+            return ptm.Result(error.fault.tpm_result)
+
+    def state_blob(self, request: ptm.GetStateBlob) -> "Optional[bytes]":
+        """The whole state blob that `request` asks for, as files and migration carry it; None where there is none."""
+        name = BLOB_NAMES.get(request.type)
+        payload = self._tpm.state(name) if name else None
+        return None if payload is None else blob.encode_migration(payload)
+
+    def _get_capability(self, _request: ptm.GetCapability) -> ptm.Reply:
+        return ptm.CapabilityReply(self._capabilities)
+
+    def _init(self, request: ptm.Init) -> ptm.Reply:
+        self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
+        return ptm.Result(TPM_SUCCESS)
+
+    def _shutdown(self, _request: ptm.Shutdown) -> ptm.Reply:
+        self._tpm.shut_down()
+        self._on_shutdown()
+        return ptm.Result(TPM_SUCCESS)
+
+    def _stop(self, _request: ptm.Stop) -> ptm.Reply:
+        self._tpm.stop()
+        return ptm.Result(TPM_SUCCESS)
+
+    def _get_established(self, _request: ptm.GetTpmEstablished) -> ptm.Reply:
+        if not self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        return ptm.EstablishedReply(TPM_SUCCESS, self._tpm.get_established())
+
+    def _reset_established(self, request: ptm.ResetTpmEstablished) -> ptm.Reply:
+        if not self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        if request.locality > MAX_LOCALITY:
+            return ptm.Result(TPM_BAD_LOCALITY)
+        return ptm.Result(self._tpm.reset_established(request.locality))
+
+    def _set_locality(self, request: ptm.SetLocality) -> ptm.Reply:
+        if request.locality > MAX_LOCALITY:
+            return ptm.Result(TPM_BAD_LOCALITY)
+        self._tpm.set_locality(request.locality)
+        return ptm.Result(TPM_SUCCESS)
+
+    def _hash_start(self, _request: ptm.HashStart) -> ptm.Reply:
+        return ptm.Result(self._tpm.hash_start() if self._tpm.is_running else TPM_BAD_ORDINAL)
+
+    def _hash_data(self, request: ptm.HashData) -> ptm.Reply:
+        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_running else TPM_BAD_ORDINAL)
+
+    def _hash_end(self, _request: ptm.HashEnd) -> ptm.Reply:
+        return ptm.Result(self._tpm.hash_end() if self._tpm.is_running else TPM_BAD_ORDINAL)
+
+    def _cancel(self, _request: ptm.CancelTpmCommand) -> ptm.Reply:
+        if not self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        self._tpm.cancel()
+        return ptm.Result(TPM_SUCCESS)
+
+    def _store_volatile(self, _request: ptm.StoreVolatile) -> ptm.Reply:
+        if not self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        self._tpm.store_volatile()
+        return ptm.Result(TPM_SUCCESS)
+
+    def _get_state_blob(self, request: ptm.GetStateBlob) -> ptm.Reply:
+        if not self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        whole = self.state_blob(request)
+        if whole is None:
+            return ptm.Result(TPM_RETRY)
+        return ptm.StateBlobReply(TPM_SUCCESS, 0, len(whole), whole)
+
+    def _set_state_blob(self, request: ptm.SetStateBlob) -> ptm.Reply:
+        name = BLOB_NAMES.get(request.type)
+        if self._tpm.is_running or name is None:
+            return ptm.Result(TPM_BAD_ORDINAL if name else TPM_BAD_PARAMETER)
+        try:
+            payload = blob.payload(blob.decode(request.data))
+        except BlobError:
+            return ptm.Result(TPM_BAD_PARAMETER)
+        self._tpm.set_state(name, payload)
+        return ptm.Result(TPM_SUCCESS)
+
+    def _get_config(self, _request: ptm.GetConfig) -> ptm.Reply:
+        return ptm.ConfigReply(TPM_SUCCESS, 0)
+
+    def _set_data_fd(self, _request: ptm.SetDataFd) -> ptm.Reply:
+        return ptm.Result(TPM_BAD_ORDINAL)
+
+    def _set_buffer_size(self, request: ptm.SetBufferSize) -> ptm.Reply:
+        if request.size and self._tpm.is_running:
+            return ptm.Result(TPM_BAD_ORDINAL)
+        return ptm.BufferSizeReply(TPM_SUCCESS, *self._tpm.buffer_size(request.size))
+
+    def _get_info(self, request: ptm.GetInfo) -> ptm.Reply:
+        text = self._tpm.info(request.flags).encode() + b"\0"  # clients print it as it comes
+        if request.offset >= len(text):
+            return ptm.Result(TPM_BAD_PARAMETER)
+        return ptm.InfoReply(TPM_SUCCESS, len(text), text[request.offset :])
+
+    def _lock_storage(self, _request: ptm.LockStorage) -> ptm.Reply:
+        # the lock was taken before anything was served, and is never let go
+        return ptm.Result(TPM_SUCCESS)
+
+
+#: Each handler takes the request type it stands beside, which a dict's type cannot say.
+_HANDLERS: "dict[type, Callable[[Controller, Any], ptm.Reply]]" = {
+    ptm.GetCapability: Controller._get_capability,
+    ptm.Init: Controller._init,
+    ptm.Shutdown: Controller._shutdown,
+    ptm.GetTpmEstablished: Controller._get_established,
+    ptm.SetLocality: Controller._set_locality,
+    ptm.HashStart: Controller._hash_start,
+    ptm.HashData: Controller._hash_data,
+    ptm.HashEnd: Controller._hash_end,
+    ptm.CancelTpmCommand: Controller._cancel,
+    ptm.StoreVolatile: Controller._store_volatile,
+    ptm.ResetTpmEstablished: Controller._reset_established,
+    ptm.GetStateBlob: Controller._get_state_blob,
+    ptm.SetStateBlob: Controller._set_state_blob,
+    ptm.Stop: Controller._stop,
+    ptm.GetConfig: Controller._get_config,
+    ptm.SetDataFd: Controller._set_data_fd,
+    ptm.SetBufferSize: Controller._set_buffer_size,
+    ptm.GetInfo: Controller._get_info,
+    ptm.LockStorage: Controller._lock_storage,
+}

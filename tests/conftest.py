@@ -1,0 +1,130 @@
+"""What a test needs from the machine, said once; and CI's rule that nothing is skipped which could have been had.
+
+`@pytest.mark.needs("cuse", "root")` skips a test, with a reason that names the remedy, where one of these is missing.
+With CI=true in the environment every skip is a failure, unless its reason starts with "unobtainable: ".
+"""
+
+import ctypes.util
+import grp
+import importlib.util
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Generator
+from typing import Callable, NamedTuple, Optional
+
+import pytest
+
+#: A skip for such a reason stays a skip in CI too, as in "unobtainable: libtpms 0.10".
+UNOBTAINABLE = "unobtainable: "
+
+LABS = "run it in a lab: make lab-uml, make lab-vm"
+
+
+class Capability(NamedTuple):
+    """Something that a machine has or lacks: `present` looks, `missing` is the skip's reason."""
+
+    present: Callable[[], bool]
+    missing: str
+
+
+def command(name: str, package: str) -> Capability:
+    return Capability(lambda: shutil.which(name) is not None, f"no {name}: apt-get install {package}")
+
+
+def is_char_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def has_account(name: str) -> bool:
+    try:
+        return pwd.getpwnam(name).pw_gid == grp.getgrnam(name).gr_gid
+    except KeyError:
+        return False
+
+
+def has_libtpms_binding() -> bool:
+    # not find_spec("swtpm_svc.tpm._libtpms"): that imports the package swtpm_svc.tpm, which may be what is broken
+    package = importlib.util.find_spec("swtpm_svc")
+    folders = list(package.submodule_search_locations or []) if package else []
+    return any(
+        name.startswith("_libtpms.") and name.endswith(".so") for folder in folders for name in os.listdir(f"{folder}/tpm")
+    )
+
+
+CAPABILITIES = {
+    "root": Capability(lambda: os.geteuid() == 0, f"needs root: {LABS}"),
+    "cuse": Capability(lambda: is_char_device("/dev/cuse"), f"no /dev/cuse: modprobe cuse, or {LABS}"),
+    "fuse": Capability(lambda: is_char_device("/dev/fuse"), f"no /dev/fuse: modprobe fuse, or {LABS}"),
+    "udev": Capability(lambda: os.path.exists("/run/udev/control"), f"no systemd-udevd runs: {LABS}"),
+    "systemd": Capability(lambda: os.path.isdir("/run/systemd/system"), "systemd is not process 1: make lab-vm"),
+    "accounts": Capability(
+        lambda: all(has_account(name) for name in ("vtpm", "lab-member", "lab-operator", "lab-outsider")),
+        f"no users vtpm, lab-member, lab-operator, lab-outsider: {LABS}",
+    ),
+    "libtpms": Capability(lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"),
+    "binding": Capability(has_libtpms_binding, "the libtpms binding is not built: make"),
+    "swtpm": command("swtpm", "swtpm"),
+    "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
+    "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
+    "tpm-tools": command("tpm_version", "tpm-tools"),
+    "tcsd": command("tcsd", "trousers"),
+    "strace": command("strace", "strace"),
+    "setpriv": command("setpriv", "util-linux"),
+    "systemd-analyze": command("systemd-analyze", "systemd"),
+    "udevadm": command("udevadm", "udev"),
+}
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def refusal(reason: str) -> Optional[str]:
+    """Why this skip is a failure here, or None."""
+    if not in_ci() or reason.startswith(UNOBTAINABLE):
+        return None
+    return f"skipped, but CI skips nothing that can be had (a reason that starts with {UNOBTAINABLE!r} may stay): {reason}"
+
+
+def skip_reason(longrepr: object) -> str:
+    # pytest gives (file, line, "Skipped: REASON") for a skip
+    text = str(longrepr[2] if isinstance(longrepr, tuple) else longrepr)
+    return text[len("Skipped: ") :] if text.startswith("Skipped: ") else text
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            capability = CAPABILITIES[name]
+            if not capability.present():
+                pytest.skip(capability.missing)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
+    outcome = yield
+    fail_a_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, None, None]:
+    outcome = yield
+    fail_a_skip(outcome.get_result())  # type: ignore[attr-defined]
+
+
+def fail_a_skip(report: "pytest.TestReport | pytest.CollectReport") -> None:
+    if report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    why = refusal(skip_reason(report.longrepr))
+    if why is not None:
+        report.outcome = "failed"
+        report.longrepr = why

@@ -1,0 +1,507 @@
+"""The CUSE front end over the real libtpms: open files, responses, waiting, interrupts, rights, state blobs."""
+
+import errno
+import os
+import socket
+import struct
+import time
+from contextlib import suppress
+from select import POLLIN, POLLOUT
+
+import pytest
+from cuse_kernel import Kernel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from memory_storage import MemoryStorage
+from tpm_commands import CREATE_RSA, GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, STARTUP_CLEAR, create_rsa, flush_context
+
+from swtpm_svc.errors import Code
+from swtpm_svc.frontends.cuse import CAPABILITIES, MAX_OPENERS, CuseFrontend
+from swtpm_svc.service.parking import Park
+from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.controller import Controller, Rights
+from swtpm_svc.tpm.executor import Executor
+from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire import fuse, ptm, ptm_ioctl
+
+h = bytes.fromhex
+OPERATOR, STRANGER = 1001, 1002
+RIGHTS = {0: Rights(control=True, secrets=True), OPERATOR: Rights(control=True, secrets=False)}
+
+
+class Events:
+    def __init__(self):
+        self.refusals, self.failures, self.commands, self.controls, self.gone = [], [], [], [], 0
+
+    def refused(self, caller, error):
+        self.refusals.append((caller.uid, error.code))
+
+    def executed(self, caller, command, response):
+        self.commands.append((command, response))
+
+    def controlled(self, caller, request, result):
+        self.controls.append((caller.uid, type(request), result))
+
+    def failed(self, error):
+        self.failures.append(error)
+
+    def device_gone(self):
+        self.gone += 1
+
+
+class Service:
+    """A front end on a running TPM 2.0, and the kernel that talks to it."""
+
+    def __init__(self, version="2.0"):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.sockets = ours, theirs
+        self.events, self.posted = Events(), []
+        self.storage = MemoryStorage()
+        self.park = Park.create("vtpm0")
+        self.tpm = Tpm(version, self.storage, self.events.failed)
+        self.shutdowns = []
+        self.controller = Controller(
+            self.tpm, capabilities=CAPABILITIES, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.events.failed
+        )
+        self.executor = Executor(self.posted.append)
+        self.frontend = self.make_frontend()
+        self.kernel = Kernel(self.frontend.serve_one, theirs)
+
+    def make_frontend(self):
+        def rights(caller):
+            return RIGHTS.get(caller.uid, Rights(control=False, secrets=False))
+
+        return CuseFrontend(
+            self.sockets[0].fileno(),
+            self.park.slot,
+            self.park.waiters,
+            self.tpm,
+            self.controller,
+            self.executor,
+            rights,
+            self.events,
+        )
+
+    def start(self):
+        self.tpm.power_on(delete_volatile=True)
+        assert self.tpm.startup("clear")[6:10] == bytes(4)
+        return self
+
+    def finish_work(self):
+        """Wait for the worker and run what it posted, until nothing is left to do."""
+        while self.executor.busy:
+            self.executor.join()
+            while self.posted:
+                self.posted.pop(0)()
+        self.kernel.collect()
+
+    def close(self):
+        self.finish_work()
+        self.tpm.shut_down()
+        for sock in self.sockets:
+            sock.close()
+
+
+@pytest.fixture
+def service():
+    service = Service().start()
+    yield service
+    service.close()
+    libtpms.set_locality(0)
+
+
+@pytest.fixture
+def kernel(service):
+    return service.kernel
+
+
+def exchange(kernel, handle, command):
+    error, body = kernel.write(handle, command)
+    assert (error, struct.unpack_from("=I", body)[0]) == (0, len(command))
+    error, response = kernel.read(handle)
+    assert error == 0
+    return response
+
+
+def test_a_command_and_its_response(kernel):
+    handle = kernel.open()
+    response = exchange(kernel, handle, GET_RANDOM)
+    assert len(response) == 20
+    assert response[:12] == h("800100000014000000000008")
+    assert kernel.read(handle) == (0, b"")  # as the kernel's tpm device: nothing is left
+    assert kernel.release(handle) == (0, b"")
+
+
+def test_a_response_may_be_read_in_pieces(kernel):
+    handle = kernel.open()
+    kernel.write(handle, PCR_READ_16)
+    whole = exchange(kernel, kernel.open(), PCR_READ_16)
+    pieces = [kernel.read(handle, 10)[1], kernel.read(handle, 1)[1], kernel.read(handle)[1]]
+    assert [len(piece) for piece in pieces[:2]] == [10, 1]
+    assert b"".join(pieces) == whole
+    assert kernel.read(handle) == (0, b"")
+
+
+def test_a_write_before_the_response_was_read_is_busy(kernel):
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
+    kernel.read(handle, 4)
+    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
+    kernel.read(handle)
+    assert kernel.write(handle, GET_RANDOM)[0] == 0
+
+
+def test_each_opener_has_its_own_response(kernel):
+    one, two = kernel.open(), kernel.open()
+    kernel.write(one, GET_RANDOM)
+    kernel.write(two, PCR_READ_16)
+    assert len(kernel.read(one)[1]) == 20
+    assert len(kernel.read(two)[1]) > 32
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", errno.EINVAL),
+        (GET_RANDOM[:9], errno.EINVAL),
+        (GET_RANDOM[:-1], errno.EINVAL),  # shorter than its header says
+        (bytes(4097), errno.E2BIG),
+        (h("8001ffffffff0000017b0008"), errno.EINVAL),
+    ],
+    ids=["empty", "no header", "cut off", "oversize", "huge length"],
+)
+def test_malformed_writes_are_errors_of_that_write_alone(kernel, data, expected):
+    handle = kernel.open()
+    assert kernel.write(handle, data)[0] == expected
+    assert len(exchange(kernel, handle, GET_RANDOM)) == 20
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        (h("80010000000a0000017e00"), 0x142),  # TPM_RC_COMMAND_SIZE: longer than its header says
+        (h("dead0000000a0000017e"), 0x84),  # TPM_RC_VALUE, as swtpm 0.7.1 answers
+        (h("80010000000a0000ffff"), 0x143),  # TPM_RC_COMMAND_CODE
+    ],
+)
+def test_wrong_commands_get_the_tpms_own_error(kernel, command, result):
+    handle = kernel.open()
+    assert int.from_bytes(exchange(kernel, handle, command)[6:10], "big") == result
+
+
+def test_poll_tells_what_is_possible_and_wakes_who_waits(kernel):
+    handle = kernel.open()
+    assert kernel.poll(handle) & (POLLIN | POLLOUT) == POLLOUT
+    kernel.poll(handle, poll_handle=77, schedule=True)
+    kernel.write(handle, GET_RANDOM)
+    assert kernel.notices == [(fuse.NOTIFY_POLL, struct.pack("=Q", 77))]
+    assert kernel.poll(handle) & (POLLIN | POLLOUT) == POLLIN
+    kernel.read(handle)
+    assert kernel.poll(handle) & (POLLIN | POLLOUT) == POLLOUT
+    assert len(kernel.notices) == 1
+
+
+def test_a_long_command_does_not_keep_others_waiting_for_what_needs_no_tpm(service, kernel):
+    one, two = kernel.open(), kernel.open()
+    write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(one, CREATE_RSA))
+    assert write not in kernel.replies
+    assert kernel.control(two, ptm.GetCapability())[1] == ptm.CapabilityReply(CAPABILITIES)
+    assert kernel.control(two, ptm.GetConfig())[1] == ptm.ConfigReply(0, 0)
+    assert kernel.control(two, ptm.SetBufferSize(0))[1].size == 4096
+    queued = kernel.send(fuse.Opcode.WRITE, kernel.write_body(two, GET_RANDOM))
+    control = kernel.send(fuse.Opcode.IOCTL, kernel.ioctl_body(two, ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8))
+    assert queued not in kernel.replies
+    assert control not in kernel.replies
+    assert set(service.park.waiters.take_over()) >= {write, queued, control}
+    service.finish_work()
+    assert kernel.replies[write][0] == kernel.replies[queued][0] == kernel.replies[control][0] == 0
+    assert kernel.read(one)[1][6:10] == bytes(4)
+    assert len(kernel.read(two)[1]) == 20
+
+
+def test_nonblocking_write_returns_at_once_and_read_says_again(service, kernel):
+    handle = kernel.open()
+    assert kernel.write(handle, CREATE_RSA, os.O_NONBLOCK)[0] == 0
+    assert kernel.read(handle, flags=os.O_NONBLOCK)[0] == errno.EAGAIN
+    assert kernel.poll(handle, poll_handle=5, schedule=True) & (POLLIN | POLLOUT) == 0
+    assert kernel.write(handle, GET_RANDOM, os.O_NONBLOCK)[0] == errno.EBUSY
+    service.finish_work()
+    assert kernel.notices == [(fuse.NOTIFY_POLL, struct.pack("=Q", 5))]
+    assert kernel.read(handle, flags=os.O_NONBLOCK)[1][6:10] == bytes(4)
+
+
+def test_a_waiting_reader_gets_the_response_when_it_is_there(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, CREATE_RSA, os.O_NONBLOCK)
+    read = kernel.send(fuse.Opcode.READ, kernel.read_body(handle))
+    assert read not in kernel.replies
+    service.finish_work()
+    assert kernel.replies[read][1][6:10] == bytes(4)
+    assert service.park.waiters.take_over() == []
+
+
+def test_an_interrupt_ends_a_waiting_read_with_eintr(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, CREATE_RSA, os.O_NONBLOCK)
+    read = kernel.send(fuse.Opcode.READ, kernel.read_body(handle))
+    kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", read))
+    assert kernel.replies[read] == (errno.EINTR, b"")
+    service.finish_work()
+    assert kernel.read(handle)[1][6:10] == bytes(4)
+
+
+def test_an_interrupt_of_a_blocking_key_generation_cancels_it(service, kernel):
+    handle = kernel.open()
+    canceled = 0
+    for number in range(20):  # primes may be found before the interrupt is seen
+        write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, create_rsa(number, bits=3072)))
+        time.sleep(0.001)
+        kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", write))
+        service.finish_work()
+        assert kernel.replies[write][0] == 0
+        response = kernel.read(handle)[1]
+        if response[6:10] == h("00000909"):  # TPM_RC_CANCELED
+            canceled += 1
+        else:
+            assert response[6:10] == bytes(4), response[:10].hex()
+            exchange(kernel, handle, flush_context(response[10:14]))
+        assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)  # it cancels that command only
+    assert canceled > 0
+
+
+def test_cancel_by_ioctl_and_cancel_of_nothing(service, kernel):
+    one, two = kernel.open(), kernel.open()
+    assert kernel.control(two, ptm.CancelTpmCommand())[1] == ptm.Result(0)
+    kernel.write(one, CREATE_RSA, os.O_NONBLOCK)
+    assert kernel.control(two, ptm.CancelTpmCommand())[1] == ptm.Result(0)
+    service.finish_work()
+    assert kernel.read(one)[1][6:10] in (h("00000909"), bytes(4))
+
+
+def test_an_interrupt_of_an_unknown_request_is_harmless(kernel):
+    kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", 999999))
+    assert len(exchange(kernel, kernel.open(), GET_RANDOM)) == 20
+
+
+def test_release_while_the_command_runs(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, CREATE_RSA, os.O_NONBLOCK)
+    assert kernel.release(handle)[0] == 0
+    service.finish_work()
+    assert service.frontend.openers() == []
+    assert service.events.failures == []
+
+
+@pytest.mark.parametrize("request_", [
+    ptm.Init(0), ptm.Shutdown(), ptm.Stop(), ptm.SetLocality(1), ptm.HashStart(), ptm.HashData(b"x"), ptm.HashEnd(),
+    ptm.CancelTpmCommand(), ptm.StoreVolatile(), ptm.ResetTpmEstablished(3), ptm.GetStateBlob(0, 1, 0),
+    ptm.SetStateBlob(0, 1, b""), ptm.SetBufferSize(4096), ptm.LockStorage(0),
+], ids=lambda request: type(request).__name__)  # fmt: skip
+def test_control_operations_need_rights(service, kernel, request_):
+    handle = kernel.open()
+    assert kernel.control(handle, request_, uid=STRANGER) == (errno.EPERM, None)
+    assert service.events.refusals == [(STRANGER, Code.NOT_PERMITTED)]
+    assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+@pytest.mark.parametrize("request_", [
+    ptm.GetCapability(), ptm.GetTpmEstablished(), ptm.SetLocality(0), ptm.GetConfig(), ptm.SetBufferSize(0), ptm.GetInfo(1, 0),
+], ids=lambda request: type(request).__name__)  # fmt: skip
+def test_what_everyone_may_ask_who_may_open_the_device(kernel, request_):
+    assert kernel.control(kernel.open(), request_, uid=STRANGER)[0] == 0
+
+
+def test_state_in_clear_is_for_root_and_the_service_only(kernel):
+    handle = kernel.open()
+    assert kernel.control(handle, ptm.GetStateBlob(0, 1, 0), uid=OPERATOR) == (errno.EPERM, None)
+    assert kernel.control(handle, ptm.GetStateBlob(0, 1, 0), uid=0)[1].tpm_result == 0
+
+
+def get_blob(kernel, handle, blob_type):
+    blob = b""
+    while True:
+        error, reply = kernel.control(handle, ptm.GetStateBlob(0, blob_type, len(blob)))
+        assert (error, reply.tpm_result) == (0, 0)
+        assert len(reply.data) <= 3072
+        blob += reply.data
+        if reply.total_length == len(blob):
+            return blob
+
+
+def set_blob(kernel, handle, blob_type, blob):
+    for start in range(0, len(blob) + 1, 3072):
+        error, reply = kernel.control(handle, ptm.SetStateBlob(0, blob_type, blob[start : start + 3072]))
+        if error or reply.tpm_result:
+            return error, reply
+    return error, reply
+
+
+def test_state_blobs_go_out_and_in_by_ioctl(service, kernel):
+    handle = kernel.open()
+    exchange(kernel, handle, PCR_EXTEND_16)
+    extended = exchange(kernel, handle, PCR_READ_16)
+    permanent, volatile = get_blob(kernel, handle, 1), get_blob(kernel, handle, 2)
+    assert len(volatile) > 2 * 3072
+    assert kernel.control(handle, ptm.SetStateBlob(0, 1, permanent[:10]))[1] == ptm.Result(0x0A)  # not while it runs
+    kernel.control(handle, ptm.Stop())
+    assert set_blob(kernel, handle, 1, permanent) == (0, ptm.Result(0))
+    assert set_blob(kernel, handle, 2, volatile) == (0, ptm.Result(0))
+    assert kernel.control(handle, ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE))[1] == ptm.Result(0)
+    assert exchange(kernel, handle, PCR_READ_16) == extended
+
+
+def test_state_blobs_go_out_by_read_and_in_by_write(service, kernel):
+    """The read() and write() interface that tpm_ioctl.h describes at struct ptm_getstate and ptm_setstate."""
+    handle = kernel.open()
+    first = kernel.control(handle, ptm.GetStateBlob(0, 2, 0))[1]
+    whole = first.data
+    while piece := kernel.read(handle, 1000)[1]:
+        whole += piece
+    assert len(whole) == first.total_length > 2 * 3072
+    permanent = get_blob(kernel, handle, 1)
+    kernel.control(handle, ptm.Stop())
+    for blob_type, blob in ((1, permanent), (2, whole)):
+        assert kernel.control(handle, ptm.SetStateBlob(0, blob_type, b""))[1] == ptm.Result(0)
+        assert kernel.write(handle, blob)[0] == 0
+        assert kernel.control(handle, ptm.SetStateBlob(0, blob_type, b""))[1] == ptm.Result(0)
+    assert kernel.control(handle, ptm.Init(1))[1] == ptm.Result(0)
+    assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+@pytest.mark.parametrize("blob", [b"\xde\xad\xbe\xef", b"", bytes(3071), bytes(4000)])
+def test_a_garbage_state_blob_is_refused_and_changes_nothing(service, kernel, blob):
+    handle = kernel.open()
+    kernel.control(handle, ptm.Stop())
+    before = dict(service.storage.blobs)
+    if blob:
+        assert set_blob(kernel, handle, 1, blob)[1].tpm_result != 0
+    else:
+        kernel.control(handle, ptm.SetStateBlob(0, 1, b""))
+        assert kernel.control(handle, ptm.SetStateBlob(0, 1, b""))[1].tpm_result != 0
+    assert service.storage.blobs == before
+    assert kernel.control(handle, ptm.Init(1))[1] == ptm.Result(0)
+    assert exchange(kernel, handle, STARTUP_CLEAR)[6:10] == bytes(4)
+
+
+def test_an_endless_upload_is_refused(kernel):
+    handle = kernel.open()
+    kernel.control(handle, ptm.Stop())
+    kernel.control(handle, ptm.SetStateBlob(0, 1, b""))
+    for _ in range(40):
+        error, _body = kernel.write(handle, bytes(60000))
+        if error:
+            break
+    assert error == errno.E2BIG
+
+
+def test_control_results_while_stopped_are_those_of_swtpm(kernel):
+    """Recorded from swtpm 0.7.1 after CMD_STOP."""
+    handle = kernel.open()
+    assert kernel.control(handle, ptm.Stop())[1] == ptm.Result(0)
+    for request in (
+        ptm.GetTpmEstablished(), ptm.HashStart(), ptm.StoreVolatile(), ptm.GetStateBlob(0, 1, 0), ptm.CancelTpmCommand(),
+        ptm.ResetTpmEstablished(3),
+    ):  # fmt: skip
+        assert kernel.control(handle, request)[1].tpm_result == 0x0A, request
+    assert kernel.control(handle, ptm.SetLocality(4))[1] == ptm.Result(0)
+    assert kernel.control(handle, ptm.SetLocality(5))[1] == ptm.Result(0x3D)
+    assert kernel.control(handle, ptm.SetLocality(0))[1] == ptm.Result(0)
+    assert kernel.control(handle, ptm.SetBufferSize(1024))[1] == ptm.BufferSizeReply(0, 2808, 2808, 4096)
+    assert kernel.control(handle, ptm.SetBufferSize(0xFFFFF))[1] == ptm.BufferSizeReply(0, 4096, 2808, 4096)
+    assert exchange(kernel, handle, GET_RANDOM) == h("80010000000a00000101")
+
+
+def test_control_results_while_running_are_those_of_swtpm(kernel):
+    handle = kernel.open()
+    assert kernel.control(handle, ptm.SetBufferSize(2048))[1].tpm_result == 0x0A
+    assert kernel.control(handle, ptm.GetStateBlob(0, 3, 0))[1].tpm_result == 0x800
+    assert kernel.control(handle, ptm.GetStateBlob(0, 9, 0))[1].tpm_result == 0x800
+    assert kernel.control(handle, ptm.SetDataFd())[1].tpm_result == 0x0A
+    assert kernel.control(handle, ptm.GetInfo(1, 0))[1].data.startswith(b'{"TPMSpecification":')
+
+
+def test_shutdown_tells_the_service(service, kernel):
+    handle = kernel.open()
+    assert kernel.control(handle, ptm.Shutdown())[1] == ptm.Result(0)
+    assert service.shutdowns == [1]
+    assert not service.tpm.is_running
+
+
+@pytest.mark.parametrize(
+    ("number", "data", "expected"),
+    [
+        (0x5401, b"", errno.ENOTTY),  # TCGETS
+        (0xC0045000 | 99, bytes(4), errno.ENOTTY),
+        (ptm_ioctl.NUMBERS[ptm.Command.INIT], b"\0\0", errno.EINVAL),
+        (ptm_ioctl.NUMBERS[ptm.Command.HASH_DATA], b"\xff" * 4100, errno.EINVAL),
+    ],
+)
+def test_wrong_ioctls_are_refused(kernel, number, data, expected):
+    handle = kernel.open()
+    assert kernel.call(fuse.Opcode.IOCTL, kernel.ioctl_body(handle, number, data, 4))[0] == expected
+
+
+def test_unknown_opcodes_are_refused_and_forget_is_not_answered(kernel):
+    assert kernel.call(3, b"")[0] == errno.ENOSYS
+    assert kernel.send(fuse.Opcode.FORGET, bytes(8)) not in kernel.replies
+
+
+def test_a_short_frame_is_an_eio_not_a_crash(service, kernel):
+    assert kernel.call(fuse.Opcode.READ, b"\0\0\0")[0] == errno.EIO
+    assert service.events.failures[0].code is Code.PROTOCOL
+
+
+def test_too_many_open_files(kernel):
+    handles = [kernel.open() for _ in range(MAX_OPENERS)]
+    assert kernel.call(fuse.Opcode.OPEN, struct.pack("=II", 2, 0))[0] == errno.EMFILE
+    kernel.release(handles[0])
+    kernel.open()
+
+
+def test_a_fault_inside_costs_one_client_one_eio(service, kernel, monkeypatch):
+    handle = kernel.open()
+    monkeypatch.setattr(service.tpm, "execute", lambda *_: 1 / 0)
+    assert kernel.write(handle, GET_RANDOM)[0] == errno.EIO
+    monkeypatch.undo()
+    assert service.events.failures[0].code is Code.INTERNAL
+    assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+def test_a_successor_goes_on_with_open_files_and_unread_responses(service, kernel):
+    one, two = kernel.open(uid=STRANGER), kernel.open()
+    kernel.write(one, GET_RANDOM)
+    begun = kernel.read(one, 5)[1]
+    records = [record for record, _pending in service.frontend.openers()]
+    successor = service.make_frontend()
+    successor.adopt(records)
+    kernel.serve_one = successor.serve_one
+    assert len(begun + kernel.read(one)[1]) == 20
+    assert exchange(kernel, two, GET_RANDOM)[6:10] == bytes(4)
+    assert len({record.handle for record in records} | {kernel.open()}) == 3
+
+
+def test_a_successor_of_a_killed_process_serves_files_it_never_saw_opened(service, kernel):
+    handle = kernel.open()
+    kernel.serve_one = service.make_frontend().serve_one
+    assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+def test_requests_of_a_killed_process_get_one_eio(service, kernel):
+    service.frontend.give_up([40, 42])
+    kernel.collect()
+    assert kernel.replies == {40: (errno.EIO, b""), 42: (errno.EIO, b"")}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frame=st.binary(max_size=300), opcode=st.sampled_from([*fuse.Opcode, 0, 77]), body=st.binary(max_size=120))
+def test_no_frame_ends_in_an_exception(service, frame, opcode, body):
+    """Garbage, and right headers with garbage behind them."""
+    framed = struct.pack("=IIQQIIIHH", 40 + len(body), opcode, 6, 0, 0, 0, 1, 0, 0) + body
+    for data in (frame, framed):
+        reply = service.frontend.answer(memoryview(bytearray(data)))
+        assert reply is None or len(reply) >= 16
+        with suppress(IndexError):
+            service.posted.pop()()
+    assert not [failure for failure in service.events.failures if failure.code is Code.INTERNAL]

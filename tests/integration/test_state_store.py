@@ -1,0 +1,346 @@
+"""The store on real files: what it keeps, what it refuses, and that a refusal changes nothing."""
+
+import os
+import stat
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state import blob, files
+from swtpm_svc.state.store import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name, restore_previous
+
+HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}
+VERSIONS = list(HEADS)
+
+
+def payload(version: str, text: bytes = b"") -> bytes:
+    """Bytes that begin like the permanent state of such a TPM; the store looks no further."""
+    return HEADS[version] + text
+
+
+def content(directory: object) -> dict[str, bytes]:
+    """Every file but the lock, and what is in it."""
+    found = {}
+    for name in os.listdir(str(directory)):
+        path = os.path.join(str(directory), name)
+        if name != ".lock" and os.path.isfile(path):
+            with open(path, "rb") as file:
+                found[name] = file.read()
+    return found
+
+
+def refused(directory: object, version: str = "2.0") -> VtpmError:
+    """Opening fails, changes nothing and leaves nothing open."""
+    before, descriptors = content(directory), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(VtpmError) as caught:
+        Store.open(str(directory), version)
+    assert content(directory) == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert caught.value.remedy
+    assert "\n" not in caught.value.message + caught.value.remedy
+    return caught.value
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def made(tmp_path, version):
+    """A directory with two generations of a TPM in it, "new" and "old"."""
+    with Store.open(str(tmp_path), version) as store:
+        store.store(PERMALL, payload(version, b"old"))
+        store.store(PERMALL, payload(version, b"new"))
+    return tmp_path
+
+
+def permall_of(directory: object, version: str) -> str:
+    return os.path.join(str(directory), file_name(version, PERMALL))
+
+
+def write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def test_an_empty_directory_is_a_tpm_yet_to_be_made(tmp_path, version):
+    with Store.open(str(tmp_path), version) as store:
+        assert [store.load(name) for name in NAMES] == [None] * 3
+        assert store.sizes() == {}
+        assert store.generation == "-"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.binary(max_size=5000), min_size=1, max_size=4), name=st.sampled_from(NAMES))
+def test_what_is_stored_is_loaded(tmp_path, version, texts, name):
+    with Store.open(str(tmp_path), version) as store:
+        store.store(PERMALL, payload(version))
+        for text in texts:
+            store.store(name, payload(version, text))
+            assert store.load(name) == payload(version, text)
+    with Store.open(str(tmp_path), version) as store:
+        assert store.load(name) == payload(version, texts[-1])
+        assert store.sizes()[name] == len(store.raw(name) or b"")
+    assert not [file for file in os.listdir(tmp_path) if file.startswith("TMP")]
+
+
+def test_files_have_swtpms_names_and_are_the_owners_alone(made, version):
+    assert set(content(made)) == {file_name(version, PERMALL), file_name(version, PERMALL) + ".previous"}
+    assert file_name("2.0", PERMALL) == "tpm2-00.permall"
+    assert file_name("1.2", SAVESTATE) == "tpm-00.savestate"
+    assert {stat.S_IMODE(os.stat(made / name).st_mode) for name in os.listdir(made)} == {0o600}
+
+
+def test_the_generation_before_is_kept(made, version):
+    previous = content(made)[file_name(version, PERMALL) + ".previous"]
+    assert blob.payload(blob.decode(previous)) == payload(version, b"old")
+
+
+def test_of_the_volatile_state_no_generation_is_kept(made, version):
+    with Store.open(str(made), version) as store:
+        store.store(VOLATILESTATE, b"one")
+        store.store(VOLATILESTATE, b"two")
+    assert file_name(version, VOLATILESTATE) + ".previous" not in content(made)
+
+
+def test_the_generation_is_kept_without_hard_links_too(made, version, monkeypatch):
+    def no_links(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "link", no_links)
+    with Store.open(str(made), version) as store:
+        store.store(PERMALL, payload(version, b"newer"))
+    kept = content(made)[file_name(version, PERMALL) + ".previous"]
+    assert blob.payload(blob.decode(kept)) == payload(version, b"new")
+
+
+def test_the_generation_says_which_state_is_on_disk(made, version):
+    with Store.open(str(made), version) as store:
+        first = store.generation
+        assert store.generation == first
+        store.store(VOLATILESTATE, b"not permanent")
+        assert store.generation == first
+        store.store(PERMALL, payload(version, b"newer"))
+        assert float(store.generation) > float(first)
+        assert store.stores == 2
+        last = store.generation
+    with Store.open(str(made), version) as store:
+        assert store.generation == last
+
+
+def test_delete(made, version):
+    with Store.open(str(made), version) as store:
+        store.store(VOLATILESTATE, b"x")
+        store.delete(VOLATILESTATE, must_exist=True)
+        assert store.load(VOLATILESTATE) is None
+        store.delete(VOLATILESTATE, must_exist=False)
+        with pytest.raises(VtpmError) as caught:
+            store.delete(VOLATILESTATE, must_exist=True)
+        assert caught.value.code is Code.STATE_MISSING
+
+
+def test_state_blobs_go_in_and_what_is_none_does_not(made, version):
+    other = "1.2" if version == "2.0" else "2.0"
+    with Store.open(str(made), version) as store:
+        for data in (blob.encode_migration(payload(version, b"a")), blob.encode_plain(payload(version, b"a"))):
+            store.store_raw(PERMALL, data)
+            assert store.load(PERMALL) == payload(version, b"a")
+        before = content(made)
+        for data, code in (
+            (b"garbage", Code.STATE_CORRUPT),
+            (b"", Code.STATE_CORRUPT),
+            (blob.encode_migration(payload(other)), Code.STATE_FOREIGN),
+        ):
+            with pytest.raises(VtpmError, match="the permall blob") as caught:
+                store.store_raw(PERMALL, data)
+            assert caught.value.code is code
+        assert content(made) == before
+
+
+# what is refused
+
+
+def test_no_directory(tmp_path):
+    with pytest.raises(VtpmError) as caught:
+        Store.open(str(tmp_path / "none"), "2.0")
+    error = caught.value
+    assert error.code is Code.STATE_MISSING
+    assert error.message == f"the state directory {tmp_path}/none does not exist"
+    assert (error.remedy or "").startswith("make it: install -d -m 0700")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_in_place_of_the_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VtpmError, match="is not a directory"):
+        Store.open(str(tmp_path / "file"), "2.0")
+
+
+def test_every_truncation(made, version):
+    path = permall_of(made, version)
+    whole = content(made)[file_name(version, PERMALL)]
+    for length in range(len(whole)):
+        write(path, whole[:length])
+        error = refused(made, version)
+        assert error.code is Code.STATE_CORRUPT
+        assert error.message.startswith(f"{path} is damaged: it is ")
+        assert f"mv {path} {path}.bad && cp -p {path}.previous {path}" in (error.remedy or "")
+
+
+def test_every_flipped_bit(made, version):
+    """Of our own files; swtpm's have no checksum, and libtpms does not notice half of the bits of a TPM 2.0."""
+    path = permall_of(made, version)
+    whole = content(made)[file_name(version, PERMALL)]
+    codes = set()
+    for bit in range(len(whole) * 8):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        write(path, flipped)
+        try:
+            with Store.open(str(made), version) as store:
+                assert store.load(PERMALL) == payload(version, b"new")
+        except VtpmError as error:
+            codes.add(error.code)
+    assert codes == {Code.STATE_CORRUPT, Code.STATE_FOREIGN}
+
+
+def test_a_newer_format(made, version):
+    newer = bytearray(content(made)[file_name(version, PERMALL)])
+    newer[0:2] = b"\x04\x03"
+    write(permall_of(made, version), newer)
+    error = refused(made, version)
+    assert error.code is Code.STATE_FOREIGN
+    assert "format version 4" in error.message
+
+
+def test_the_other_versions_state_under_our_name(made, version):
+    other = "1.2" if version == "2.0" else "2.0"
+    write(permall_of(made, version), blob.encode_plain(payload(other)))
+    error = refused(made, version)
+    assert error.code is Code.STATE_FOREIGN
+    assert error.message.endswith(f"is the state of a TPM {other}, not of a TPM {version}")
+
+
+def test_both_versions_in_one_directory_do_not_mind_each_other(tmp_path):
+    for version in VERSIONS:
+        write(permall_of(tmp_path, version), blob.encode_plain(payload(version)))
+    for version in VERSIONS:
+        with Store.open(str(tmp_path), version) as store:
+            assert store.load(PERMALL) == payload(version)
+
+
+def test_a_damaged_volatile_state(made, version):
+    path = os.path.join(str(made), file_name(version, VOLATILESTATE))
+    write(path, b"\x02\x01")
+    error = refused(made, version)
+    assert error.code is Code.STATE_CORRUPT
+    assert (error.remedy or "").endswith(f"mv {path} {path}.bad")
+
+
+def test_a_directory_a_fifo_and_a_link_in_place_of_the_file(tmp_path):
+    path = permall_of(tmp_path, "2.0")
+    os.mkdir(path)
+    assert refused(tmp_path).code is Code.STATE_UNREADABLE
+    os.rmdir(path)
+    os.mkfifo(path)
+    assert refused(tmp_path).code is Code.STATE_UNREADABLE
+    os.unlink(path)
+    os.symlink("/etc/hostname", path)
+    error = refused(tmp_path)
+    assert error.code is Code.STATE_UNREADABLE
+    assert "symbolic link" in error.message
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with open(permall_of(tmp_path, "2.0"), "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(VtpmError, match="1099511627776 bytes; no TPM's state is that large") as caught:
+        Store.open(str(tmp_path), "2.0")
+    assert caught.value.code is Code.STATE_CORRUPT
+
+
+@pytest.mark.parametrize("left", ["tpm2-00.volatilestate", "tpm2-00.savestate", "tpm2-00.permall.previous", "TMP2-00.permall"])
+def test_a_tpm_is_not_made_anew_where_there_are_traces_of_one(tmp_path, left):
+    write(str(tmp_path / left), blob.encode_plain(payload("2.0")))
+    error = refused(tmp_path)
+    assert error.code is Code.STATE_CORRUPT
+    assert error.message == f"{tmp_path}/tpm2-00.permall is missing, but {left} is there"
+    path = permall_of(tmp_path, "2.0")
+    remedies = {
+        "tpm2-00.permall.previous": f"restore the previous generation: cp -p {path}.previous {path}",
+        "TMP2-00.permall": f"restore it from a backup, or if this TPM was never used: rm {tmp_path}/TMP2-00.permall",
+    }
+    assert remedies.get(left, "restore it from a backup") in (error.remedy or "")
+
+
+def test_what_a_crash_left_is_removed_when_there_is_a_good_state(made, version):
+    left = "TMP2-00." if version == "2.0" else "TMP-00."
+    for name in NAMES:
+        write(str(made / (left + name)), b"half of it")
+    Store.open(str(made), version).close()
+    assert set(content(made)) == {file_name(version, PERMALL), file_name(version, PERMALL) + ".previous"}
+
+
+def test_what_a_crash_left_stays_when_there_is_none(made, version):
+    left = "TMP2-00.permall" if version == "2.0" else "TMP-00.permall"
+    write(str(made / left), b"half of it")
+    write(permall_of(made, version), b"damaged")
+    refused(made, version)
+    assert (made / left).exists()
+
+
+def test_a_payload_that_libtpms_refuses(made, version):
+    path = permall_of(made, version)
+    with Store.open(str(made), version) as store:
+        error = store.damaged(PERMALL, "libtpms: 0x9")
+    assert error.code is Code.STATE_CORRUPT
+    assert error.message == f"{path} is damaged: libtpms: 0x9"
+    assert f"cp -p {path}.previous {path}" in (error.remedy or "")
+
+
+# restoring
+
+
+def test_the_remedy_works_as_it_is_printed(made, version):
+    path = permall_of(made, version)
+    write(path, b"damaged")
+    remedy = refused(made, version).remedy or ""
+    assert os.system(remedy.split(": ", 1)[1]) == 0
+    with Store.open(str(made), version) as store:
+        assert store.load(PERMALL) == payload(version, b"old")
+
+
+@pytest.mark.parametrize("damage", [b"damaged", None])
+def test_restore_previous(made, version, damage):
+    path = permall_of(made, version)
+    with Store.open(str(made), version) as store:
+        store.store(VOLATILESTATE, b"of the generation that goes")
+    os.unlink(path)
+    if damage is not None:
+        write(path, damage)
+    restored = restore_previous(str(made), version)
+    assert restored.path == path
+    volatile = os.path.join(str(made), file_name(version, VOLATILESTATE))
+    assert restored.set_aside == ((path + ".bad",) if damage else ()) + (volatile + ".bad",)
+    found = content(made)
+    assert found.get(file_name(version, PERMALL) + ".bad") == damage
+    assert set(restored.set_aside) == {str(made / name) for name in found if name.endswith(".bad")}
+    with Store.open(str(made), version) as store:
+        assert store.load(PERMALL) == payload(version, b"old")
+        assert store.load(VOLATILESTATE) is None
+
+
+@pytest.mark.parametrize("previous", [None, b"damaged"])
+def test_restore_previous_does_nothing_without_a_good_one(made, version, previous):
+    path = permall_of(made, version)
+    os.unlink(path + ".previous")
+    if previous:
+        write(path + ".previous", previous)
+    before = content(made)
+    with pytest.raises(VtpmError) as caught:
+        restore_previous(str(made), version)
+    assert caught.value.code is (Code.STATE_CORRUPT if previous else Code.STATE_MISSING)
+    assert content(made) == before

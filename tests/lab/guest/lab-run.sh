@@ -1,0 +1,8 @@
+#!/bin/bash
+# In the image, started by lab.service: unpack the disk "in" into /root/in and run what it brings. All else is in run.sh there,
+# so that a change of it needs no new image.
+read -r up _ </proc/uptime; echo "LAB: start at $up s" >/dev/console
+modprobe -aq virtio_pci virtio_blk; udevadm settle
+mkdir -p /root/in /root/out; cd /root/in || exit 1
+tar -xf /dev/disk/by-id/virtio-in
+exec ./run.sh

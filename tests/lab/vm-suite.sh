@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034
+# Sourced by the other vm-*.sh: which Debian, which packages, where the image lives
+set -euo pipefail
+SUITE=${SUITE:-bookworm}          # bookworm: systemd 252; trixie: 257; sid
+case $SUITE in bookworm | trixie | sid) ;; *) echo "vm-suite.sh: SUITE is $SUITE, expected bookworm, trixie or sid" >&2; exit 64;; esac
+LAB_CACHE=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vtpm-lab}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); project=$(cd "$here/../.." && pwd)
+image_dir=$LAB_CACHE/$SUITE       # rootfs/ buildroot/ root.img vmlinuz inputs payload/
+root=$image_dir/rootfs build=$image_dir/buildroot
+keyring=${LAB_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
+
+# in the machine
+base_pkgs=systemd,systemd-sysv,udev,dbus,kmod,mount,procps,passwd,e2fsprogs,util-linux,iproute2,sudo,strace
+base_pkgs+=,python3,python3-cffi-backend,python3-systemd,python3-pyfuse3,python3-pytest
+base_pkgs+=,libtpms0,tpm2-tools,tpm-tools,trousers,swtpm,swtpm-tools
+base_pkgs+=,policycoreutils,selinux-policy-default,selinux-utils,semodule-utils,auditd
+case $SUITE in bookworm) base_pkgs+=,libtss2-tcti-device0;; *) base_pkgs+=,libtss2-tcti-device0t64;; esac
+# added in the build root only
+build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev pkgconf selinux-policy-dev checkpolicy"
+
+say() { echo "== $SECONDS s: $*"; }
+
+# the archive that apt uses here; LAB_MIRROR and LAB_SECURITY_MIRROR ("none": do without) override it
+apt_site() { # LABEL PATH-END
+  local site
+  # shellcheck disable=SC2016
+  site=$(apt-get indextargets --format '$(LABEL)|$(SITE)' 'Created-By: Packages' 2>/dev/null | awk -F'|' -v l="$1" '$1==l{print $2; exit}')
+  [ -n "$site" ] || site=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
+    grep -v '^ *#' | grep -oE '[a-z+]+://[^] ]+' | sed 's,/*$,,' | grep -m1 "$2\$" || :)
+  printf '%s' "$site"
+}
+apt_lines() { # for mmdebstrap and for apt in the build root
+  local main security
+  main=${LAB_MIRROR:-$(apt_site Debian /debian)}; security=${LAB_SECURITY_MIRROR:-$(apt_site Debian-Security /debian-security)}
+  [ -n "$main" ] || { printf 'no Debian archive in the configuration of apt\n  remedy: set LAB_MIRROR\n' >&2; return 1; }
+  echo "deb [signed-by=$keyring] $main $SUITE main"
+  [ "$SUITE" = sid ] || [ -z "$security" ] || [ "$security" = none ] || echo "deb [signed-by=$keyring] $security $SUITE-security main"
+}
+
+# in_build_root [-b HOSTDIR:DIR]... COMMAND... : run it in the build root, with HOSTDIR visible as DIR; the mounts go with it
+in_build_root() {
+  local binds=() option OPTIND=1
+  while getopts b: option; do case $option in b) binds+=("$OPTARG");; *) return 64;; esac; done
+  shift $((OPTIND - 1))
+  # shellcheck disable=SC2016
+  unshare --mount --pid --fork bash -ec '
+    root=$1; n=$2; shift 2; mount -t proc proc "$root/proc"
+    for d in null zero full random urandom; do [ -c "$root/dev/$d" ] || { :>"$root/dev/$d"; mount --bind "/dev/$d" "$root/dev/$d"; }; done
+    while [ "$n" -gt 0 ]; do mkdir -p "$root/${1#*:}"; mount --bind "${1%%:*}" "$root/${1#*:}"; shift; n=$((n - 1)); done
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8; exec chroot "$root" "$@"' \
+    - "$build" "${#binds[@]}" ${binds[@]+"${binds[@]}"} "$@" </dev/null
+}

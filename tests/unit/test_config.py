@@ -1,0 +1,363 @@
+"""The configuration: what is accepted, and the exact words for what is not."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.service import config
+
+PATH = "/etc/vtpm.d/vtpm0.toml"
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+
+
+def refused(text: str) -> VtpmError:
+    with pytest.raises(VtpmError) as caught:
+        config.parse(text, PATH, "vtpm0")
+    return caught.value
+
+
+def test_an_empty_file_is_a_tpm_2_with_every_default():
+    assert config.parse("", PATH, "vtpm7") == config.Config(
+        instance="vtpm7",
+        path=PATH,
+        tpm=config.TpmConfig(version="2.0", power_on="auto", startup="none"),
+        device=config.DeviceConfig(name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
+        state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
+        control=config.ControlConfig(group="vtpm-admin"),
+        log=config.LogConfig(level="info"),
+    )
+
+
+def test_every_value_is_taken():
+    loaded = config.parse(
+        """
+        [tpm]
+        version = "1.2"
+        power-on = "manual"
+        startup = "deactivated"
+        [device]
+        name = "tpm-for_tests.1"
+        major = 240
+        minor = 1048575
+        owner = "1000"
+        group = "Domain.Users"
+        mode = "600"
+        [state]
+        directory = "/srv//tpm/x/"
+        [control]
+        group = "wheel"
+        [log]
+        level = "debug"
+        """,
+        PATH,
+        "vtpm0",
+    )
+    assert loaded.tpm == config.TpmConfig("1.2", "manual", "deactivated")
+    assert loaded.device == config.DeviceConfig("tpm-for_tests.1", 240, 1048575, "1000", "Domain.Users", 0o600)
+    assert loaded.device.node == "/dev/tpm-for_tests.1"
+    assert loaded.state.directory == "/srv/tpm/x"
+    assert loaded.control.group == "wheel"
+    assert loaded.log.level == "debug"
+
+
+TABLES = "[tpm], [device], [state], [control], [log]"
+
+WRONG = [
+    # tables
+    ("[tmp]", f"found the table [tmp], expected one of {TABLES}", "write [tpm]"),
+    ("[network]", f"found the table [network], expected one of {TABLES}", "remove it, or see vtpm.d(5)"),
+    ("tpm = 3", "[tpm]: found the integer 3, expected a table", "write [tpm] on a line of its own and the keys below it"),
+    ("[[tpm]]", "[tpm]: found an array, expected a table", "write [tpm] on a line of its own and the keys below it"),
+    ('version = "2.0"', f'found "version" outside of any table, expected one of {TABLES}', "write it below the line [tpm]"),
+    ("colour = 1", f'found "colour" outside of any table, expected one of {TABLES}', "write it below its table, see vtpm.d(5)"),
+    # keys
+    (
+        '[tpm]\npower_on = "auto"',
+        "[tpm]: found the key power_on, expected version, power-on or startup",
+        "write power-on instead of power_on",
+    ),
+    (
+        '[tpm]\nmode = "0660"',
+        "[tpm]: found the key mode, expected version, power-on or startup",
+        "write it below the line [device]",
+    ),
+    ("[log]\ncolour = 1", "[log]: found the key colour, expected level", "remove colour, or see vtpm.d(5)"),
+    ('[log]\n"a\\nb" = 1', "[log]: found the key a\\nb, expected level", "remove a\\nb, or see vtpm.d(5)"),
+    # types
+    ("[tpm]\nversion = 2.0", '[tpm] version: found the float 2.0, expected "1.2" or "2.0"', 'write for example: version = "2.0"'),
+    (
+        "[tpm]\npower-on = true",
+        '[tpm] power-on: found the boolean true, expected "auto" or "manual"',
+        'write for example: power-on = "auto"',
+    ),
+    ("[device]\nmajor = true", "[device] major: found the boolean true, expected an integer from 0 to 511", None),
+    ('[device]\nmajor = "0"', '[device] major: found the string "0", expected an integer from 0 to 511', None),
+    ("[device]\nminor = 1.0", "[device] minor: found the float 1.0, expected an integer from 0 to 1048575", None),
+    ("[device]\nname = []", "[device] name: found an array, expected 1 to 32 letters,", 'write for example: name = "vtpm0"'),
+    ("[device]\nowner = 0", "[device] owner: found the integer 0, expected the name or the number of a user", None),
+    ("[device.group]", "[device] group: found a table, expected the name or the number of a group", None),
+    (
+        "[device]\nmode = 660",
+        '[device] mode: found the integer 660, expected three octal digits in quotes, such as "0660"',
+        'write for example: mode = "0660"',
+    ),
+    (
+        "[state]\ndirectory = 1979-05-27",
+        "[state] directory: found the date or time 1979-05-27, expected an absolute path without ..",
+        'write for example: directory = "/var/lib/vtpm/vtpm0"',
+    ),
+    # values
+    ('[tpm]\nversion = "3.0"', '[tpm] version: found "3.0", expected "1.2" or "2.0"', None),
+    ('[tpm]\nstartup = "Clear"', '[tpm] startup: found "Clear", expected "none", "clear", "state" or "deactivated"', None),
+    ("[device]\nmajor = 512", "[device] major: found 512, expected an integer from 0 to 511", None),
+    ("[device]\nmajor = -1", "[device] major: found -1, expected an integer from 0 to 511", None),
+    ("[device]\nminor = 1048576", "[device] minor: found 1048576, expected an integer from 0 to 1048575", None),
+    ('[device]\nname = "../null"', '[device] name: found "../null", expected 1 to 32 letters,', None),
+    ('[device]\nname = "a/b"', '[device] name: found "a/b", expected 1 to 32 letters,', None),
+    ('[device]\nname = ""', '[device] name: found "", expected 1 to 32 letters,', None),
+    (f'[device]\nname = "{"a" * 33}"', f'[device] name: found "{"a" * 33}", expected 1 to 32 letters,', None),
+    ('[device]\nowner = "a b"', '[device] owner: found "a b", expected the name or the number of a user', None),
+    ('[device]\ngroup = "$(id)"', '[device] group: found "$(id)", expected the name or the number of a group', None),
+    ('[device]\nmode = "rw-rw----"', '[device] mode: found "rw-rw----", expected three octal digits in quotes,', None),
+    ('[device]\nmode = "4755"', '[device] mode: found "4755", expected three octal digits in quotes,', None),
+    ('[state]\ndirectory = "state"', '[state] directory: found "state", expected an absolute path without ..', None),
+    ('[state]\ndirectory = "/a/../b"', '[state] directory: found "/a/../b", expected an absolute path without ..', None),
+    ('[state]\ndirectory = "/a\\u0000"', '[state] directory: found "/a\\x00", expected an absolute path without ..', None),
+    ('[control]\ngroup = "-x"', '[control] group: found "-x", expected the name or the number of a group', None),
+    ('[log]\nlevel = "loud"', '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"', None),
+    # values that do not go together
+    (
+        '[tpm]\nstartup = "deactivated"',
+        '[tpm] startup: found "deactivated", expected "none", "clear" or "state" for a TPM 2.0',
+        'write startup = "clear", or version = "1.2"',
+    ),
+    # TOML itself, with the line
+    ("[tpm]\nversion = 2.x", "line 2, column 12: Expected", None),
+    ("[tpm]\n\nversion", "line 3: Expected", None),
+    ('[tpm]\nversion = "1.2"\nversion = "2.0"\n', "line 3", None),
+    ('[log]\nlevel = "info', "line 2: Unterminated string", None),
+    ("[log]\nlevel = " + "1" * 5000, "line 2: Exceeds the limit", None),
+    ("a = " + "[" * 100000, "nested too deeply", None),
+    ("[device]\nminor = 0x" + "f" * 5000, "[device] minor: found an integer of thousands of digits, expected", None),
+]
+
+
+@pytest.mark.parametrize(("text", "message", "remedy"), WRONG, ids=[text[:40] for text, _, _ in WRONG])
+def test_what_is_wrong_is_named_with_what_is_expected(text, message, remedy):
+    error = refused(text)
+    assert error.code is Code.CONFIG_INVALID
+    assert error.message.startswith(f"{PATH}: {message}")
+    assert error.remedy
+    if remedy is not None:
+        assert error.remedy == remedy
+
+
+@given(st.text(max_size=300))
+def test_any_text_parses_or_is_refused(text):
+    parse_or_refuse(text)
+
+
+def toml_values() -> "st.SearchStrategy[str]":
+    odd = ['"\\u0000"', "[]", "{}", "1979-05-27T07:32:00", "inf", "nan", "-0", "0x7fffffffffffffffff", '"""\na\n"""', "true"]
+    return st.one_of(
+        st.sampled_from([*odd, '"1.2"', '"2.0"', '"auto"', '"0660"', '"/x"', '"info"', '"clear"', '"state"']),
+        st.integers().map(str),
+        st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters='"\\\x7f'), max_size=40).map(
+            '"{}"'.format
+        ),
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([table.name for table in config.SCHEMA]),
+            st.sampled_from([key.name for table in config.SCHEMA for key in table.keys]),
+            toml_values(),
+        ),
+        max_size=6,
+    )
+)
+def test_any_keys_with_any_values_parse_or_are_refused(settings):
+    parse_or_refuse("\n".join(f"{table}.{key} = {value}" for table, key, value in settings))
+
+
+def parse_or_refuse(text: str) -> None:
+    loaded, refusal = None, None
+    try:
+        loaded = config.parse(text, PATH, "vtpm0")
+    except VtpmError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.code is Code.CONFIG_INVALID
+        assert refusal.remedy
+        assert (refusal.message + refusal.remedy).isprintable()
+        assert len(refusal.message) < 400
+    if loaded is not None:
+        assert re.fullmatch(r"[A-Za-z0-9][\w.-]{0,31}", loaded.device.name, re.ASCII)
+        assert 0 <= loaded.device.mode <= 0o777
+        assert loaded.state.directory.startswith("/")
+        assert loaded.tpm.version in ("1.2", "2.0")
+
+
+# --- names of instances ----------------------------------------------------------------------------------------------
+
+
+def test_the_default_path():
+    assert config.default_path("vtpm0") == "/etc/vtpm.d/vtpm0.toml"
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 33, "vtpm@0"])
+def test_no_other_name_becomes_a_path(name):
+    for use in (config.default_path, config.check_instance, lambda instance: config.parse("", PATH, instance)):
+        with pytest.raises(VtpmError) as caught:
+            use(name)
+        assert caught.value.code is Code.USAGE
+        assert caught.value.message.isprintable()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read everything: be somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def load_error(path: object) -> VtpmError:
+    with pytest.raises(VtpmError) as caught:
+        config.load(str(path), "vtpm0")
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_a_file_is_loaded(tmp_path):
+    file = tmp_path / "vtpm0.toml"
+    file.write_text('[tpm]\nversion = "1.2"\n')
+    loaded = config.load(str(file), "vtpm0")
+    assert (loaded.tpm.version, loaded.path) == ("1.2", str(file))
+
+
+def test_a_missing_file(tmp_path):
+    error = load_error(tmp_path / "vtpm0.toml")
+    assert error.code is Code.CONFIG_MISSING
+    assert error.message == f"{tmp_path}/vtpm0.toml does not exist"
+    assert error.remedy == f"create it; an empty file is a TPM 2.0 at /dev/vtpm0: touch {tmp_path}/vtpm0.toml"
+    (tmp_path / "file").touch()
+    assert load_error(tmp_path / "file" / "vtpm0.toml").code is Code.CONFIG_MISSING
+
+
+def test_a_file_that_may_not_be_read():
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        file = Path(directory) / "vtpm0.toml"
+        file.touch(mode=0o000)
+        with unprivileged():
+            error = load_error(file)
+    assert error.code is Code.CONFIG_UNREADABLE
+    assert error.message == f"{file}: Permission denied"
+
+
+def test_what_is_no_file(tmp_path):
+    error = load_error(tmp_path)
+    assert (error.code, error.message) == (Code.CONFIG_UNREADABLE, f"{tmp_path}: found a directory, expected a file")
+    fifo = tmp_path / "fifo.toml"
+    os.mkfifo(fifo)
+    assert load_error(fifo).message == f"{fifo}: found a special file, expected a file"
+    loop = tmp_path / "loop.toml"
+    loop.symlink_to(loop)
+    assert load_error(loop).code is Code.CONFIG_UNREADABLE
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    file = tmp_path / "vtpm0.toml"
+    file.write_bytes(b"[tpm]\n# \xe9t\xe9\n")
+    error = load_error(file)
+    assert error.code is Code.CONFIG_INVALID
+    assert error.message == f"{file}: line 2: found the byte 0xe9, expected text in UTF-8"
+
+
+def test_a_file_that_does_not_end(tmp_path):
+    file = tmp_path / "vtpm0.toml"
+    file.write_bytes(b"#" * (64 * 1024))
+    config.load(str(file), "vtpm0")
+    file.write_bytes(b"#" * (64 * 1024 + 1))
+    error = load_error(file)
+    assert (error.code, "more than 65536 bytes" in error.message) == (Code.CONFIG_INVALID, True)
+
+
+def test_failures_leave_no_descriptor_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        load_error(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_instances_are_the_toml_files(tmp_path):
+    for name in ("b.toml", "a.toml", "a.toml.rpmnew", ".hidden.toml", "with space.toml", "README"):
+        (tmp_path / name).touch()
+    assert config.instances(str(tmp_path)) == ["a", "b"]
+    with pytest.raises(VtpmError) as caught:
+        config.instances(str(tmp_path / "none"))
+    assert caught.value.code is Code.CONFIG_MISSING
+
+
+# --- what the daemon asks further ------------------------------------------------------------------------------------
+
+
+def test_changes_say_what_a_reload_takes_over():
+    old = config.parse("", PATH, "vtpm0")
+    new = config.parse('[log]\nlevel = "debug"\n[control]\ngroup = "wheel"\n[device]\nmode = "0600"\n', PATH, "vtpm0")
+    assert config.changes(old, old) == []
+    assert config.changes(old, new) == [
+        config.Change("device", "mode", reloads=False),
+        config.Change("control", "group", reloads=True),
+        config.Change("log", "level", reloads=True),
+    ]
+
+
+def test_accounts_are_looked_up():
+    assert (config.user_id("root"), config.user_id("1234")) == (0, 1234)
+    assert (config.group_id("root"), config.group_id("1234")) == (0, 1234)
+    for look_up, kind in ((config.user_id, "user"), (config.group_id, "group")):
+        with pytest.raises(VtpmError) as caught:
+            look_up("no-such-account")
+        assert (caught.value.code, caught.value.message) == (Code.USER_MISSING, f"there is no {kind} no-such-account")
+
+
+def test_defaults_satisfy_their_own_rules():
+    for table in config.SCHEMA:
+        for key in table.keys:
+            default = key.default.format(instance="vtpm0") if isinstance(key.default, str) else key.default
+            assert type(default) is key.kind.type
+            key.kind.read(default)
+
+
+@pytest.mark.parametrize("name", ["vtpm0", "vtpm1"])
+def test_the_examples_show_every_key_with_its_default(name):
+    text = (ROOT / f"etc/vtpm.d/{name}.toml").read_text()
+    config.parse(text, PATH, name)
+    shown = re.sub(r"^#(?=[a-z-]+ = )", "", text, flags=re.MULTILINE)
+    loaded = config.parse(re.sub(r"^(version|startup) = .*", "", shown, flags=re.MULTILINE), PATH, name)
+    assert loaded == config.parse("", PATH, name)
+    for table in config.SCHEMA:
+        assert f"\n[{table.name}]\n" in text
+        for key in table.keys:
+            assert re.search(rf"^#?{key.name} = ", text, re.MULTILINE), key.name

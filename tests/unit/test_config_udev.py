@@ -1,0 +1,106 @@
+"""vtpm-udev-properties: what udev is told about a device, and that nothing else can get into it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swtpm_svc.service import config, udev_properties
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def answer(device: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> "tuple[int, str]":
+    status = udev_properties.main([device], str(directory))
+    return status, capsys.readouterr().out
+
+
+def test_the_defaults_of_an_empty_file(tmp_path, capsys):
+    (tmp_path / "vtpm0.toml").touch()
+    assert answer("vtpm0", tmp_path, capsys) == (
+        0,
+        "VTPM_INSTANCE=vtpm0\nVTPM_OWNER=root\nVTPM_GROUP=vtpm\nVTPM_MODE=0660\n",
+    )
+
+
+def test_the_device_is_found_by_the_name_in_the_file(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text('[device]\nname = "vtpm5"\nowner = "alice"\ngroup = "4711"\nmode = "600"\n')
+    (tmp_path / "b.toml").write_text('[device]\nname = "vtpm6"\n')
+    assert answer("vtpm5", tmp_path, capsys) == (
+        0,
+        "VTPM_INSTANCE=a\nVTPM_OWNER=alice\nVTPM_GROUP=4711\nVTPM_MODE=0600\n",
+    )
+    assert answer("a", tmp_path, capsys) == (1, "")
+
+
+def test_of_two_files_the_one_with_the_devices_own_name_wins(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text('[device]\nname = "vtpm0"\ngroup = "first"\n')
+    (tmp_path / "vtpm0.toml").write_text('[device]\ngroup = "own"\n')
+    assert "VTPM_GROUP=own\n" in answer("vtpm0", tmp_path, capsys)[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[device]\nowner = "root\\nENV{X}=1"\n',
+        '[device]\ngroup = "$(reboot)"\n',
+        '[device]\ngroup = "a b"\n',
+        '[device]\nmode = "0660\\n"\n',
+        '[device]\nmode = "6777"\n',
+        "[device\n",
+        "\ud800",
+    ],
+)
+def test_a_wrong_file_names_no_device(tmp_path, capsys, text):
+    (tmp_path / "vtpm0.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert answer("vtpm0", tmp_path, capsys) == (1, "")
+
+
+@given(owner=st.text(max_size=12), group=st.text(max_size=12), mode=st.text(max_size=6))
+def test_no_value_leaves_its_line(tmp_path_factory, owner, group, mode):
+    directory = tmp_path_factory.mktemp("config")
+    quoted = ["".join(f"\\U{ord(char):08x}" for char in text) for text in (owner, group, mode)]
+    (directory / "vtpm0.toml").write_text('[device]\nowner = "{}"\ngroup = "{}"\nmode = "{}"\n'.format(*quoted))
+    found = udev_properties.find("vtpm0", str(directory))
+    if found is not None:
+        lines = udev_properties.properties(found).splitlines()
+        assert lines == [
+            f"VTPM_INSTANCE={'vtpm0'}",
+            f"VTPM_OWNER={owner}",
+            f"VTPM_GROUP={group}",
+            f"VTPM_MODE={int(mode, 8):04o}",
+        ]
+        assert all(char.isalnum() or char in "_.-=" for line in lines for char in line)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../vtpm0", "a/b", "x" * 300, "vtpm0\n"])
+def test_other_kernel_names_name_nothing(tmp_path, capsys, name):
+    (tmp_path / "vtpm0.toml").touch()
+    assert answer(name, tmp_path, capsys) == (1, "")
+
+
+def test_no_directory_is_no_answer(tmp_path, capsys):
+    assert answer("vtpm0", tmp_path / "none", capsys) == (1, "")
+
+
+def test_it_wants_one_argument(capsys):
+    assert udev_properties.main([]) == 64
+    assert udev_properties.main(["a", "b"]) == 64
+    assert capsys.readouterr().out == ""
+
+
+def test_as_a_program_it_imports_nothing_slow():
+    slow = {"argparse", "logging", "subprocess", "pathlib", "json", "asyncio", "socket", "difflib"}
+    code = (  # what the interpreter's own start has imported (.pth files) is not ours
+        "import sys; before = set(sys.modules); from swtpm_svc.service import udev_properties; "
+        f"print(sorted({slow} & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_default_directory_is_the_configurations():
+    assert udev_properties.main.__defaults__ == (config.CONFIG_DIRECTORY,)

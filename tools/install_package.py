@@ -1,0 +1,99 @@
+"""Install the Python package, its extension and its commands below DESTDIR, for the Python that runs this.
+
+usage: python3 tools/install_package.py PREFIX [DESTDIR]
+
+`make install` calls it. Nothing is fetched: setuptools, wheel and cffi are those of this Python.
+"""
+
+import compileall
+import configparser
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent
+COMMAND = "#!{python} -I\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
+
+
+def site_directory(prefix: str) -> str:
+    """Where this Python looks for packages below `prefix`; a place of the usual form if it looks nowhere there."""
+    for directory in site.getsitepackages():
+        below = os.path.relpath(directory, prefix).split(os.sep)
+        if below[0] in ("lib", "lib64"):
+            return directory
+    return f"{prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+
+
+def build_wheel(target: Path) -> Path:
+    # from a copy: a build leaves files in the tree, and the tree may be read-only or somebody else's
+    tree = target / "source"
+    shutil.copytree(
+        SOURCE / "swtpm_svc", tree / "swtpm_svc", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_libtpms.c")
+    )
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        if (SOURCE / name).exists():
+            shutil.copy(SOURCE / name, tree)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(target),
+        ".",
+    ]
+    subprocess.run(command, cwd=tree, check=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+def unpack(wheel: Path, directory: Path) -> None:
+    for old in [directory / "swtpm_svc", *directory.glob("swtpm_svc-*.dist-info")]:
+        shutil.rmtree(old, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory)
+    for path in [directory / "swtpm_svc", *(directory / "swtpm_svc").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
+
+
+def install_commands(directory: Path, bin_directory: Path) -> None:
+    (entry_points,) = directory.glob("swtpm_svc-*.dist-info/entry_points.txt")
+    parser = configparser.ConfigParser(delimiters=("=",))
+    parser.read(entry_points)
+    bin_directory.mkdir(parents=True, exist_ok=True)
+    for name, target in parser["console_scripts"].items():
+        module, _, function = target.partition(":")
+        path = bin_directory / name
+        path.write_text(COMMAND.format(python=sys.executable, module=module, function=function))
+        path.chmod(0o755)
+
+
+def main(prefix: str, destdir: str = "") -> int:
+    os.umask(0o022)
+    directory = site_directory(prefix)
+    target = Path(destdir + directory)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(build_wheel(Path(folder)), target)
+    install_commands(target, Path(f"{destdir}{prefix}/bin"))
+    # the daemon is started with -B and as a user who may not write here
+    compiled = compileall.compile_dir(
+        str(target / "swtpm_svc"), quiet=1, stripdir=destdir or None, prependdir="/" if destdir else None
+    )
+    print(f"installed {directory}/swtpm_svc")
+    if directory not in sys.path:
+        print(f"  {sys.executable} does not look there: set PYTHONPATH, or choose another PREFIX", file=sys.stderr)
+    return 0 if compiled else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
