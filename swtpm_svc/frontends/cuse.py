@@ -43,7 +43,7 @@ CAPABILITIES = ptm.Capability.ALL & ~ptm.Capability.SET_DATAFD
 
 
 class Waiters(Protocol):
-    """The ids of requests that are answered later, kept where a successor finds them."""
+    """Ids of requests that are answered later, or poll handles that are to be woken, kept where a successor finds them."""
 
     def add(self, unique: int) -> bool: ...
 
@@ -77,7 +77,7 @@ class OpenerRecord(NamedTuple):
 class _Opener:
     """One open file of the device."""
 
-    __slots__ = ("caller", "download", "handle", "pending", "poll_handle", "position", "reader", "response", "upload")
+    __slots__ = ("caller", "download", "handle", "lost", "pending", "poll_handle", "position", "reader", "response", "upload")
 
     def __init__(self, handle: int, caller: cuse.Caller) -> None:
         self.handle = handle
@@ -92,6 +92,8 @@ class _Opener:
         self.poll_handle = 0
         self.download: Optional[Download] = None
         self.upload: Optional[Upload] = None
+        #: A predecessor was killed, perhaps with a response for this file: the next read, if it comes first, is an EIO.
+        self.lost = False
 
 
 class CuseFrontend:
@@ -105,6 +107,7 @@ class CuseFrontend:
         fd: int,
         slot: memoryview,
         waiters: Waiters,
+        polls: Waiters,
         tpm: Tpm,
         controller: Controller,
         executor: Executor,
@@ -117,6 +120,7 @@ class CuseFrontend:
         self._slot = slot
         self._slots = [slot]
         self._waiters = waiters
+        self._polls = polls
         self._tpm = tpm
         self._controller = controller
         self._executor = executor
@@ -201,10 +205,13 @@ class CuseFrontend:
         opener = self._openers.get(handle)
         if opener is None:  # opened with a predecessor that was killed
             opener = self._openers[handle] = _Opener(handle, caller)
+            opener.lost = True
         return opener
 
     def _release(self, request: cuse.Release) -> bytes:
-        self._openers.pop(request.handle, None)
+        opener = self._openers.pop(request.handle, None)
+        if opener is not None and opener.poll_handle:
+            self._polls.discard(opener.poll_handle)
         return cuse.reply_empty(request.unique)
 
     def _nothing(self, request: "cuse.Flush | cuse.Fsync") -> bytes:
@@ -232,6 +239,7 @@ class CuseFrontend:
         if length > size:
             return cuse.reply_error(unique, errno.EINVAL)
         opener.download = None
+        opener.lost = False
         self.commands += 1
         if self._executor.busy or code in self._long_running:
             return self._write_later(opener, request, code)
@@ -281,6 +289,9 @@ class CuseFrontend:
             return cuse.reply_data(unique, data)
         if opener.download is not None:
             return cuse.reply_data(unique, opener.download.read(size))
+        if opener.lost:
+            opener.lost = False
+            return cuse.reply_error(unique, errno.EIO)
         if not opener.pending:
             return cuse.reply_data(unique, b"")
         if flags & os.O_NONBLOCK:
@@ -316,13 +327,18 @@ class CuseFrontend:
 
     def _poll(self, request: cuse.Poll) -> bytes:
         opener = self._opener(request.handle, request.caller)
-        opener.poll_handle = request.poll_handle if request.flags & fuse.POLL_SCHEDULE_NOTIFY else 0
+        if request.flags & fuse.POLL_SCHEDULE_NOTIFY and not opener.poll_handle:
+            opener.poll_handle = request.poll_handle
+            self._polls.add(request.poll_handle)
+        if opener.lost:  # who waits for a response that will not come must learn of it
+            return cuse.reply_poll(request.unique, _READABLE | _WRITABLE)
         readable = opener.response is not None or (opener.download is not None and not opener.download.finished)
         events = _READABLE if readable else 0 if opener.pending else _WRITABLE
         return cuse.reply_poll(request.unique, events)
 
     def _wake(self, opener: _Opener) -> None:
         poll_handle, opener.poll_handle = opener.poll_handle, 0  # who wants to know more polls again
+        self._polls.discard(poll_handle)
         self._send(cuse.notify_poll(poll_handle))
 
     # --- control -------------------------------------------------------------------------------------------------
@@ -406,6 +422,12 @@ class CuseFrontend:
         for record in records:
             opener = self._opener(record.handle, cuse.Caller(record.uid, record.gid, record.pid))
             opener.response = record.response or None
+            opener.lost = False
+
+    def wake_all(self, poll_handles: "list[int]") -> None:
+        """Have all who polled with a predecessor poll again."""
+        for poll_handle in poll_handles:
+            self._send(cuse.notify_poll(poll_handle))
 
     def give_up(self, uniques: "list[int]") -> None:
         """Answer EIO to requests that a killed predecessor had taken; those it had answered give ENOENT, harmlessly."""

@@ -201,7 +201,15 @@ class Daemon:
     def _make_frontend(self, fd: int, park: Park) -> CuseFrontend:
         controller = Controller(self._tpm, capabilities=CAPABILITIES, on_shutdown=self._shut_down, on_error=self.failed)
         frontend = CuseFrontend(
-            fd, park.slot, park.waiters, self._tpm, controller, self._executor, self._authorization.rights, events=self
+            fd,
+            park.slot,
+            park.waiters,
+            park.polls,
+            self._tpm,
+            controller,
+            self._executor,
+            self._authorization.rights,
+            events=self,
         )
         frontend.trace = self._config.log.level == "debug"
         return frontend
@@ -224,6 +232,7 @@ class Daemon:
                 message_id=entries.RECOVERED_ID,
             )
         self._frontend.give_up(unanswered)
+        self._frontend.wake_all(park.polls.take_over())
 
     # --- service -------------------------------------------------------------------------------------------------
 

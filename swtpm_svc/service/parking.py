@@ -1,8 +1,9 @@
 """What outlives the process: a memfd that systemd keeps in its descriptor store beside /dev/cuse (design section 5).
 
     page 0        header: magic, layout, whether a handover is complete, and how long it is
-    page 1        ids of requests that were taken and are answered later
-    pages 2..18   the slot: the kernel copies each request into it, so the copy itself is the record
+    pages 1, 2    ids of requests that were taken and are answered later
+    pages 3, 4    poll handles that wait to be woken
+    pages 5..21   the slot: the kernel copies each request into it, so the copy itself is the record
     from page 32  the handover: what an orderly stop leaves for its successor
 
 A successor of a killed process finds no complete handover; then the slot and the ids name the requests whose clients
@@ -26,8 +27,8 @@ _LAYOUT = 1
 _HEADER = Struct("=8sIIQ32s")  # magic, layout, 1: the handover is complete, its length in bytes, the device's name
 _IDENTITY = Struct("=8sI")
 _WAITERS_START = PAGESIZE
-_WAITERS_END = 2 * PAGESIZE
-_SLOT_START = 2 * PAGESIZE
+_POLLS_START = 3 * PAGESIZE
+_SLOT_START = 5 * PAGESIZE
 _HANDOVER_START = 32 * PAGESIZE
 assert _SLOT_START + SLOT_SIZE <= _HANDOVER_START
 
@@ -48,7 +49,7 @@ class Handover(NamedTuple):
 
 
 class Waiters:
-    """The ids of the requests that are answered later, in shared memory; 0 is an empty place."""
+    """Numbers that somebody waits for, in shared memory; 0 is an empty place."""
 
     def __init__(self, area: memoryview) -> None:
         self._area = area
@@ -70,7 +71,7 @@ class Waiters:
             self._free.append(place)
 
     def take_over(self) -> "list[int]":
-        """The ids that a predecessor left, which are then forgotten."""
+        """The numbers that a predecessor left, which are then forgotten."""
         left = [unique for (unique,) in _UNIQUE.iter_unpack(self._area) if unique]
         self._area[:] = bytes(len(self._area))
         return left
@@ -85,7 +86,8 @@ class Park:
         self._map = mmap(fd, _HANDOVER_START)
         view = memoryview(self._map)
         self.slot = view[_SLOT_START : _SLOT_START + SLOT_SIZE]
-        self.waiters = Waiters(view[_WAITERS_START:_WAITERS_END])
+        self.waiters = Waiters(view[_WAITERS_START:_POLLS_START])
+        self.polls = Waiters(view[_POLLS_START:_SLOT_START])
 
     @classmethod
     def create(cls, device_name: str) -> "Park":

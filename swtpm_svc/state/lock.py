@@ -50,6 +50,7 @@ class StateLock:
             try:
                 if _try_lock(fd, path):
                     if _is_still_named(fd, directory_fd):
+                        _sign(fd)
                         lock, fd = cls(fd), -1
                         return lock
                     continue  # someone removed or replaced the file between open and lock: ours would exclude nobody
@@ -75,11 +76,31 @@ class StateLock:
         self.close()
 
 
+def _sign(fd: int) -> None:
+    """Write down who has the lock: a process that gave up root's rights shows nobody its descriptors (proc(5), dumpable)."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError:
+        pass  # a full disk: only a name in an error is lost
+
+
+def _signature(fd: int) -> int:
+    try:
+        text = os.pread(fd, 16, 0).strip()
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() and _read(f"/proc/{int(text)}/comm") else 0
+
+
 def find_holder(fd: int, pid: int) -> Optional[Holder]:
-    """Who holds a lock on this open file: `pid` when it is above 0 (a POSIX lock), else whoever /proc shows with an OFD lock."""
+    """Who holds a lock on this open file.
+
+    `pid` when it is above 0 (a POSIX lock), else whoever /proc shows with an OFD lock, else who signed the file.
+    """
     if pid <= 0:
         file = os.fstat(fd)
-        pid = next((other for other in _pids() if _has_lock(other, file)), 0)
+        pid = next((other for other in _pids() if _has_lock(other, file)), 0) or _signature(fd)
     return _describe(pid) if pid > 0 else None
 
 

@@ -128,7 +128,10 @@ def main_init() -> None:
     Raises:
         VtpmError: storage failed, or (`LibtpmsError`) the state was not accepted.
     """
-    _check("TPMLIB_MainInit", lib.TPMLIB_MainInit())
+    result = lib.TPMLIB_MainInit()
+    if Callbacks.failure is not None:
+        raise take_failure()  # libtpms may report success and be in failure mode when it could not store a new TPM
+    _check("TPMLIB_MainInit", result)
 
 
 def terminate() -> None:

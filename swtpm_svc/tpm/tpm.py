@@ -216,6 +216,9 @@ class Tpm:
         except LibtpmsError as error:
             libtpms.terminate()
             raise self._storage.damaged(PERMANENT_STATE, _refusal(error)) from error
+        except VtpmError:
+            libtpms.terminate()
+            raise
         self.power = Power.RUNNING
         self._is_shut_down = False
 

@@ -76,6 +76,7 @@ class Service:
             self.sockets[0].fileno(),
             self.park.slot,
             self.park.waiters,
+            self.park.polls,
             self.tpm,
             self.controller,
             self.executor,
@@ -486,6 +487,21 @@ def test_a_successor_of_a_killed_process_serves_files_it_never_saw_opened(servic
     handle = kernel.open()
     kernel.serve_one = service.make_frontend().serve_one
     assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+def test_a_response_that_was_lost_with_a_killed_process_is_one_eio_and_wakes_who_waits(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    kernel.poll(handle, poll_handle=9, schedule=True)
+    successor = service.make_frontend()
+    successor.wake_all(service.park.polls.take_over())
+    kernel.serve_one = successor.serve_one
+    kernel.collect()
+    assert kernel.notices == [(fuse.NOTIFY_POLL, struct.pack("=Q", 9))]
+    assert kernel.poll(handle) & POLLIN
+    assert kernel.read(handle) == (errno.EIO, b"")
+    assert kernel.read(handle) == (0, b"")
+    assert kernel.poll(handle) & (POLLIN | POLLOUT) == POLLOUT
 
 
 def test_requests_of_a_killed_process_get_one_eio(service, kernel):

@@ -133,10 +133,10 @@ def test_a_holder_that_goes_away_at_once_is_no_obstacle(tmp_path, monkeypatch):
     directory.close()
 
 
-def test_the_lock_file_stays_and_keeps_its_content(tmp_path):
-    (tmp_path / ".lock").write_text("kept")
+def test_the_lock_file_stays_and_is_signed(tmp_path):
+    (tmp_path / ".lock").write_text("something older and longer")
     Store.open(str(tmp_path), "2.0").close()
-    assert (tmp_path / ".lock").read_text() == "kept"
+    assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path):
@@ -147,7 +147,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path):
 
 
 @pytest.mark.needs("root")
-def test_a_holder_that_may_not_be_seen_is_not_guessed_at(tmp_path):
+def test_a_holder_whose_open_files_may_not_be_seen_is_named_by_its_signature(tmp_path):
     """An unprivileged process sees neither the open files of others nor, for our kind of lock, the holder's number."""
     os.chmod(tmp_path, 0o777)
     with Store.open(str(tmp_path), "2.0"):
@@ -167,7 +167,7 @@ def test_a_holder_that_may_not_be_seen_is_not_guessed_at(tmp_path):
             [sys.executable, "-c", program], pass_fds=[directory], capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         os.close(directory)
-    assert "held by a process that this one may not see\n  remedy: find and stop it, as root: lsof" in done.stdout, done.stderr
+    assert f"held by process {os.getpid()}" in done.stdout, done.stderr
 
 
 @pytest.mark.needs("swtpm")

@@ -170,6 +170,18 @@ def test_a_store_error_is_a_tpm_error_and_is_reported(make_tpm):
     assert storage.blobs["permall"] == before
 
 
+def test_a_tpm_that_cannot_be_stored_is_not_made(make_tpm):
+    storage = MemoryStorage()
+    storage.failure = VtpmError(Code.STATE_FULL, "no space")
+    tpm = make_tpm("2.0", storage)
+    with pytest.raises(VtpmError, match="no space"):
+        tpm.power_on(delete_volatile=True)
+    assert not tpm.is_running
+    storage.failure = None
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
+
+
 def test_a_damaged_state_is_refused_and_left_alone(make_tpm):
     storage = MemoryStorage()
     started(make_tpm, storage).stop()

@@ -51,7 +51,7 @@ if [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat "$payload.sources" 2>/dev/n
   echo "$sources" >"$payload.sources"
 fi
 mkdir "$scratch/in"
-cp "$payload.tar" "$here/guest/install.sh" "$scratch/in/"
+cp "$payload.tar" "$here/guest/run.sh" "$here/guest/install.sh" "$scratch/in/"
 exec 9>&-
 tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" tests tools etc pyproject.toml
 { printf 'MODE=%q SHELL_TERM=%q\n' "$mode" "${TERM:-vt100}"

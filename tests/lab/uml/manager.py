@@ -108,13 +108,13 @@ class Instance:
             return False
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
-            self.status, self.pid = os.waitstatus_to_exitcode(status), None
+            self.exit_status, self.pid = os.waitstatus_to_exitcode(status), None
         return pid == 0
 
     def wait(self, timeout_s=30.0):
         """Wait for the end of the process; its exit status, negative for a signal."""
         wait_for(lambda: not self.is_alive(), f"the end of {self.name}", timeout_s)
-        return self.status
+        return self.exit_status
 
     def fails(self, *extra):
         """Start what cannot start: (exit status, log)."""

@@ -1,5 +1,6 @@
 """What a start can meet: each ends before READY with one line of cause and one of remedy, and leaves everything as it was."""
 
+import contextlib
 import os
 import subprocess
 
@@ -17,6 +18,16 @@ def read(path):
 
 def content(directory):
     return {name: read(f"{directory}/{name}") for name in sorted(os.listdir(directory)) if not name.startswith(".")}
+
+
+def fill(path):
+    """Write until the file system is full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(fd, bytes(512)):
+            pass
+    os.close(fd)
+    assert os.statvfs(path).f_bfree == 0
 
 
 def refused(instance, exit_status, *words):
@@ -66,8 +77,15 @@ def test_number_taken(instance):
 
 
 def test_number_of_another_driver(instance):
-    """Major 1 is the memory driver's: the minor is free, but the kernel refuses the device."""
-    refused(instance(extra="[device]\nmajor = 1\nminor = 200\n"), 73, "did not make the device")
+    """Major 1 is the memory driver's: the minor is free, but the kernel refuses the device. The new TPM is good, and kept."""
+    one = instance(extra="[device]\nmajor = 1\nminor = 200\n")
+    status, log = one.fails()
+    assert status == 73
+    assert "did not make the device" in log
+    one.configure("")
+    made = read(f"{one.state}/tpm2-00.permall")
+    one.start()
+    assert read(f"{one.state}/tpm2-00.permall") == made
 
 
 def test_missing_state_directory(instance):
@@ -123,8 +141,7 @@ def test_full_disk_when_a_tpm_is_made(instance):
     one = instance()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=777", "tmpfs", one.state], check=True)
     try:
-        with open(f"{one.state}/filler", "wb") as file:
-            file.write(bytes(4096))
+        fill(f"{one.state}/filler")
         refused(one, 74, one.state)
     finally:
         subprocess.run(["umount", one.state], check=True)
@@ -135,13 +152,7 @@ def test_full_disk_while_serving_is_a_tpm_error_and_keeps_the_old_state(instance
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=777", "tmpfs", one.state], check=True)
     try:
         one.start()
-        with open(f"{one.state}/filler", "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                pass
+        fill(f"{one.state}/filler")
         before = read(f"{one.state}/tpm2-00.permall")
         client = Client(one.device)
         assert client(HIERARCHY_CHANGE_AUTH)[6:10] != bytes(4)

@@ -1,0 +1,123 @@
+"""What the CUSE front end costs beyond libtpms and the system calls: processor time for one command, without the kernel.
+
+A SOCK_SEQPACKET pair stands for /dev/cuse (it has the same message boundaries). Frames are queued in it, and only the
+front end's own work on them is timed: WRITE and READ together are one command. Subtracted, each measured in the same
+run: the same readv() and write() calls alone, and libtpms alone on the same command.
+"""
+
+import os
+import socket
+import statistics
+import sys
+import time
+
+sys.path[:0] = [os.path.join(os.path.dirname(__file__), "..", "tests", place) for place in ("", "integration")]
+
+from cuse_kernel import HEADER, Kernel
+from memory_storage import MemoryStorage
+from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
+
+from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
+from swtpm_svc.service.parking import Park
+from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm._libtpms import ffi, lib
+from swtpm_svc.tpm.controller import Controller, Rights
+from swtpm_svc.tpm.executor import Executor
+from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire import fuse
+
+BATCH = 32  # commands queued at a time: what a socket's buffer takes
+ROUNDS = 300
+
+
+class Nobody:
+    """The service's side of the front end; nothing is expected to happen there."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: sys.exit(f"unexpected: {name} {arguments}")
+
+
+def frame(opcode, unique, body):
+    return HEADER.pack(40 + len(body), opcode, unique, 0, 1000, 1000, 1, 0, 0) + body
+
+
+def drain(sock):
+    try:
+        while True:
+            sock.recv(1 << 17, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        pass
+
+
+def timed(work, count):
+    """Processor time of this thread for each of `count` calls, in microseconds."""
+    begin = time.thread_time_ns()
+    for _ in range(count):
+        work()
+    return (time.thread_time_ns() - begin) / count / 1000
+
+
+def measure(frontend, ours, theirs, slot, handle, command):
+    write = frame(fuse.Opcode.WRITE, 100, Kernel.write_body(handle, command))
+    read = frame(fuse.Opcode.READ, 102, Kernel.read_body(handle))
+    write_reply = bytes(16 + 8)
+    data = ffi.from_buffer("unsigned char[]", bytearray(command))
+    response_size = len(libtpms.process(memoryview(bytearray(command))))
+    read_reply = bytes(16 + response_size)
+    slots = [slot]
+
+    def bare():
+        os.readv(ours.fileno(), slots)
+        os.write(ours.fileno(), write_reply)
+        os.readv(ours.fileno(), slots)
+        os.write(ours.fileno(), read_reply)
+
+    def whole():
+        frontend.serve_one()
+        frontend.serve_one()
+
+    results = {"whole": [], "system calls": [], "libtpms": []}
+    for _ in range(ROUNDS):
+        for name, work in (("whole", whole), ("system calls", bare)):
+            for _ in range(BATCH):
+                theirs.send(write)
+                theirs.send(read)
+            results[name].append(timed(work, BATCH))
+            drain(theirs)
+        results["libtpms"].append(timed(lambda: lib.vtpm_process(data, len(command)), BATCH))
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def main():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    ours.setblocking(False)
+    nobody, park = Nobody(), Park.create("bench")
+    tpm = Tpm("2.0", MemoryStorage(), nobody.failed)
+    tpm.power_on(delete_volatile=True)
+    tpm.startup("clear")
+    controller = Controller(tpm, capabilities=CAPABILITIES, on_shutdown=nobody.shutdown, on_error=nobody.failed)
+    frontend = CuseFrontend(
+        ours.fileno(),
+        park.slot,
+        park.waiters,
+        park.polls,
+        tpm,
+        controller,
+        Executor(nobody.post),
+        lambda _caller: Rights(control=False, secrets=False),
+        nobody,
+    )
+    handle = Kernel(frontend.serve_one, theirs).open()
+    print("processor time for one command through the CUSE front end, us (medians)")
+    print(f"{'':12} {'whole':>8} {'system calls':>13} {'libtpms':>8} {'ours':>8}   (goal: ours at most 8)")
+    for name, command in (("GetRandom", GET_RANDOM), ("PCR_Read", PCR_READ_16), ("PCR_Extend", PCR_EXTEND_16)):
+        took = measure(frontend, ours, theirs, park.slot, handle, command)
+        own = took["whole"] - took["system calls"] - took["libtpms"]
+        print(f"{name:12} {took['whole']:8.2f} {took['system calls']:13.2f} {took['libtpms']:8.2f} {own:8.2f}")
+    tpm.shut_down()
+
+
+if __name__ == "__main__":
+    main()
