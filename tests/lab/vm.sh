@@ -32,7 +32,7 @@ done
 scratch=$(mktemp -d /tmp/vtpm-vm.XXXXXX)
 machine='' watcher=''
 # shellcheck disable=SC2317
-end_all() { local pid; for pid in $machine $watcher; do kill "$pid"; wait "$pid"; done 2>/dev/null; rm -rf "$scratch"; }
+end_all() { local pid; for pid in $machine $watcher; do kill "$pid" || :; wait "$pid" || :; done 2>/dev/null; rm -rf "$scratch"; }
 trap end_all EXIT
 trap 'exit 130' INT; trap 'exit 143' TERM
 

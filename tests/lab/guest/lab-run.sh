@@ -5,7 +5,5 @@ read -r up _ </proc/uptime; echo "LAB: start at $up s" >/dev/console
 modprobe -aq virtio_pci virtio_blk; udevadm settle
 mkdir -p /root/in /root/out; cd /root/in || exit 1
 tar -xf /dev/disk/by-id/virtio-in
-shopt -s execfail
-exec ./run.sh
-echo "LAB: no run.sh" >/dev/console
+./run.sh   # which switches off; the next line is for when it cannot
 systemctl poweroff --force --force
