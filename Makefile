@@ -55,6 +55,7 @@ lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 	@tests/lab/$(LAB).sh
 
 bench: env ## the benchmarks, as ratios and microseconds
+	@tools/need.sh uml
 	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
 
 install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages

@@ -77,20 +77,24 @@ class StateLock:
 
 
 def _sign(fd: int) -> None:
-    """Write down who has the lock: a process that gave up root's rights shows nobody its descriptors (proc(5), dumpable)."""
+    """Write down who has the lock: what gave up root's rights is hidden from its equals (proc(5), dumpable and hidepid)."""
+    holder = _describe(os.getpid())
+    fields = (str(holder.pid), holder.command, holder.unit or "", "user" if holder.user_unit else "system", "")
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        os.pwrite(fd, "\n".join(fields).encode(), 0)
     except OSError:
         pass  # a full disk: only a name in an error is lost
 
 
-def _signature(fd: int) -> int:
+def _read_signature(fd: int) -> Optional[Holder]:
     try:
-        text = os.pread(fd, 16, 0).strip()
+        words = os.pread(fd, 512, 0).decode(errors="replace").split("\n")
     except OSError:
-        return 0
-    return int(text) if text.isdigit() and _read(f"/proc/{int(text)}/comm") else 0
+        return None
+    if len(words) != 5 or not words[0].isdigit():
+        return None
+    return Holder(int(words[0]), words[1], words[2] or None, words[3] == "user")
 
 
 def find_holder(fd: int, pid: int) -> Optional[Holder]:
@@ -100,8 +104,8 @@ def find_holder(fd: int, pid: int) -> Optional[Holder]:
     """
     if pid <= 0:
         file = os.fstat(fd)
-        pid = next((other for other in _pids() if _has_lock(other, file)), 0) or _signature(fd)
-    return _describe(pid) if pid > 0 else None
+        pid = next((other for other in _pids() if _has_lock(other, file)), 0)
+    return _describe(pid) if pid > 0 else _read_signature(fd)
 
 
 def _open_lock_file(directory_fd: int, path: str) -> int:

@@ -17,9 +17,9 @@ if [ "${1:-}" != second ]; then
   : "${lab_init:?}" "${lab_scratch:?}"
   mount -t proc proc /proc || exit 1
   load fs/overlayfs/overlay.ko
-  { mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/changes /mnt/work /mnt/root /mnt/lab /mnt/project; } || die "no tmpfs"
+  { mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/changes /mnt/overlay /mnt/root /mnt/lab /mnt/project; } || die "no tmpfs"
   mount -t hostfs -o "$lab_scratch" none /mnt/lab || die "no $lab_scratch"
-  mount -t overlay -o lowerdir=/mnt/lab/skeleton:/,upperdir=/mnt/changes,workdir=/mnt/work overlay /mnt/root || die "no overlay"
+  mount -t overlay -o lowerdir=/mnt/lab/skeleton:/,upperdir=/mnt/changes,workdir=/mnt/overlay overlay /mnt/root || die "no overlay"
   mount -a -T /mnt/lab/fstab || die "not all of $lab_scratch/fstab could be mounted"
   { cd /mnt/root && pivot_root . mnt && umount -l /mnt; } || die "no pivot_root"
   exec chroot . /bin/bash "$lab_init" second

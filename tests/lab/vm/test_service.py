@@ -264,6 +264,7 @@ def test_vtpmctl_on_a_name_and_on_a_device(both, tmp_path):
 
 
 def test_state_survives_stop_and_start_and_pcrs_do_not(both, tmp_path):
+    tpm2("tpm2_flushcontext", "-t")
     tpm2("tpm2_nvdefine", "-Q", "-C", "o", "-s", "5", "-a", "ownerread|ownerwrite", "0x1500001")
     run(
         "sh", "-c", "printf hello | tpm2_nvwrite -Q -C o -i - 0x1500001", env=dict(os.environ, TPM2TOOLS_TCTI="device:/dev/vtpm1")
@@ -478,7 +479,7 @@ def swtpm(state, work):
     process = subprocess.Popen(words)
     try:
         time.sleep(2)
-        work("swtpm:port=2521")
+        work("swtpm:host=127.0.0.1,port=2521")
     finally:
         run("swtpm_ioctl", "--tcp", ":2522", "-s", expect=None)
         process.wait(30)
