@@ -207,4 +207,4 @@ def test_never_root_where_systemd_opens_the_channel():
     assert values(DROP_IN, "ExecStart") == ["", "/usr/libexec/vtpm/vtpmd %i"]
     assert values(DROP_IN, "OpenFile") == ["/dev/cuse:cuse:graceful"]
     assert values(DROP_IN, "CapabilityBoundingSet") == [""]
-    assert values(DROP_IN, "DeviceAllow") == [""]
+    assert values(DROP_IN, "DeviceAllow") == []  # or systemd itself could not open it

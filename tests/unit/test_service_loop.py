@@ -1,0 +1,133 @@
+"""The serving loop and the executor: what is called, when, and on which thread."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from swtpm_svc.service.loop import Loop
+from swtpm_svc.tpm.executor import Executor
+
+
+@pytest.fixture
+def loop():
+    with Loop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_readable_descriptor_is_called_back_until_it_is_removed(loop, pipe):
+    reader, writer = pipe
+    seen = []
+
+    def read():
+        seen.append(os.read(reader, 1))
+        if len(seen) == 2:
+            loop.remove(reader)
+            loop.post(loop.stop)
+
+    loop.add(reader, read)
+    os.write(writer, b"abc")
+    loop.run()
+    assert seen == [b"a", b"b"]
+
+
+def test_post_from_another_thread_runs_on_the_loops_thread(loop):
+    threads = []
+
+    def work():
+        threads.append(threading.current_thread())
+        loop.stop()
+
+    poster = threading.Thread(target=lambda: loop.post(work))
+    poster.start()
+    loop.run()
+    poster.join()
+    assert threads == [threading.main_thread()]
+
+
+def test_more_posts_than_the_pipe_holds_are_all_run(loop):
+    count = []
+    for _ in range(100_000):
+        loop.post(lambda: count.append(1))
+    loop.post(loop.stop)
+    loop.run()
+    assert len(count) == 100_000
+
+
+def test_a_signal_is_called_back_from_the_loop(loop):
+    before = signal.getsignal(signal.SIGUSR1)
+    seen = []
+
+    def on_signal():
+        seen.append(threading.current_thread())
+        loop.stop()
+
+    loop.on_signal(signal.SIGUSR1, on_signal)
+    timer = threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer.start()
+    loop.run()
+    timer.join()
+    signal.signal(signal.SIGUSR1, before)
+    assert seen == [threading.main_thread()]
+
+
+def test_the_timer_runs_while_nothing_else_happens(loop):
+    ticks = []
+
+    def tick():
+        ticks.append(time.monotonic())
+        if len(ticks) == 3:
+            loop.stop()
+
+    loop.every(0.01, tick)
+    begin = time.monotonic()
+    loop.run()
+    assert len(ticks) == 3
+    assert time.monotonic() - begin >= 0.025
+
+
+def test_jobs_run_one_after_another_and_finish_on_the_loops_thread(loop):
+    executor = Executor(loop.post)
+    events = []
+
+    def job(number):
+        def work():
+            events.append(("work", number, threading.current_thread() is threading.main_thread()))
+            return number * 10
+
+        def done(result):
+            events.append(("done", result, threading.current_thread() is threading.main_thread()))
+            if number == 3:
+                loop.stop()
+
+        return work, done
+
+    assert not executor.busy
+    for number in (1, 2, 3):
+        executor.submit(*job(number))
+    assert executor.busy
+    loop.run()
+    assert not executor.busy
+    assert [event[:2] for event in events if event[0] == "work"] == [("work", 1), ("work", 2), ("work", 3)]
+    assert [event[:2] for event in events if event[0] == "done"] == [("done", 10), ("done", 20), ("done", 30)]
+    assert all(on_main == (kind == "done") for kind, _number, on_main in events)
+
+
+def test_join_waits_for_the_work_that_runs(loop):
+    executor = Executor(loop.post)
+    results = []
+    executor.submit(lambda: time.sleep(0.02) or "slept", results.append)
+    executor.join()
+    assert results == []
+    loop.run_posted()
+    assert results == ["slept"]

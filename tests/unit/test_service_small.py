@@ -1,0 +1,175 @@
+"""The daemon's small parts: command line, sd_notify, log, rights, status socket."""
+
+import array
+import json
+import os
+import pwd
+import socket
+
+import pytest
+
+from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.service import main, notify
+from swtpm_svc.service.authorization import Authorization
+from swtpm_svc.service.journal import Journal
+from swtpm_svc.service.privileges import find_account
+from swtpm_svc.service.status import StatusServer
+from swtpm_svc.wire.cuse import Caller
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["vtpm0"], main.Options("vtpm0", None, False, "vtpm")),
+        (["--config", "/x/lab.toml", "--foreground"], main.Options("lab", "/x/lab.toml", True, "vtpm")),
+        (["--config=a.toml", "--user=root"], main.Options("a", "a.toml", False, "root")),
+        (["--user", "nobody", "vtpm0"], main.Options("vtpm0", None, False, "nobody")),
+    ],
+)
+def test_command_lines(words, expected):
+    assert main.parse(words) == expected
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["a", "b"], ["a", "--config", "b"], ["--config"], ["--config="], ["--nonsense"], ["--user"]]
+)
+def test_wrong_command_lines(words):
+    with pytest.raises(VtpmError) as caught:
+        main.parse(words)
+    assert caught.value.code is Code.USAGE
+    assert caught.value.remedy
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(5)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    yield listener
+    listener.close()
+
+
+def test_notifications(manager):
+    notifier = notify.Notifier()
+    notifier.ready("TPM 2.0 at /dev/vtpm0, running")
+    assert manager.recv(500).decode().splitlines() == [
+        "READY=1",
+        "STATUS=TPM 2.0 at /dev/vtpm0, running",
+        f"MAINPID={os.getpid()}",
+    ]
+    notifier.watchdog()
+    assert manager.recv(500) == b"WATCHDOG=1"
+    notifier.extend_timeout(120)
+    assert manager.recv(500) == b"EXTEND_TIMEOUT_USEC=120000000"
+    notifier.stopping("Stopping")
+    assert manager.recv(500) == b"STOPPING=1\nSTATUS=Stopping"
+
+
+def test_a_descriptor_is_parked_with_its_name(manager):
+    fd = os.memfd_create("parked")
+    notify.Notifier().park("journal", fd)
+    data, ancillary, _flags, _address = manager.recvmsg(500, 500)
+    assert data == b"FDSTORE=1\nFDNAME=journal\nFDPOLL=0"
+    received = array.array("i", ancillary[0][2])
+    assert os.fstat(received[0]).st_ino == os.fstat(fd).st_ino
+
+
+def test_a_manager_that_is_gone_is_no_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    notify.Notifier().ready("x")
+
+
+def test_passed_descriptors(monkeypatch):
+    monkeypatch.setattr(notify, "FIRST_FD", 50)
+    for fd in (50, 51, 52):
+        os.dup2(0, fd)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "3")
+    monkeypatch.setenv("LISTEN_FDNAMES", "cuse:journal:cuse")
+    assert notify.passed_descriptors() == {"cuse": [50, 52], "journal": [51]}
+    assert not os.get_inheritable(50)
+    monkeypatch.setenv("LISTEN_PID", "1")
+    assert notify.passed_descriptors() == {}
+    for fd in (50, 51, 52):
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("environment", "period"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "x"}, None),
+        ({"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}, None),
+    ],
+)
+def test_watchdog_period(monkeypatch, environment, period):
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert notify.Notifier().watchdog_period_s() == period
+
+
+def test_the_log_on_standard_error(capsys):
+    journal = Journal("vtpm0", "2.0", "info", to_stderr=True)
+    journal.log("info", "ready", MESSAGE_EXTRA=None, CLIENT_PID=7)
+    journal.log("debug", "not shown")
+    journal.error(VtpmError(Code.STATE_FULL, "no room", remedy="make some"))
+    assert capsys.readouterr().err.splitlines() == [
+        "vtpmd[vtpm0] info: ready CLIENT_PID=7",
+        "vtpmd[vtpm0] error: no room; remedy: make some VTPM_ERROR=state-full",
+    ]
+
+
+def test_an_internal_fault_names_its_place():
+    try:
+        json.loads("{")
+    except ValueError as caught:
+        error = internal("while testing", caught)
+    assert error.code is Code.INTERNAL
+    assert "while testing: JSONDecodeError" in error.message
+    assert ":" in error.message.rsplit(" at ", 1)[1]
+
+
+def test_rights():
+    someone = next(user for user in pwd.getpwall() if user.pw_uid not in (0, os.geteuid()))
+    authorization = Authorization("no-such-group")
+    assert authorization.rights(Caller(0, 0, 1)) == (True, True)
+    assert authorization.rights(Caller(os.geteuid(), 12345, 1)) == (True, True)
+    assert authorization.rights(Caller(someone.pw_uid, someone.pw_gid, 1)) == (False, False)
+    authorization.group = str(someone.pw_gid)
+    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) == (True, False)  # by the group database
+    assert authorization.rights(Caller(4000000, someone.pw_gid, 1)) == (True, False)  # by the process's own group
+    assert authorization.rights(Caller(4000000, 99999, 1)) == (False, False)  # nobody we know
+
+
+def test_the_status_socket_gives_one_object_to_each_who_connects(tmp_path):
+    path = str(tmp_path / "status")
+    (tmp_path / "status").write_text("left by a killed process")
+    server = StatusServer(path, lambda: {"instance": "vtpm0"})
+    server.open()
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            server.serve_one()
+            assert json.loads(client.makefile().read()) == {"instance": "vtpm0"}
+    server.close()
+    assert not os.path.exists(path)
+
+
+def test_a_client_that_leaves_early_does_no_harm(tmp_path):
+    server = StatusServer(str(tmp_path / "status"), lambda: {"text": "x" * 5_000_000})
+    server.open()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.path)
+    server.serve_one()
+    server.serve_one()  # nobody there
+    server.close()
+
+
+def test_an_unknown_account():
+    with pytest.raises(VtpmError) as caught:
+        find_account("no-such-user")
+    assert caught.value.code is Code.USER_MISSING
