@@ -16,7 +16,8 @@ if not os.path.exists("/dev/cuse"):
 
 sys.path[:0] = [f"{LAB}/uml", f"{LAB}/.."]
 
-from manager import Client, Instance, wait_for
+from device_clients import Client, wait_for
+from manager import Instance
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
 from swtpm_svc.frontends import cuse_device

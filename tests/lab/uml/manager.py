@@ -12,16 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+
+from device_clients import wait_for
 
 CONFIG_DIRECTORY = "/etc/vtpm.d"
-
-
-def wait_for(condition, what, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.02)
 
 
 class Instance:
@@ -168,20 +162,6 @@ class Instance:
             shutil.rmtree(directory, ignore_errors=True)
         if os.path.exists(self.log_path):
             os.unlink(self.log_path)
-
-
-class Client:
-    """An opener of a TPM 2.0 device, by the kernel."""
-
-    def __init__(self, device, flags=0):
-        self.fd = os.open(device, os.O_RDWR | flags)
-
-    def __call__(self, command):
-        os.write(self.fd, command)
-        return os.read(self.fd, 4096)
-
-    def close(self):
-        os.close(self.fd)
 
 
 def run(*words, user=None, **kw):

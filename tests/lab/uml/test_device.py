@@ -12,7 +12,8 @@ import threading
 import time
 
 import pytest
-from manager import Client, run, wait_for
+from device_clients import Client, wait_for
+from manager import run
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,

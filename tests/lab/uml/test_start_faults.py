@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from manager import Client, wait_for
+from device_clients import Client, wait_for
 from tpm_commands import GET_RANDOM, HIERARCHY_CHANGE_AUTH
 
 pytestmark = pytest.mark.needs("cuse", "root", "udev", "accounts", "binding")

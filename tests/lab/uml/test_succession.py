@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from manager import Client, wait_for
+from device_clients import Client, Load, wait_for
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,
@@ -27,39 +27,6 @@ pytestmark = pytest.mark.needs("cuse", "root", "udev", "accounts", "binding")
 
 def counter(client):
     return counter_of(client(NV_READ_COUNTER))
-
-
-class Load(threading.Thread):
-    """A client in a loop on one open file. `errors` are the errnos that it met; it goes on after EIO."""
-
-    def __init__(self, device, command=GET_RANDOM, check=lambda response: response[6:10] == bytes(4)):
-        super().__init__(daemon=True)
-        self.client = Client(device)
-        self.command, self.check = command, check
-        self.answered, self.errors, self.wrong = 0, [], []
-        self.done = False
-
-    def run(self):
-        while not self.done:
-            try:
-                response = self.client(self.command)
-            except OSError as error:
-                self.errors.append(error.errno)
-                continue
-            if self.check(response):
-                self.answered += 1
-            else:
-                self.wrong.append(response)
-
-    def finish(self):
-        self.done = True
-        self.join(30)
-        assert not self.is_alive(), "the client hangs"
-        self.client.close()
-
-    def proceeds(self):
-        before = self.answered
-        wait_for(lambda: self.answered > before + 3, "the client to go on")
 
 
 def test_a_client_in_a_loop_notices_nothing_of_restarts(tpm2):

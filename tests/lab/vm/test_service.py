@@ -10,10 +10,10 @@ import shutil
 import signal
 import stat
 import subprocess
-import threading
 import time
 
 import pytest
+from device_clients import Client, Load, wait_for
 from tpm_commands import (
     GET_RANDOM,
     NV_DEFINE_COUNTER,
@@ -60,58 +60,6 @@ def status(name):
 
 def tpm2(tool, *words, device="vtpm1", user=None, expect=0):
     return run(tool, *words, user=user, expect=expect, env=dict(os.environ, TPM2TOOLS_TCTI=f"device:/dev/{device}"))
-
-
-def wait_for(condition, what, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.1)
-
-
-class Client:
-    """An opener of a device."""
-
-    def __init__(self, name):
-        self.fd = os.open(f"/dev/{name}", os.O_RDWR)
-
-    def __call__(self, command):
-        os.write(self.fd, command)
-        return os.read(self.fd, 4096)
-
-    def close(self):
-        os.close(self.fd)
-
-
-class Load(threading.Thread):
-    """A client in a loop on one open file; goes on after an EIO."""
-
-    def __init__(self, name, command):
-        super().__init__(daemon=True)
-        self.client, self.command = Client(name), command
-        self.answered, self.errors, self.wrong, self.done = 0, [], [], False
-
-    def run(self):
-        while not self.done:
-            try:
-                response = self.client(self.command)
-            except OSError as error:
-                self.errors.append(error.errno)
-                continue
-            if response[6:10] == bytes(4):
-                self.answered += 1
-            else:
-                self.wrong.append(response)
-
-    def proceeds(self):
-        before = self.answered
-        wait_for(lambda: self.answered > before + 3, "the client to go on")
-
-    def finish(self):
-        self.done = True
-        self.join(60)
-        assert not self.is_alive(), "the client hangs"
-        self.client.close()
 
 
 @pytest.fixture
@@ -191,7 +139,7 @@ def test_every_operation_of_swtpm_ioctl_on_a_tpm_1_2(both, tmp_path):
         done = run("swtpm_ioctl", *words, "--tpm-device", "/dev/vtpm0")
         return done.stdout + done.stderr
 
-    client = Client("vtpm0")
+    client = Client("/dev/vtpm0")
     assert "0x16fff" in ioctl("-c")
     ioctl("-i")
     assert client(bytes.fromhex("00c10000000c000000990001"))[6:10] == bytes(4)  # TPM_Startup(ST_CLEAR)
@@ -225,7 +173,7 @@ def test_every_operation_of_swtpm_ioctl_on_a_tpm_1_2(both, tmp_path):
     assert not os.path.exists("/dev/vtpm0")
     assert show("vtpm0", "Result") == "success"
     systemctl("start", "vtpm0")
-    assert Client("vtpm0")(TPM12_GET_MANUFACTURER)[-4:] == b"IBM\0"
+    assert Client("/dev/vtpm0")(TPM12_GET_MANUFACTURER)[-4:] == b"IBM\0"
 
 
 def test_vtpmctl_on_a_name_and_on_a_device(both, tmp_path):
@@ -236,7 +184,7 @@ def test_vtpmctl_on_a_name_and_on_a_device(both, tmp_path):
         assert json.loads(run("vtpmctl", "--json", "buffer-size", target).stdout)
         run("vtpmctl", "established", target)
         run("vtpmctl", "info", target)
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)
     (tmp_path / "data").write_bytes(b"measured")
@@ -271,7 +219,7 @@ def test_state_survives_stop_and_start_and_pcrs_do_not(both, tmp_path):
     )
     tpm2("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", str(tmp_path / "p"))
     tpm2("tpm2_evictcontrol", "-Q", "-C", "o", "-c", str(tmp_path / "p"), "0x81000010")
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     fresh = client(PCR_READ_16)
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)
@@ -280,24 +228,24 @@ def test_state_survives_stop_and_start_and_pcrs_do_not(both, tmp_path):
     systemctl("stop", "vtpm1")
     assert not os.path.exists("/dev/vtpm1")
     systemctl("start", "vtpm1")
-    assert Client("vtpm1")(PCR_READ_16)[-32:] == bytes(32)
+    assert Client("/dev/vtpm1")(PCR_READ_16)[-32:] == bytes(32)
     assert tpm2("tpm2_nvread", "-C", "o", "-s", "5", "0x1500001").stdout == "hello"
     assert "0x81000010" in tpm2("tpm2_getcap", "handles-persistent").stdout.lower()
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)[-32:]
     client.close()
     run("vtpmctl", "store-volatile", "vtpm1")
     systemctl("stop", "vtpm1")
     systemctl("start", "vtpm1")
-    assert Client("vtpm1")(PCR_READ_16)[-32:] == extended
+    assert Client("/dev/vtpm1")(PCR_READ_16)[-32:] == extended
 
 
 def test_a_client_in_a_loop_sees_nothing_of_twenty_restarts(both):
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)
-    load, other = Load("vtpm1", GET_RANDOM), Load("vtpm0", TPM12_GET_MANUFACTURER)
+    load, other = Load("/dev/vtpm1", GET_RANDOM), Load("/dev/vtpm0", TPM12_GET_MANUFACTURER)
     load.start()
     other.start()
     for _ in range(20):
@@ -314,11 +262,11 @@ def test_a_client_in_a_loop_sees_nothing_of_twenty_restarts(both):
 
 
 def test_sigkill_under_load_costs_at_most_one_eio_each_and_loses_nothing(both):
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     client(NV_DEFINE_COUNTER)
     assert client(NV_INCREMENT)[6:10] == bytes(4)
     before = counter_of(client(NV_READ_COUNTER))
-    load = Load("vtpm1", NV_INCREMENT)
+    load = Load("/dev/vtpm1", NV_INCREMENT)
     load.start()
     kills = 5
     for _ in range(kills):
@@ -342,7 +290,7 @@ def test_the_watchdog_replaces_a_daemon_that_hangs(configure):
         file.write("[Service]\nWatchdogSec=4s\nTimeoutAbortSec=2s\n")
     run("systemctl", "daemon-reload")
     systemctl("start", "vtpm3")
-    client = Client("vtpm3")
+    client = Client("/dev/vtpm3")
     time.sleep(6)  # longer than the limit: it is alive, and says so
     assert show("vtpm3", "NRestarts") == "0"
     os.kill(int(show("vtpm3", "MainPID")), signal.SIGSTOP)
@@ -492,7 +440,7 @@ def test_systemd_counts_the_exposure_as_low(both):
 
 
 def test_stop_takes_everything_away(both):
-    client = Client("vtpm1")
+    client = Client("/dev/vtpm1")
     systemctl("stop", "vtpm0", "vtpm1")
     for name in both:
         assert not os.path.exists(f"/dev/{name}")
