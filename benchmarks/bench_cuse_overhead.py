@@ -18,6 +18,7 @@ from memory_storage import MemoryStorage
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
 from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
+from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service.parking import Park
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm._libtpms import ffi, lib
@@ -98,17 +99,8 @@ def main():
     tpm.power_on(delete_volatile=True)
     tpm.startup("clear")
     controller = Controller(tpm, capabilities=CAPABILITIES, on_shutdown=nobody.shutdown, on_error=nobody.failed)
-    frontend = CuseFrontend(
-        ours.fileno(),
-        park.slot,
-        park.waiters,
-        park.polls,
-        tpm,
-        controller,
-        Executor(nobody.post),
-        lambda _caller: Rights(control=False, secrets=False),
-        nobody,
-    )
+    dispatcher = Dispatcher(tpm, controller, Executor(nobody.post), lambda _caller: Rights(control=False, secrets=False), nobody)
+    frontend = CuseFrontend(ours.fileno(), park.slot, park.waiters, park.polls, dispatcher)
     handle = Kernel(frontend.serve_one, theirs).open()
     print("processor time for one command through the CUSE front end, us (medians)")
     print(f"{'':12} {'whole':>8} {'system calls':>13} {'libtpms':>8} {'ours':>8}   (goal: ours at most 8)")

@@ -64,13 +64,14 @@ def _single_bits() -> "list[Capability]":
     return [Capability(1 << bit) for bit in range(17)]
 
 
-def init(device: Device, *, delete_volatile: bool) -> Report:
-    device.perform(ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE if delete_volatile else 0))
-    return _done(device, "the TPM is powered on", delete_volatile=delete_volatile)
+def init(device: Device, *, keep_volatile: bool) -> Report:
+    # deleted unless asked otherwise, as swtpm_ioctl -i does: state that is resumed from twice takes PCRs back in time
+    device.perform(ptm.Init(0 if keep_volatile else ptm.INIT_FLAG_DELETE_VOLATILE))
+    return _done(device, "the TPM is powered on", keep_volatile=keep_volatile)
 
 
 def reset(device: Device) -> Report:
-    device.perform(ptm.Init(0))
+    device.perform(ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE))
     return _done(device, "the TPM was reset")
 
 
@@ -225,7 +226,7 @@ _LOADED = Argument(("file",), "written by save", {"metavar": "FILE"})
 OPERATIONS = {
     "capabilities": Operation("list the control operations that the device supports", capabilities),
     "init": Operation("power the TPM on, or reset it", init, (
-        Argument(("--delete-volatile",), "delete the stored volatile state once it was read", {"action": "store_true"}),
+        Argument(("--keep-volatile",), "do not delete stored volatile state once it was read", {"action": "store_true"}),
     )),
     "reset": Operation("reset the TPM, as a reset of the hardware does", reset),
     "shutdown": Operation("shut the TPM down; its service ends", shutdown),

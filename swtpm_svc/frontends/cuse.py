@@ -16,12 +16,10 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
-from swtpm_svc.tpm.controller import Controller, Rights, authorize, is_immediate, needs_control
-from swtpm_svc.tpm.executor import Executor
+from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE, TPM_SUCCESS
-from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE, Tpm
+from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
-from swtpm_svc.wire.command_codes import LONG_RUNNING
 from swtpm_svc.wire.protocol_error import ProtocolError
 
 #: The kernel's word on the largest write(); a longer one arrives in pieces, of which the first is refused.
@@ -48,20 +46,6 @@ class Waiters(Protocol):
     def add(self, unique: int) -> bool: ...
 
     def discard(self, unique: int) -> None: ...
-
-
-class Events(Protocol):
-    """What the front end tells the service."""
-
-    def refused(self, caller: cuse.Caller, error: VtpmError) -> None: ...
-
-    def executed(self, caller: cuse.Caller, command: bytes, response: bytes) -> None: ...
-
-    def controlled(self, caller: cuse.Caller, request: ptm.Request, result: int) -> None: ...
-
-    def failed(self, error: VtpmError) -> None: ...
-
-    def device_gone(self) -> None: ...
 
 
 class OpenerRecord(NamedTuple):
@@ -97,10 +81,7 @@ class _Opener:
 
 
 class CuseFrontend:
-    """Serves `tpm` on `fd`, an initialised /dev/cuse in non-blocking mode, which stays the caller's to close.
-
-    `trace` makes `events.executed` hear of each command; without it, commands are only counted.
-    """
+    """Serves a TPM on `fd`, an initialised /dev/cuse in non-blocking mode, which stays the caller's to close."""
 
     def __init__(
         self,
@@ -108,25 +89,18 @@ class CuseFrontend:
         slot: memoryview,
         waiters: Waiters,
         polls: Waiters,
-        tpm: Tpm,
-        controller: Controller,
-        executor: Executor,
-        rights_of: Callable[[cuse.Caller], Rights],
-        events: Events,
+        dispatcher: Dispatcher,
     ) -> None:
-        self.commands = 0
-        self.trace = False
         self._fd = fd
         self._slot = slot
         self._slots = [slot]
         self._waiters = waiters
         self._polls = polls
-        self._tpm = tpm
-        self._controller = controller
-        self._executor = executor
-        self._rights_of = rights_of
-        self._events = events
-        self._long_running = LONG_RUNNING[tpm.version]
+        self._dispatcher = dispatcher
+        self._tpm = dispatcher.tpm
+        self._executor = dispatcher.executor
+        self._events = dispatcher.events
+        self._long_running = dispatcher.long_running
         self._openers: dict[int, _Opener] = {}
         self._writers: dict[int, _Opener] = {}
         self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
@@ -240,12 +214,12 @@ class CuseFrontend:
             return cuse.reply_error(unique, errno.EINVAL)
         opener.download = None
         opener.lost = False
-        self.commands += 1
+        self._dispatcher.commands += 1
         if self._executor.busy or code in self._long_running:
             return self._write_later(opener, request, code)
         opener.response = response = self._tpm.execute(data, code)
         opener.position = 0
-        if self.trace:
+        if self._dispatcher.trace:
             self._events.executed(caller, bytes(data), response)
         if opener.poll_handle:
             self._wake(opener)
@@ -264,8 +238,6 @@ class CuseFrontend:
         def done(response: bytes) -> None:
             opener.pending = False
             opener.response, opener.position = response, 0
-            if self.trace:
-                self._events.executed(caller, bytes(command), response)
             if waits:
                 del self._writers[unique]
                 self._send_later(unique, cuse.reply_write(unique, len(command)))
@@ -276,7 +248,7 @@ class CuseFrontend:
             if opener.poll_handle:
                 self._wake(opener)
 
-        self._executor.submit(lambda: self._tpm.execute(memoryview(command), code), done)
+        self._dispatcher.execute_later(caller, command, code, done)
         return None if waits else cuse.reply_write(unique, len(command))
 
     def _read(self, request: cuse.Read) -> Optional[bytes]:
@@ -344,49 +316,41 @@ class CuseFrontend:
     # --- control -------------------------------------------------------------------------------------------------
 
     def _ioctl(self, ioctl: cuse.Ioctl) -> Optional[bytes]:
+        unique = ioctl.unique
         try:
             request = ptm_ioctl.decode(ioctl.command, ioctl.data)
         except ProtocolError:
-            return cuse.reply_error(ioctl.unique, errno.EINVAL)
+            return cuse.reply_error(unique, errno.EINVAL)
         if request is None:
-            return cuse.reply_error(ioctl.unique, errno.ENOTTY)
+            return cuse.reply_error(unique, errno.ENOTTY)
         opener = self._opener(ioctl.handle, ioctl.caller)
-        is_cancel = isinstance(request, ptm.CancelTpmCommand)
-        if not (is_cancel and opener.pending):  # everyone may cancel what is his own
-            try:
-                authorize(request, self._rights_of(ioctl.caller))
-            except VtpmError as error:
-                self._events.refused(ioctl.caller, error)
-                raise
-        if is_cancel and self._tpm.is_running and not self._executor.busy:
-            return self._ioctl_reply(ioctl, request, ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
-        if is_immediate(request) or not self._executor.busy:
-            return self._ioctl_reply(ioctl, request, self._control(opener, request))
-        self._later(ioctl.unique)
-        self._executor.submit(
-            lambda: self._control(opener, request),
-            lambda reply: self._send_later(ioctl.unique, self._ioctl_reply(ioctl, request, reply)),
-        )
-        return None
+        if self._dispatcher.must_wait(request):
+            self._later(unique)
 
-    def _ioctl_reply(self, ioctl: cuse.Ioctl, request: ptm.Request, reply: ptm.Reply) -> bytes:
-        if needs_control(request):
-            result = 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result
-            self._events.controlled(ioctl.caller, request, result)
-        return cuse.reply_ioctl(ioctl.unique, 0, ptm_ioctl.encode(request, reply))
+        def done(reply: ptm.Reply) -> None:
+            self._send_later(unique, cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply)))
+
+        try:
+            self._dispatcher.control(
+                ioctl.caller, request, done, perform=lambda asked: self._control(opener, asked), is_own=opener.pending
+            )
+        except VtpmError:
+            self._waiters.discard(unique)
+            raise
+        return None
 
     def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
         if isinstance(request, ptm.GetStateBlob):
             return self._get_state_blob(opener, request)
         if isinstance(request, ptm.SetStateBlob):
             return self._set_state_blob(opener, request)
-        return self._controller.handle(request)
+        return self._dispatcher.controller.handle(request)
 
     def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
         download = opener.download
         if request.offset == 0 or download is None or download.blob_type != request.type:
             opener.download = None
-            reply = self._controller.handle(request)
+            reply = self._dispatcher.controller.handle(request)
             if not isinstance(reply, ptm.StateBlobReply):
                 return reply
             opener.download = download = Download(request.type, reply.data)
@@ -404,7 +368,7 @@ class CuseFrontend:
         if whole is None:
             return ptm.Result(TPM_SUCCESS)
         opener.upload = None
-        return self._controller.handle(whole)
+        return self._dispatcher.controller.handle(whole)
 
     # --- succession ----------------------------------------------------------------------------------------------
 

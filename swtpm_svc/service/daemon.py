@@ -13,6 +13,7 @@ from swtpm_svc import __version__
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends import cuse_device
 from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
+from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
 from swtpm_svc.service.authorization import Authorization
@@ -75,6 +76,7 @@ class Daemon:
         self._last_error: Optional[dict[str, Any]] = None
         self._store: Store
         self._tpm: Tpm
+        self._dispatcher: Dispatcher
         self._frontend: CuseFrontend
         self._power_shown: Optional[Power] = None
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
@@ -200,26 +202,16 @@ class Daemon:
 
     def _make_frontend(self, fd: int, park: Park) -> CuseFrontend:
         controller = Controller(self._tpm, capabilities=CAPABILITIES, on_shutdown=self._shut_down, on_error=self.failed)
-        frontend = CuseFrontend(
-            fd,
-            park.slot,
-            park.waiters,
-            park.polls,
-            self._tpm,
-            controller,
-            self._executor,
-            self._authorization.rights,
-            events=self,
-        )
-        frontend.trace = self._config.log.level == "debug"
-        return frontend
+        self._dispatcher = Dispatcher(self._tpm, controller, self._executor, self._authorization.rights, events=self)
+        self._dispatcher.trace = self._config.log.level == "debug"
+        return CuseFrontend(fd, park.slot, park.waiters, park.polls, self._dispatcher)
 
     def _succeed(self, park: Park, handover: Optional[Handover]) -> None:
         """Take on what a predecessor owed its clients."""
         unanswered = park.unanswered()
         if handover is not None:
             park.forget()
-            self._frontend.commands = handover.commands
+            self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1
             self._frontend.adopt(handover.openers)
             self._journal.log(
@@ -288,7 +280,7 @@ class Daemon:
                 state_directory=self._config.state.directory,
                 power=tpm.power.value,
                 locality=tpm.locality,
-                commands=self._frontend.commands,
+                commands=self._dispatcher.commands,
                 restarts=self._restarts,
                 snapshot=tpm.snapshot() if tpm.is_running else None,
                 openers=openers,
@@ -312,7 +304,7 @@ class Daemon:
             self._journal.log("notice", f"[{table}] {key} has changed: {what}", message_id=entries.RELOADED_ID)
         self._config = self._config._replace(log=config.log, control=config.control)
         self._journal.level = entries.LEVELS[config.log.level]
-        self._frontend.trace = config.log.level == "debug"
+        self._dispatcher.trace = config.log.level == "debug"
         self._authorization.group = config.control.group
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
 
@@ -388,7 +380,7 @@ class Daemon:
                 for record, pending in openers[:OPENERS_SHOWN]
             ],
             "opener_count": len(openers),
-            "commands": self._frontend.commands,
+            "commands": self._dispatcher.commands,
             "restarts": self._restarts,
             "started": self._started,
             "last_error": self._last_error,

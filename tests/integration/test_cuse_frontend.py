@@ -17,6 +17,7 @@ from tpm_commands import CREATE_RSA, GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, STA
 
 from swtpm_svc.errors import Code
 from swtpm_svc.frontends.cuse import CAPABILITIES, MAX_OPENERS, CuseFrontend
+from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service.parking import Park
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller, Rights
@@ -72,17 +73,8 @@ class Service:
         def rights(caller):
             return RIGHTS.get(caller.uid, Rights(control=False, secrets=False))
 
-        return CuseFrontend(
-            self.sockets[0].fileno(),
-            self.park.slot,
-            self.park.waiters,
-            self.park.polls,
-            self.tpm,
-            self.controller,
-            self.executor,
-            rights,
-            self.events,
-        )
+        dispatcher = Dispatcher(self.tpm, self.controller, self.executor, rights, self.events)
+        return CuseFrontend(self.sockets[0].fileno(), self.park.slot, self.park.waiters, self.park.polls, dispatcher)
 
     def start(self):
         self.tpm.power_on(delete_volatile=True)

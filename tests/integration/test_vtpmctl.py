@@ -86,12 +86,12 @@ def test_power(client, service):
     assert client.run("stop")[:2] == (0, f"{DEVICE}: the TPM is powered off; on again with: vtpmctl init {DEVICE}\n")
     assert service.tpm.power is Power.STOPPED
     assert client.run("init")[:2] == (0, f"{DEVICE}: the TPM is powered on\n")
-    assert client.requests == [ptm.Init(0)]
-    assert service.tpm.power is Power.RUNNING
-    assert client.json("init", "--delete-volatile") == {"device": DEVICE, "operation": "init", "delete_volatile": True}
     assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)]
-    assert client.run("reset")[:2] == (0, f"{DEVICE}: the TPM was reset\n")
+    assert service.tpm.power is Power.RUNNING
+    assert client.json("init", "--keep-volatile") == {"device": DEVICE, "operation": "init", "keep_volatile": True}
     assert client.requests == [ptm.Init(0)]
+    assert client.run("reset")[:2] == (0, f"{DEVICE}: the TPM was reset\n")
+    assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)]
     assert client.run("shutdown")[0] == 0
     assert service.shutdowns == [1]
 

@@ -75,6 +75,7 @@ def configure():
     yield write
     for name in made:
         systemctl("stop", name, expect=None)
+        systemctl("reset-failed", name, expect=None)
         os.unlink(f"/etc/vtpm.d/{name}.toml")
         shutil.rmtree(f"/var/lib/vtpm/{name}", ignore_errors=True)
 
@@ -368,6 +369,7 @@ def test_a_missing_configuration_and_a_state_in_use_are_named(both, configure):
     systemctl("start", "nonesuch", expect=None)
     assert show("nonesuch", "ExecMainStatus") == "78"
     assert any("/etc/vtpm.d/nonesuch.toml" in entry["MESSAGE"] for entry in journal("nonesuch"))
+    systemctl("reset-failed", "nonesuch")
     configure("thief", '[state]\ndirectory = "/var/lib/vtpm/vtpm1"\n')
     os.makedirs("/run/systemd/system/vtpm@thief.service.d", exist_ok=True)
     with open("/run/systemd/system/vtpm@thief.service.d/paths.conf", "w", encoding="ascii") as file:
