@@ -17,7 +17,7 @@ from cuse_kernel import HEADER, Kernel
 from memory_storage import MemoryStorage
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
-from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
+from swtpm_svc.frontends.cuse import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service.parking import Park
 from swtpm_svc.tpm import libtpms
@@ -98,7 +98,7 @@ def main():
     tpm = Tpm("2.0", MemoryStorage(), nobody.failed)
     tpm.power_on(delete_volatile=True)
     tpm.startup("clear")
-    controller = Controller(tpm, capabilities=CAPABILITIES, on_shutdown=nobody.shutdown, on_error=nobody.failed)
+    controller = Controller(tpm, on_shutdown=nobody.shutdown, on_error=nobody.failed)
     dispatcher = Dispatcher(tpm, controller, Executor(nobody.post), lambda _caller: Rights(control=False, secrets=False), nobody)
     frontend = CuseFrontend(ours.fileno(), park.slot, park.waiters, park.polls, dispatcher)
     handle = Kernel(frontend.serve_one, theirs).open()

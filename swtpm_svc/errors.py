@@ -32,6 +32,7 @@ class Code(Enum):
     STATE_LOCKED = "state-locked"
     STATE_CORRUPT = "state-corrupt"
     STATE_FOREIGN = "state-foreign"
+    HANDOVER_REFUSED = "handover-refused"
     LIBTPMS = "libtpms"
     PROTOCOL = "protocol"
     NOT_PERMITTED = "not-permitted"
@@ -40,7 +41,9 @@ class Code(Enum):
     BAD_LOCALITY = "bad-locality"
     BUSY = "busy"
     TOO_LARGE = "too-large"
+    SOCKET_UNAVAILABLE = "socket-unavailable"
     DAEMON_UNREACHABLE = "daemon-unreachable"
+    INSTALLATION = "installation"
     INTERNAL = "internal"
 
 
@@ -82,6 +85,7 @@ TABLE = {
     Code.STATE_LOCKED: Fault(errno.EBUSY, TPM_FAIL, 75, "41e6389e7eba415ca44ec30f78e76872", "another process holds the state"),
     Code.STATE_CORRUPT: Fault(errno.EBADMSG, TPM_FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
     Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, newer, or encrypted"),
+    Code.HANDOVER_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what a predecessor left in memory cannot be used"),
     Code.LIBTPMS: Fault(errno.EIO, TPM_FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
     Code.PROTOCOL: Fault(errno.EBADMSG, TPM_BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),
     Code.NOT_PERMITTED: Fault(errno.EPERM, TPM_FAIL, 77, "7489009100d34faf989cbae03b0689f9", "the caller may not do this"),
@@ -90,7 +94,9 @@ TABLE = {
     Code.BAD_LOCALITY: Fault(errno.EINVAL, TPM_BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
     Code.BUSY: Fault(errno.EBUSY, TPM_FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
     Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
+    Code.SOCKET_UNAVAILABLE: Fault(errno.EADDRINUSE, TPM_FAIL, 75, "5007b8a3e6854e949b4f7112c90915fd", "a socket's address cannot be listened on"),
     Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TPM_FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
+    Code.INSTALLATION: Fault(errno.ENOENT, TPM_FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
     Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
 }
 # fmt: on

@@ -14,7 +14,7 @@ import os
 from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from typing import Any, Callable, NamedTuple, Optional, Protocol
 
-from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE, TPM_SUCCESS
@@ -55,13 +55,28 @@ class OpenerRecord(NamedTuple):
     uid: int
     gid: int
     pid: int
+    #: It was in the middle of carrying a state blob, which is not handed over.
+    in_transfer: bool
     response: bytes
 
 
 class _Opener:
     """One open file of the device."""
 
-    __slots__ = ("caller", "download", "handle", "lost", "pending", "poll_handle", "position", "reader", "response", "upload")
+    __slots__ = (
+        "caller",
+        "command",
+        "download",
+        "handle",
+        "lost",
+        "pending",
+        "poll_handle",
+        "position",
+        "reader",
+        "response",
+        "torn",
+        "upload",
+    )
 
     def __init__(self, handle: int, caller: cuse.Caller) -> None:
         self.handle = handle
@@ -78,6 +93,10 @@ class _Opener:
         self.upload: Optional[Upload] = None
         #: A predecessor was killed, perhaps with a response for this file: the next read, if it comes first, is an EIO.
         self.lost = False
+        #: A predecessor stopped in the middle of a blob: the next read or write is an EIO, so that none is torn.
+        self.torn = False
+        #: The request that has a command on the worker, or waiting for it.
+        self.command = 0
 
 
 class CuseFrontend:
@@ -101,6 +120,7 @@ class CuseFrontend:
         self._executor = dispatcher.executor
         self._events = dispatcher.events
         self._long_running = dispatcher.long_running
+        self._notable = dispatcher.notable
         self._openers: dict[int, _Opener] = {}
         self._writers: dict[int, _Opener] = {}
         self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
@@ -199,6 +219,9 @@ class CuseFrontend:
     def _write(self, request: cuse.Write) -> Optional[bytes]:
         unique, caller, handle, data, _flags = request
         opener = self._openers.get(handle) or self._opener(handle, caller)
+        if opener.torn:
+            opener.torn = False
+            return cuse.reply_error(unique, errno.EIO)
         if opener.upload is not None:
             opener.upload.write(data)
             return cuse.reply_write(unique, len(data))
@@ -219,7 +242,7 @@ class CuseFrontend:
             return self._write_later(opener, request, code)
         opener.response = response = self._tpm.execute(data, code)
         opener.position = 0
-        if self._dispatcher.trace:
+        if self._dispatcher.trace or response[6:10] in self._notable:
             self._events.executed(caller, bytes(data), response)
         if opener.poll_handle:
             self._wake(opener)
@@ -233,7 +256,7 @@ class CuseFrontend:
         if waits:
             self._later(unique)
             self._writers[unique] = opener
-        opener.pending = True
+        opener.pending, opener.command = True, unique
 
         def done(response: bytes) -> None:
             opener.pending = False
@@ -248,7 +271,7 @@ class CuseFrontend:
             if opener.poll_handle:
                 self._wake(opener)
 
-        self._dispatcher.execute_later(caller, command, code, done)
+        self._dispatcher.execute_later(caller, command, code, done, owner=unique)
         return None if waits else cuse.reply_write(unique, len(command))
 
     def _read(self, request: cuse.Read) -> Optional[bytes]:
@@ -261,8 +284,8 @@ class CuseFrontend:
             return cuse.reply_data(unique, data)
         if opener.download is not None:
             return cuse.reply_data(unique, opener.download.read(size))
-        if opener.lost:
-            opener.lost = False
+        if opener.lost or opener.torn:
+            opener.lost = opener.torn = False
             return cuse.reply_error(unique, errno.EIO)
         if not opener.pending:
             return cuse.reply_data(unique, b"")
@@ -286,10 +309,16 @@ class CuseFrontend:
         return response[start:] if start else response
 
     def _interrupt(self, request: cuse.Interrupt) -> None:
-        """A signal came for a client that waits: its read ends, its command is asked to give up."""
+        """A signal came for a client that waits: what runs is asked to give up, what only waits ends at once."""
         target = request.target
-        if target in self._writers:
+        if self._executor.owner == target:
             self._tpm.cancel()
+            return
+        if self._executor.withdraw(target):
+            opener = self._writers.pop(target, None)
+            if opener is not None:
+                opener.pending = False
+            self._send_later(target, cuse.reply_error(target, errno.EINTR))
             return
         for opener in self._openers.values():
             if opener.reader is not None and opener.reader[0] == target:
@@ -324,6 +353,8 @@ class CuseFrontend:
         if request is None:
             return cuse.reply_error(unique, errno.ENOTTY)
         opener = self._opener(ioctl.handle, ioctl.caller)
+        if not isinstance(request, ptm.SetStateBlob):
+            opener.upload = None  # or what is meant as a command would go on to be taken for a piece of it
         if self._dispatcher.must_wait(request):
             self._later(unique)
 
@@ -331,8 +362,9 @@ class CuseFrontend:
             self._send_later(unique, cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply)))
 
         try:
+            is_own = opener.pending and self._executor.owner == opener.command
             self._dispatcher.control(
-                ioctl.caller, request, done, perform=lambda asked: self._control(opener, asked), is_own=opener.pending
+                ioctl.caller, request, done, perform=lambda asked: self._control(opener, asked), is_own=is_own, owner=unique
             )
         except VtpmError:
             self._waiters.discard(unique)
@@ -340,6 +372,8 @@ class CuseFrontend:
         return None
 
     def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
+        if isinstance(request, ptm.GetCapability):
+            return ptm.CapabilityReply(CAPABILITIES)
         if isinstance(request, ptm.GetStateBlob):
             return self._get_state_blob(opener, request)
         if isinstance(request, ptm.SetStateBlob):
@@ -348,6 +382,9 @@ class CuseFrontend:
 
     def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
         download = opener.download
+        if opener.torn and request.offset:
+            return ptm.Result(TPM_FAIL)
+        opener.torn = False
         if request.offset == 0 or download is None or download.blob_type != request.type:
             opener.download = None
             reply = self._dispatcher.controller.handle(request)
@@ -379,7 +416,8 @@ class CuseFrontend:
     @staticmethod
     def _record(opener: _Opener) -> OpenerRecord:
         unread = opener.response[opener.position :] if opener.response is not None else b""
-        return OpenerRecord(opener.handle, *opener.caller, unread)
+        in_transfer = opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
+        return OpenerRecord(opener.handle, *opener.caller, in_transfer, unread)
 
     def adopt(self, records: "list[OpenerRecord]") -> None:
         """Go on with the open files of a predecessor."""
@@ -387,6 +425,7 @@ class CuseFrontend:
             opener = self._opener(record.handle, cuse.Caller(record.uid, record.gid, record.pid))
             opener.response = record.response or None
             opener.lost = False
+            opener.torn = record.in_transfer
 
     def wake_all(self, poll_handles: "list[int]") -> None:
         """Have all who polled with a predecessor poll again."""

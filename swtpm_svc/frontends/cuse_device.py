@@ -7,6 +7,7 @@ and the result is checked in sysfs.
 
 import errno
 import os
+import select
 import stat
 import time
 from typing import NamedTuple, Optional
@@ -17,6 +18,9 @@ from swtpm_svc.wire import cuse, fuse
 
 CUSE_PATH = "/dev/cuse"
 UDEV_CONTROL = "/run/udev/control"
+
+#: How long a device may take to go after its last descriptor was closed, by systemd or the end of a process.
+LEAVING_S = 2.0
 
 
 class Node(NamedTuple):
@@ -61,11 +65,14 @@ def _cuse_missing() -> VtpmError:
 
 
 def check_free(name: str, major: int, minor: int) -> None:
-    """The name and the numbers are free for a new device.
+    """The name and the numbers are free for a new device, or become so soon: that of a predecessor may just be going.
 
     Raises:
         VtpmError DEVICE_NAME_TAKEN, DEVICE_NUMBER_TAKEN
     """
+    deadline = time.monotonic() + LEAVING_S
+    while os.path.exists(f"/sys/class/cuse/{name}") and time.monotonic() < deadline:
+        time.sleep(0.02)
     if os.path.exists(f"/sys/class/cuse/{name}") or os.path.lexists(f"/dev/{name}"):
         raise VtpmError(
             Code.DEVICE_NAME_TAKEN,
@@ -99,6 +106,13 @@ def initialise(fd: int, name: str, major: int, minor: int) -> None:
             f"the kernel did not make the device {name}",
             remedy="see dmesg; the major number may be in use by another driver (/proc/devices)",
         )
+
+
+def is_alive(fd: int) -> bool:
+    """Has the kernel still the device of this initialised /dev/cuse? (It goes by /sys/class/cuse/NAME/abort.)"""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _fd, events in poll.poll(0))
 
 
 def device_numbers(name: str) -> "tuple[int, int]":

@@ -5,8 +5,8 @@ A front end decodes and encodes; here is the policy between it and the TPM. All 
 
 from typing import Callable, Optional, Protocol
 
-from swtpm_svc.errors import VtpmError
-from swtpm_svc.tpm.controller import Controller, Rights, authorize, is_immediate, needs_control
+from swtpm_svc.errors import TPM_FAIL, VtpmError, internal
+from swtpm_svc.tpm.controller import MAX_LOCALITY, Controller, Rights, authorize, is_immediate, needs_control
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.libtpms import TPM_SUCCESS
 from swtpm_svc.tpm.tpm import Tpm
@@ -29,8 +29,22 @@ class Events(Protocol):
     def device_gone(self) -> None: ...
 
 
+def _results(*codes: int) -> "frozenset[bytes]":
+    return frozenset(code.to_bytes(4, "big") for code in codes)
+
+
+#: Results that an administrator wants to hear of: the TPM is in failure mode, or locked against guessing.
+NOTABLE = {
+    "1.2": _results(0x09, 0x1C, 0x803),  # TPM_FAIL, TPM_FAILEDSELFTEST, TPM_DEFEND_LOCK_RUNNING
+    "2.0": _results(0x101, 0x921),  # TPM_RC_FAILURE, TPM_RC_LOCKOUT
+}
+
+
 class Dispatcher:
-    """One for all front ends of a TPM. `trace` makes `events.executed` hear of each command; else they are only counted."""
+    """One for all front ends of a TPM.
+
+    `events.executed` hears of the commands whose results are `NOTABLE`, and with `trace` of each; else they are only counted.
+    """
 
     def __init__(
         self, tpm: Tpm, controller: Controller, executor: Executor, rights_of: Callable[[Caller], Rights], events: Events
@@ -42,21 +56,53 @@ class Dispatcher:
         self.commands = 0
         self.trace = False
         self.long_running = LONG_RUNNING[tpm.version]
+        self.notable = NOTABLE[tpm.version]
         self._rights_of = rights_of
 
     def must_wait(self, request: ptm.Request) -> bool:
         """Has the request to wait for a long command?"""
         return self.executor.busy and not is_immediate(request)
 
-    def execute_later(self, caller: Caller, command: bytearray, code: int, done: Callable[[bytes], None]) -> None:
+    def execute(self, caller: Caller, command: bytearray, code: int, locality: Optional[int]) -> bytes:
+        """Execute a command now, at `locality` if one is given; nothing else may be in work."""
+        response = self._execute(command, code, locality)
+        if self.trace or response[6:10] in self.notable:
+            self.events.executed(caller, bytes(command), response)
+        return response
+
+    def _execute(self, command: bytearray, code: int, locality: Optional[int]) -> bytes:
+        if locality is None:
+            return self.tpm.execute(memoryview(command), code)
+        return self.tpm.execute_at(locality, memoryview(command), code)
+
+    def may_use_locality(self, caller: Caller, locality: int, rights: Optional[Rights] = None) -> bool:
+        return locality == 0 or (locality <= MAX_LOCALITY and (rights or self._rights_of(caller)).control)
+
+    def execute_later(
+        self,
+        caller: Caller,
+        command: bytearray,
+        code: int,
+        done: Callable[[bytes], None],
+        *,
+        locality: Optional[int] = None,
+        owner: int = 0,
+    ) -> None:
         """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on."""
 
+        def work() -> bytes:
+            try:
+                return self._execute(command, code, locality)
+            except Exception as error:
+                self.events.failed(internal("while executing a command", error))
+                return self.tpm.fatal()
+
         def finish(response: bytes) -> None:
-            if self.trace:
+            if self.trace or response[6:10] in self.notable:
                 self.events.executed(caller, bytes(command), response)
             done(response)
 
-        self.executor.submit(lambda: self.tpm.execute(memoryview(command), code), finish)
+        self.executor.submit(work, finish, owner=owner)
 
     def control(
         self,
@@ -66,11 +112,13 @@ class Dispatcher:
         *,
         perform: Optional[Callable[[ptm.Request], ptm.Reply]] = None,
         is_own: bool = False,
+        owner: int = 0,
+        rights: Optional[Rights] = None,
     ) -> None:
         """Carry out a control request, now or after what runs, then `done(reply)`.
 
         `perform` stands in for the controller where a front end has more to do. `is_own`: the command in work is the
-        caller's, who may cancel it whatever his rights.
+        caller's, who may cancel it whatever his rights. `rights` stand in for those of the caller's account.
 
         Raises:
             VtpmError NOT_PERMITTED
@@ -78,11 +126,18 @@ class Dispatcher:
         is_cancel = isinstance(request, ptm.CancelTpmCommand)
         if not (is_cancel and is_own):
             try:
-                authorize(request, self._rights_of(caller))
+                authorize(request, rights or self._rights_of(caller))
             except VtpmError as error:
                 self.events.refused(caller, error)
                 raise
-        work = perform or self.controller.handle
+        handle = perform or self.controller.handle
+
+        def work() -> ptm.Reply:
+            try:
+                return handle(request)
+            except Exception as error:
+                self.events.failed(internal(f"while carrying out {ptm.command_of(request).name}", error))
+                return ptm.Result(TPM_FAIL)
 
         def finish(reply: ptm.Reply) -> None:
             if needs_control(request):
@@ -92,6 +147,6 @@ class Dispatcher:
         if is_cancel and self.tpm.is_running and not self.executor.busy:
             finish(ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
         elif self.must_wait(request):
-            self.executor.submit(lambda: work(request), finish)
+            self.executor.submit(work, finish, owner=owner)
         else:
-            finish(work(request))
+            finish(work())

@@ -12,11 +12,15 @@ from typing import Any, Callable, NamedTuple, Union
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the first a letter or digit"
 ACCOUNT_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}")
+TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:)?[0-9]{1,5}")
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
 MAJOR_MAX = 511
 MINOR_MAX = (1 << 20) - 1
+
+PORT_MAX = 65535
+UNIX_PATH_MAX = 107  # sun_path without its terminating zero (unix(7))
 
 
 class TpmConfig(NamedTuple):
@@ -40,6 +44,14 @@ class DeviceConfig(NamedTuple):
     @property
     def node(self) -> str:
         return f"/dev/{self.name}"
+
+
+class SocketConfig(NamedTuple):
+    """[socket]: QEMU's emulator protocol. `control` and `data` are addresses (frontends.sockets.parse_address)."""
+
+    control: str
+    data: str
+    mode: int
 
 
 class StateConfig(NamedTuple):
@@ -67,6 +79,7 @@ class Config(NamedTuple):
     path: str
     tpm: TpmConfig
     device: DeviceConfig
+    socket: SocketConfig
     state: StateConfig
     control: ControlConfig
     log: LogConfig
@@ -142,11 +155,25 @@ def _read_directory(value: str) -> str:
     return os.path.normpath("/" + value.lstrip("/"))
 
 
+def _read_address(value: str) -> str:
+    """What frontends.sockets.parse_address takes; that the path fits a socket address (unix(7)) is checked here too."""
+    if value == "none":
+        return value
+    if value.startswith("tcp:"):
+        if not TCP_PATTERN.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) <= PORT_MAX:
+            raise ValueError
+        return value
+    if len(os.fsencode(value)) > UNIX_PATH_MAX:
+        raise ValueError
+    return _read_directory(value)
+
+
 DEVICE_NAME = _text(NAME_PATTERN, NAME_EXPECTED)
 USER = _text(ACCOUNT_PATTERN, "the name or the number of a user")
 GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
+ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
 
 # fmt: off
@@ -163,6 +190,11 @@ SCHEMA = (
         Key("owner", USER, "root", "the user that owns the device node"),
         Key("group", GROUP, "vtpm", "the group of the device node"),
         Key("mode", MODE, "0660", "the permission bits of the device node"),
+    )),
+    Table("socket", SocketConfig, (
+        Key("control", ADDRESS, "/run/vtpm/{instance}/ctrl.sock", "where the control protocol is spoken, as QEMU wants it"),
+        Key("data", ADDRESS, "none", "where TPM commands are taken; QEMU brings a socket of its own"),
+        Key("mode", MODE, "0660", "the permission bits of the UNIX sockets, whose group is that of [control]"),
     )),
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, "/var/lib/vtpm/{instance}", "where the TPM's state is kept"),

@@ -10,10 +10,11 @@ import time
 from typing import Any, Optional
 
 from swtpm_svc import __version__
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import TABLE, Code, VtpmError, internal
 from swtpm_svc.frontends import cuse_device
-from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
+from swtpm_svc.frontends.cuse import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.sockets import SocketFrontend, adopt_listener, parse_address
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
 from swtpm_svc.service.authorization import Authorization
@@ -24,7 +25,7 @@ from swtpm_svc.service.main import Options
 from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import Privileges, find_account
-from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, socket_path
+from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
@@ -36,6 +37,8 @@ from swtpm_svc.wire.cuse import Caller
 #: Names in systemd's descriptor store.
 PARKED_DEVICE = "cuse-live"
 PARKED_MEMORY = "journal"
+SOCKET_CONTROL = "socket-control"
+SOCKET_DATA = "socket-data"
 #: The name that OpenFile= gives to a new /dev/cuse.
 PASSED_DEVICE = "cuse"
 
@@ -78,9 +81,11 @@ class Daemon:
         self._tpm: Tpm
         self._dispatcher: Dispatcher
         self._frontend: CuseFrontend
+        self._sockets: SocketFrontend
         self._power_shown: Optional[Power] = None
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
+        self._device_is_gone = False
 
     # --- start ---------------------------------------------------------------------------------------------------
 
@@ -90,6 +95,7 @@ class Daemon:
         Raises:
             VtpmError: it could not start.
         """
+        self._loop.on_fault = lambda error: self.failed(internal("while serving", error))
         node = self._resolve_node()
         descriptors = passed_descriptors()
         park = self._adopt_park(descriptors)
@@ -98,14 +104,21 @@ class Daemon:
         self._store = Store.open(self._config.state.directory, self._config.tpm.version)
         with self._store:
             self._tpm = Tpm(self._config.tpm.version, self._store, self.failed)
-            handover = park.take() if park is not None else None
-            self._power_on(handover)
+            handover = park.read() if park is not None else None
+            resumed = handover is not None and self._resume(handover)
+            if not resumed:
+                self._power_on()
             if park is None:
                 park = self._make_device(fd, node, privileges)
                 privileges.drop()
             self._frontend = self._make_frontend(fd, park)
-            self._succeed(park, handover)
-            return self._serve(fd, park)
+            self._sockets = SocketFrontend(self._loop, self._dispatcher)
+            try:
+                self._open_sockets(descriptors)
+                self._succeed(park, handover, resumed=resumed)
+                return self._serve(fd, park)
+            finally:
+                self._sockets.close(keep_files=self._notifier.active)
 
     def _resolve_node(self) -> cuse_device.Node:
         device = self._config.device
@@ -114,24 +127,29 @@ class Daemon:
 
     def _adopt_park(self, descriptors: "dict[str, list[int]]") -> Optional[Park]:
         """The park of a predecessor, if its device is still the one that is asked for."""
-        if not (PARKED_DEVICE in descriptors and PARKED_MEMORY in descriptors):
+        devices, memories = descriptors.pop(PARKED_DEVICE, []), descriptors.pop(PARKED_MEMORY, [])
+        if not devices and not memories:
             return None
-        try:
-            park = Park.adopt(descriptors[PARKED_MEMORY][-1])
-            name = park.device_name
-            if name == self._config.device.name:
-                return park
-            park.close()
-            self._journal.log("notice", f"/dev/{name} is now {self._config.device.node}: clients must open that")
-        except VtpmError as error:
-            self._journal.error(error, level="warning")
+        if len(devices) == len(memories) == 1:
+            try:
+                park = Park.adopt(memories[0])
+                memories = []
+                name = park.device_name
+                if name == self._config.device.name and cuse_device.is_alive(devices[0]):
+                    descriptors[PARKED_DEVICE] = devices
+                    return park
+                park.close()
+                self._journal.log("notice", f"/dev/{name} is given up, {self._config.device.node} is made: clients open that")
+            except VtpmError as error:
+                memories = []
+                self._journal.error(error, level="warning")
         self._unpark()
-        for fd in descriptors.pop(PARKED_DEVICE):
+        for fd in devices + memories:
             os.close(fd)  # the last descriptor: the old device goes
         return None
 
     def _unpark(self) -> None:
-        for name in (PARKED_DEVICE, PARKED_MEMORY):
+        for name in (PARKED_DEVICE, PARKED_MEMORY, SOCKET_CONTROL, SOCKET_DATA):
             self._notifier.unpark(name)
 
     def _device_descriptor(self, descriptors: "dict[str, list[int]]", *, resumes: bool) -> int:
@@ -153,10 +171,8 @@ class Daemon:
             privileges.drop()
         return privileges
 
-    def _power_on(self, handover: Optional[Handover]) -> None:
-        """The TPM as the predecessor left it, or as the configuration says."""
-        if handover is not None and self._resume(handover):
-            return
+    def _power_on(self) -> None:
+        """The TPM as the configuration says."""
         tpm = self._config.tpm
         if tpm.power_on == "manual":
             return
@@ -177,47 +193,83 @@ class Daemon:
         if (handover.tpm_version, handover.state_directory) != same:
             self._journal.log("notice", "another TPM is configured now: clients meet a TPM that was just powered on")
             return False
-        if handover.snapshot is not None:
-            try:
-                self._tpm.resume(handover.snapshot)
-            except VtpmError as error:
-                self._journal.error(error, level="warning")
-                return False
-        else:
-            self._tpm.power = Power(handover.power)
-        self._tpm.set_locality(handover.locality)
+        if handover.snapshot.power == Power.OFF.value and self._config.tpm.power_on == "auto":
+            return False  # it was waiting for INIT, and does not have to any more
+        try:
+            self._tpm.resume(handover.snapshot)
+        except VtpmError as error:
+            self._journal.error(error, level="warning")
+            return False
         return True
 
     def _make_device(self, fd: int, node: cuse_device.Node, privileges: Privileges) -> Park:
         device = self._config.device
         cuse_device.initialise(fd, device.name, device.major, device.minor)
         park = Park.create(device.name)
-        self._notifier.park(PARKED_DEVICE, fd)
-        self._notifier.park(PARKED_MEMORY, park.fd)
         if not cuse_device.udev_is_running():
             with privileges.raised():
                 cuse_device.finish_by_hand(node)
         cuse_device.wait_until_finished(node, NODE_TIMEOUT_S)
+        # only now: a node that nobody can open must not be a successor's start
+        self._notifier.park(PARKED_MEMORY, park.fd)
+        self._notifier.park(PARKED_DEVICE, fd)
         return park
 
     def _make_frontend(self, fd: int, park: Park) -> CuseFrontend:
-        controller = Controller(self._tpm, capabilities=CAPABILITIES, on_shutdown=self._shut_down, on_error=self.failed)
+        controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self.failed)
         self._dispatcher = Dispatcher(self._tpm, controller, self._executor, self._authorization.rights, events=self)
         self._dispatcher.trace = self._config.log.level == "debug"
         return CuseFrontend(fd, park.slot, park.waiters, park.polls, self._dispatcher)
 
-    def _succeed(self, park: Park, handover: Optional[Handover]) -> None:
+    def _open_sockets(self, descriptors: "dict[str, list[int]]") -> None:
+        """Listen where the configuration says, on the sockets of a predecessor where they are the same."""
+        config = self._config.socket
+        gid = self._control_group()
+        for name, text, listen in (
+            (SOCKET_CONTROL, config.control, self._sockets.listen_control),
+            (SOCKET_DATA, config.data, self._sockets.listen_data),
+        ):
+            address = parse_address(text)
+            passed = adopt_listener(descriptors.pop(name, []), address)
+            if passed is None:
+                self._notifier.unpark(name)
+            if address is None:
+                continue
+            directory = os.path.dirname(address.path)
+            if directory == f"/run/vtpm/{self._config.instance}" and not os.path.isdir(directory):
+                self._journal.log("info", f"no {address.path}: its directory is made by systemd, which did not start this")
+                continue
+            fd = listen(address, mode=config.mode, gid=gid, passed=passed)
+            if passed is None:
+                self._notifier.park(name, fd)
+
+    def _control_group(self) -> Optional[int]:
+        """The group for the UNIX sockets; None where the process cannot give them to it."""
+        try:
+            gid = configuration.group_id(self._config.control.group)
+        except VtpmError as error:
+            self._journal.error(error, level="warning")
+            return None
+        if os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
+            return gid
+        name = self._config.control.group
+        self._journal.log(
+            "warning", f"the control socket stays with the service's own group; remedy: add the service's user to {name}"
+        )
+        return None
+
+    def _succeed(self, park: Park, handover: Optional[Handover], *, resumed: bool) -> None:
         """Take on what a predecessor owed its clients."""
         unanswered = park.unanswered()
         if handover is not None:
-            park.forget()
             self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1
             self._frontend.adopt(handover.openers)
+        if resumed and handover is not None:
             self._journal.log(
                 "info", f"goes on where its predecessor stopped, {len(handover.openers)} openers", message_id=entries.RESUMED_ID
             )
-        elif park.was_adopted:
+        elif handover is None and park.was_adopted:
             self._journal.log(
                 "warning",
                 f"its predecessor was killed: {len(unanswered)} requests get an I/O error, PCRs and sessions are lost",
@@ -225,6 +277,7 @@ class Daemon:
             )
         self._frontend.give_up(unanswered)
         self._frontend.wake_all(park.polls.take_over())
+        park.forget()
 
     # --- service -------------------------------------------------------------------------------------------------
 
@@ -247,7 +300,7 @@ class Daemon:
             status.close()
 
     def _open_status(self) -> StatusServer:
-        status = StatusServer(socket_path(self._config.instance), self._describe)
+        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe)
         try:
             self._loop.add(status.open(), status.serve_one)
         except OSError as error:
@@ -262,28 +315,25 @@ class Daemon:
             self._notifier.extend_timeout(LONG_WORK_S)
             self._executor.join()
             self._loop.run_posted()
-        if self._is_shut_down:
+        if self._is_shut_down or self._device_is_gone:
             self._unpark()  # with the last descriptor the device goes, and whoever still waits on it is released
         elif self._notifier.active:
             # whether this is a stop or a restart only systemd knows: after a stop it drops the park
             self._leave(park)
         self._tpm.shut_down()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
-        return 0
+        # a device that was taken away is no end that anybody asked for: systemd is to start the service again
+        return TABLE[Code.DEVICE_NOT_READY].exit_status if self._device_is_gone else 0
 
     def _leave(self, park: Park) -> None:
-        tpm = self._tpm
-        openers = [record for record, _pending in self._frontend.openers()]
         park.leave(
             Handover(
-                tpm_version=tpm.version,
+                tpm_version=self._tpm.version,
                 state_directory=self._config.state.directory,
-                power=tpm.power.value,
-                locality=tpm.locality,
                 commands=self._dispatcher.commands,
                 restarts=self._restarts,
-                snapshot=tpm.snapshot() if tpm.is_running else None,
-                openers=openers,
+                snapshot=self._tpm.snapshot(),
+                openers=[record for record, _pending in self._frontend.openers()],
             )
         )
 
@@ -317,7 +367,7 @@ class Daemon:
         code, result = int.from_bytes(command[6:10], "big"), int.from_bytes(response[6:10], "big")
         version = self._tpm.version
         self._journal.log(
-            "debug",
+            "debug" if self._dispatcher.trace else "warning",
             f"{command_name(version, code)}: {return_codes.describe(version, result)}",
             message_id=entries.COMMAND_ID,
             TPM_CC=f"{code:#x}",
@@ -346,6 +396,7 @@ class Daemon:
 
     def device_gone(self) -> None:
         self.failed(VtpmError(Code.DEVICE_REJECTED, f"the kernel has taken {self._config.device.node} away"))
+        self._device_is_gone = True
         self._loop.stop()
 
     # --- status --------------------------------------------------------------------------------------------------
@@ -380,6 +431,7 @@ class Daemon:
                 for record, pending in openers[:OPENERS_SHOWN]
             ],
             "opener_count": len(openers),
+            "connections": self._sockets.connections,
             "commands": self._dispatcher.commands,
             "restarts": self._restarts,
             "started": self._started,

@@ -18,8 +18,11 @@ class Loop:
     """Calls back what is due until `stop`. A context manager: it owns the epoll instance and the wake-up pipe."""
 
     def __init__(self) -> None:
+        #: Hears of what a callback let through: one fault must not end the service of all.
+        self.on_fault: Callable[[Exception], None] = _reraise
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
+        self._writers: dict[int, Callback] = {}
         self._posted: deque[Callback] = deque()
         self._signals: dict[int, Callback] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -46,7 +49,16 @@ class Loop:
 
     def remove(self, fd: int) -> None:
         if self._callbacks.pop(fd, None) is not None:
+            self._writers.pop(fd, None)
             self._epoll.unregister(fd)
+
+    def want_write(self, fd: int, on_writable: Optional[Callback]) -> None:
+        """Call `on_writable` whenever `fd`, which was added, takes more; None: no longer."""
+        if on_writable is None:
+            self._writers.pop(fd, None)
+        else:
+            self._writers[fd] = on_writable
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if on_writable else 0))
 
     def on_signal(self, number: int, callback: Callback) -> None:
         """Call `callback` from the loop, never in the middle of anything, after signal `number`."""
@@ -80,15 +92,24 @@ class Loop:
         while not self._stopped:
             if self._period_s is not None:
                 timeout = self._run_timer()
-            for fd, _events in poll(timeout):
-                on_readable = callbacks.get(fd)
-                if on_readable is not None:
-                    on_readable()
+            try:
+                for fd, events in poll(timeout):
+                    if events != select.EPOLLIN and fd in self._writers:
+                        self._writers[fd]()
+                    on_readable = callbacks.get(fd)
+                    if on_readable is not None and events != select.EPOLLOUT:
+                        on_readable()
+            except Exception as error:
+                self.on_fault(error)
 
     def run_posted(self) -> None:
         """Only what was posted, at once."""
         while self._posted:
-            self._posted.popleft()()
+            callback = self._posted.popleft()
+            try:
+                callback()
+            except Exception as error:
+                self.on_fault(error)  # and on to the next, which nobody would wake the loop for again
 
     def _run_timer(self) -> float:
         assert self._period_s is not None
@@ -108,6 +129,10 @@ class Loop:
             if callback is not None:
                 callback()
         self.run_posted()
+
+
+def _reraise(error: Exception) -> None:
+    raise error
 
 
 def _nothing(_number: int, _frame: Optional[FrameType]) -> None:

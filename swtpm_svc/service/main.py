@@ -1,5 +1,6 @@
 """The command `vtpmd`: its command line, and how an error ends it. No argparse: a cold start is short (design D12)."""
 
+import signal
 import sys
 from typing import NamedTuple, Optional
 
@@ -76,13 +77,22 @@ def main() -> int:
     if "--version" in arguments:
         print(f"vtpmd {__version__}")
         return 0
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop takes it: an end, not a KeyboardInterrupt
     try:
         options = parse(arguments)
     except VtpmError as error:
         print(error.report("vtpmd"), file=sys.stderr)
         return error.fault.exit_status
-    from swtpm_svc.service.daemon import serve
-
+    try:
+        from swtpm_svc.service.daemon import serve
+    except ImportError as error:
+        missing = VtpmError(
+            Code.INSTALLATION,
+            f"a part of the program cannot be loaded: {error}",
+            remedy="install libtpms and the Python packages cffi and systemd-python, for this Python; or reinstall",
+        )
+        print(missing.report("vtpmd"), file=sys.stderr)
+        return missing.fault.exit_status
     return serve(options)
 
 

@@ -15,7 +15,7 @@ import os
 import sys
 from mmap import PAGESIZE, mmap
 from struct import Struct
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
@@ -36,15 +36,13 @@ _UNIQUE = Struct("=Q")
 
 
 class Handover(NamedTuple):
-    """What an orderly stop leaves to its successor. `snapshot` is None for a TPM that was not powered."""
+    """What an orderly stop leaves to its successor."""
 
     tpm_version: str
     state_directory: str
-    power: str
-    locality: int
     commands: int
     restarts: int
-    snapshot: Optional[Snapshot]
+    snapshot: Snapshot
     openers: "list[OpenerRecord]"
 
 
@@ -141,25 +139,31 @@ class Park:
         """Write what a successor needs; complete from the last statement on."""
         import json
 
-        blobs = list(handover.snapshot or ()) + [opener.response for opener in handover.openers]
-        head = handover._replace(
-            snapshot=None,
-            openers=[opener._replace(response=b"") for opener in handover.openers],
+        snapshot = handover.snapshot
+        blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]
+        blobs += [opener.response for opener in handover.openers]
+        plain = snapshot._replace(permanent=b"", volatile=b"", offered={})._asdict()
+        fields = dict(
+            handover._asdict(),
+            snapshot={name: value for name, value in plain.items() if not isinstance(value, bytes)},
+            offered=list(snapshot.offered),
+            openers=[opener._replace(response=b"")[:-1] for opener in handover.openers],
+            sizes=[len(blob) for blob in blobs],
         )
-        fields = dict(head._asdict(), openers=[[opener.handle, opener.uid, opener.gid, opener.pid] for opener in head.openers])
-        fields["sizes"] = [len(blob) for blob in blobs]
-        text = json.dumps(fields).encode() + b"\n"
-        data = text + b"".join(blobs)
+        data = json.dumps(fields).encode() + b"\n" + b"".join(blobs)
         written = 0
         while written < len(data):
             written += os.pwrite(self.fd, data[written:], _HANDOVER_START + written)
         self._write_header(complete=True, length=len(data), name=self._header()[4])
 
-    def take(self) -> Optional[Handover]:
-        """The handover of an orderly stop, once; None if the predecessor was killed, or left something else."""
+    def read(self) -> Optional[Handover]:
+        """The handover of an orderly stop; None if the predecessor was killed, or left something else.
+
+        It stays until `forget`: a start that fails leaves it to the next one.
+        """
         import json
 
-        _magic, _layout, complete, length, name = self._header()
+        _magic, _layout, complete, length, _name = self._header()
         if not complete:
             return None
         data = os.pread(self.fd, length, _HANDOVER_START)
@@ -167,23 +171,24 @@ class Park:
             text, _, rest = data.partition(b"\n")
             fields = json.loads(text)
             blobs = _split(rest, fields.pop("sizes"))
-            snapshot = Snapshot(blobs.pop(0), blobs.pop(0)) if fields["power"] == "running" else None
+            permanent, volatile = blobs.pop(0), blobs.pop(0)
+            offered = {name: blobs.pop(0) for name in fields.pop("offered")}
+            values = dict(fields["snapshot"], permanent=permanent, volatile=volatile, offered=offered)
             openers = [_opener(opener, response) for opener, response in zip(fields["openers"], blobs)]
-            return Handover(**dict(fields, snapshot=snapshot, openers=openers))
-        except (ValueError, TypeError, KeyError, IndexError):
+            return Handover(**dict(fields, snapshot=Snapshot(**values), openers=openers))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return None  # of another version: as if it had been killed
-        finally:
-            self._write_header(complete=False, length=0, name=name)
 
     def forget(self) -> None:
-        """Remove the secrets of a handover that was taken."""
+        """There is no handover any more, and its secrets are gone: it was taken, and what follows makes it old."""
+        self._write_header(complete=False, length=0, name=self._header()[4])
         size = os.fstat(self.fd).st_size
         os.pwrite(self.fd, bytes(size - _HANDOVER_START), _HANDOVER_START)
 
 
-def _opener(fields: "list[int]", response: bytes) -> OpenerRecord:
-    handle, uid, gid, pid = fields
-    return OpenerRecord(handle, uid, gid, pid, response)
+def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
+    handle, uid, gid, pid, in_transfer = fields
+    return OpenerRecord(handle, uid, gid, pid, in_transfer, response)
 
 
 def _split(data: bytes, sizes: "list[int]") -> "list[bytes]":

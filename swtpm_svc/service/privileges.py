@@ -37,7 +37,7 @@ class Privileges:
     def __init__(self, account: Optional[Account]) -> None:
         self._account = account
         if account is not None:
-            os.setgroups([])
+            os.initgroups(account.name, account.gid)  # the control group, to which the control socket is given
             os.setresgid(account.gid, account.gid, account.gid)
             os.setresuid(account.uid, account.uid, 0)
 

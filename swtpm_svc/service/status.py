@@ -4,14 +4,16 @@ import os
 import socket
 from typing import Any, Callable, Optional
 
+from swtpm_svc.errors import VtpmError
+
 #: Listed one by one; more are only counted.
 OPENERS_SHOWN = 64
 
 
-def socket_path(instance: str) -> str:
-    """`status` in the runtime directory that systemd made, or where it would be."""
+def runtime_path(instance: str, name: str) -> str:
+    """A file in the runtime directory that systemd made, or where it would be."""
     directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or f"/run/vtpm/{instance}"
-    return f"{directory}/status"
+    return f"{directory}/{name}"
 
 
 class StatusServer:
@@ -65,5 +67,5 @@ class StatusServer:
             client.setblocking(False)
             try:
                 client.sendall(json.dumps(self._describe()).encode() + b"\n")
-            except OSError:
-                pass  # who does not read is not waited for
+            except (OSError, VtpmError):
+                pass  # who does not read is not waited for, and who asks for what cannot be read gets nothing

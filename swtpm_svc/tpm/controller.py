@@ -75,18 +75,19 @@ def authorize(request: ptm.Request, rights: Rights) -> None:
 
 
 class Controller:
-    """Executes control requests on one TPM. `on_shutdown` is told once when a client has shut the TPM down."""
+    """Executes control requests on one TPM. `on_shutdown` is told once when a client has shut the TPM down.
+
+    GET_CAPABILITY is not among them: what can be done is a front end's to say.
+    """
 
     def __init__(
         self,
         tpm: Tpm,
         *,
-        capabilities: ptm.Capability,
         on_shutdown: Callable[[], None],
         on_error: Callable[[VtpmError], None],
     ) -> None:
         self._tpm = tpm
-        self._capabilities = capabilities
         self._on_shutdown = on_shutdown
         self._on_error = on_error
 
@@ -105,9 +106,6 @@ class Controller:
         name = BLOB_NAMES.get(request.type)
         payload = self._tpm.state(name) if name else None
         return None if payload is None else blob.encode_migration(payload)
-
-    def _get_capability(self, _request: ptm.GetCapability) -> ptm.Reply:
-        return ptm.CapabilityReply(self._capabilities)
 
     def _init(self, request: ptm.Init) -> ptm.Reply:
         self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
@@ -204,7 +202,6 @@ class Controller:
 
 #: Each handler takes the request type it stands beside, which a dict's type cannot say.
 _HANDLERS: "dict[type, Callable[[Controller, Any], ptm.Reply]]" = {
-    ptm.GetCapability: Controller._get_capability,
     ptm.Init: Controller._init,
     ptm.Shutdown: Controller._shutdown,
     ptm.GetTpmEstablished: Controller._get_established,

@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple, Optional
 class _Job(NamedTuple):
     work: Callable[[], Any]
     done: Callable[[Any], None]
+    owner: int
 
 
 class Executor:
@@ -31,11 +32,27 @@ class Executor:
         """Is the TPM in use by the worker? Then nothing may run inline."""
         return self._running is not None
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Run `work` on the worker after all that was submitted before, then `done(result)` on the serving thread."""
-        self._jobs.append(_Job(work, done))
+    @property
+    def owner(self) -> int:
+        """Whose job runs; 0: nobody's."""
+        return 0 if self._running is None else self._running.owner
+
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], *, owner: int = 0) -> None:
+        """Run `work` on the worker after all that was submitted before, then `done(result)` on the serving thread.
+
+        `work` must not raise. `owner` is for `owner` and `withdraw`.
+        """
+        self._jobs.append(_Job(work, done, owner))
         if self._running is None:
             self._next()
+
+    def withdraw(self, owner: int) -> bool:
+        """Forget the job of `owner` that waits; False when it runs, or there is none."""
+        for job in self._jobs:
+            if job.owner == owner:
+                self._jobs.remove(job)
+                return True
+        return False
 
     def join(self) -> None:
         """Wait for the job in execution; its `done` is posted when this returns."""
@@ -47,7 +64,11 @@ class Executor:
         # One thread a job: starting it costs 50 us, next to nothing beside a job of milliseconds, and an idle daemon
         # then has one thread, whose signals, stack and memory are plain to see.
         self._thread = Thread(target=self._run, args=(job,), name="tpm-worker", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had (TasksMax=, memory): late is better than never
+            self._thread = None
+            self._run(job)
 
     def _run(self, job: _Job) -> None:
         result = job.work()

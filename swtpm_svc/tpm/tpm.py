@@ -15,7 +15,7 @@ from os import urandom
 from struct import Struct
 from typing import Callable, NamedTuple, Optional
 
-from swtpm_svc.errors import VtpmError
+from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError, Storage
 
@@ -47,6 +47,8 @@ class _Dialect(NamedTuple):
 
     #: What a client gets for a command that the TPM cannot take at all: TPM_FAIL, TPM_RC_FAILURE.
     fatal: bytes
+    #: TPM_BAD_LOCALITY, TPM_RC_LOCALITY.
+    bad_locality: bytes
     startup: "dict[str, bytes]"
     stir: bytes
 
@@ -59,6 +61,7 @@ def _command(tag: int, code: int, body: bytes) -> bytes:
 _DIALECTS = {
     "1.2": _Dialect(
         fatal=HEADER.pack(0x00C4, HEADER_SIZE, 0x09),
+        bad_locality=HEADER.pack(0x00C4, HEADER_SIZE, 0x3D),
         startup={
             "clear": _command(0x00C1, 0x99, b"\0\1"),
             "state": _command(0x00C1, 0x99, b"\0\2"),
@@ -68,6 +71,7 @@ _DIALECTS = {
     ),
     "2.0": _Dialect(
         fatal=HEADER.pack(0x8001, HEADER_SIZE, 0x101),
+        bad_locality=HEADER.pack(0x8001, HEADER_SIZE, 0x907),
         startup={
             "clear": _command(0x8001, 0x144, b"\0\0"),
             "state": _command(0x8001, 0x144, b"\0\1"),
@@ -90,10 +94,17 @@ def _refusal(error: LibtpmsError) -> str:
 
 
 class Snapshot(NamedTuple):
-    """A running TPM, complete: enough for another process to go on with it."""
+    """A TPM, complete: enough for another process to go on with it. The blobs are empty where it does not run."""
 
+    power: str
+    locality: int
     permanent: bytes
     volatile: bytes
+    #: The two flags of `Tpm`.
+    is_shut_down: bool
+    volatile_is_stored: bool
+    #: State blobs that were set and wait for the next power-on.
+    offered: "dict[str, bytes]"
 
 
 class _Overlay:
@@ -113,7 +124,13 @@ class _Overlay:
         self.storage.delete(name, must_exist=must_exist)
 
     def damaged(self, name: str, reason: str) -> VtpmError:
-        return self.storage.damaged(name, reason)
+        if self.blobs.get(name) is None:
+            return self.storage.damaged(name, reason)
+        return VtpmError(
+            Code.HANDOVER_REFUSED,
+            f"the {name} that a predecessor left in memory cannot be used: {reason}; the state on disk is untouched",
+            remedy="nothing is to be done: the TPM is powered on from the state on disk, as after a power cut",
+        )
 
 
 class Tpm:
@@ -190,21 +207,47 @@ class Tpm:
         self._power_off(Power.OFF)
 
     def snapshot(self) -> Snapshot:
-        """The running TPM as two blobs, for `resume` in another process."""
-        return Snapshot(libtpms.get_state(libtpms.PERMANENT), libtpms.volatile_state())
+        """The TPM for `resume` in another process."""
+        runs = self.is_running
+        return Snapshot(
+            power=self.power.value,
+            locality=self.locality,
+            permanent=libtpms.get_state(libtpms.PERMANENT) if runs else b"",
+            volatile=libtpms.volatile_state() if runs else b"",
+            is_shut_down=self._is_shut_down,
+            volatile_is_stored=self._volatile_is_stored,
+            offered=self._offered,
+        )
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Power on with the state of `snapshot`, whatever storage has meanwhile.
+        """Go on with a TPM as it was at `snapshot`, whatever storage has meanwhile.
 
         Raises:
-            VtpmError: the snapshot was not accepted; the TPM is then off.
+            VtpmError: the snapshot was not accepted, or not stored; the TPM is then off.
         """
+        self.set_locality(snapshot.locality)
+        for name in (PERMANENT_STATE, VOLATILE_STATE, SAVE_STATE):  # the permanent state comes first
+            if name in snapshot.offered:
+                self.set_state(name, snapshot.offered[name])
+        if snapshot.power != Power.RUNNING.value:
+            self.power = Power(snapshot.power)
+            return
         self._storage.blobs = {PERMANENT_STATE: snapshot.permanent, VOLATILE_STATE: snapshot.volatile}
         try:
             self._main_init()
         finally:
             self._storage.blobs = {}
+        try:
+            # Storage has what a shutdown left, which says that all was in order; from here on it no longer is, and
+            # libtpms, which was not shut down in its own view, would not write that by itself.
+            if self._storage.load(PERMANENT_STATE) != snapshot.permanent:
+                self._storage.store(PERMANENT_STATE, snapshot.permanent)
+        except VtpmError:
+            libtpms.terminate()
+            self.power = Power.OFF
+            raise
         self._stir()
+        self._is_shut_down, self._volatile_is_stored = snapshot.is_shut_down, snapshot.volatile_is_stored
 
     def _main_init(self) -> None:
         # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start
@@ -254,6 +297,22 @@ class Tpm:
         if libtpms.Callbacks.failure is not None:
             self._on_storage_failure(libtpms.take_failure())
         return response
+
+    def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
+        """Execute one command at another locality than that of the others."""
+        libtpms.set_locality(locality)
+        try:
+            return self.execute(command, code)
+        finally:
+            libtpms.set_locality(self.locality)
+
+    def fatal(self) -> bytes:
+        """The response to a command that the TPM cannot take at all."""
+        return self._dialect.fatal
+
+    def bad_locality(self) -> bytes:
+        """The response to a command from a locality that its sender may not use."""
+        return self._dialect.bad_locality
 
     def _execute_own(self, command: bytes) -> bytes:
         """Execute a command of the service's own."""

@@ -13,9 +13,18 @@ from cuse_kernel import Kernel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_storage import MemoryStorage
-from tpm_commands import CREATE_RSA, GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, STARTUP_CLEAR, create_rsa, flush_context
+from tpm_commands import (
+    CREATE_RSA,
+    GET_RANDOM,
+    HIERARCHY_CHANGE_AUTH,
+    PCR_EXTEND_16,
+    PCR_READ_16,
+    STARTUP_CLEAR,
+    create_rsa,
+    flush_context,
+)
 
-from swtpm_svc.errors import Code
+from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import CAPABILITIES, MAX_OPENERS, CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service.parking import Park
@@ -62,9 +71,7 @@ class Service:
         self.park = Park.create("vtpm0")
         self.tpm = Tpm(version, self.storage, self.events.failed)
         self.shutdowns = []
-        self.controller = Controller(
-            self.tpm, capabilities=CAPABILITIES, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.events.failed
-        )
+        self.controller = Controller(self.tpm, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.events.failed)
         self.executor = Executor(self.posted.append)
         self.frontend = self.make_frontend()
         self.kernel = Kernel(self.frontend.serve_one, theirs)
@@ -513,3 +520,85 @@ def test_no_frame_ends_in_an_exception(service, frame, opcode, body):
         with suppress(IndexError):
             service.posted.pop()()
     assert not [failure for failure in service.events.failures if failure.code is Code.INTERNAL]
+
+
+def test_a_signal_for_a_queued_command_withdraws_it_and_leaves_the_one_in_work_alone(service, kernel):
+    one, two = kernel.open(uid=STRANGER), kernel.open(uid=OPERATOR)
+    running = kernel.send(fuse.Opcode.WRITE, kernel.write_body(one, CREATE_RSA))
+    queued = kernel.send(fuse.Opcode.WRITE, kernel.write_body(two, CREATE_RSA))
+    kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", queued))
+    assert kernel.replies[queued] == (errno.EINTR, b"")
+    service.finish_work()
+    assert kernel.replies[running][0] == 0
+    assert kernel.read(one)[1][6:10] == bytes(4)
+    assert exchange(kernel, two, GET_RANDOM)[6:10] == bytes(4)
+
+
+def test_who_only_waits_may_not_cancel_anothers_command(service, kernel):
+    one, two = kernel.open(uid=STRANGER), kernel.open(uid=STRANGER)
+    kernel.send(fuse.Opcode.WRITE, kernel.write_body(one, CREATE_RSA))
+    kernel.send(fuse.Opcode.WRITE, kernel.write_body(two, GET_RANDOM))
+    assert kernel.control(two, ptm.CancelTpmCommand(), uid=STRANGER) == (errno.EPERM, None)
+    assert kernel.control(one, ptm.CancelTpmCommand(), uid=STRANGER)[0] == 0
+    service.finish_work()
+
+
+def test_without_a_thread_a_long_command_is_executed_all_the_same(service, kernel, monkeypatch):
+    def no_thread(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", no_thread)
+    handle = kernel.open()
+    write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_RSA))
+    service.finish_work()
+    assert kernel.replies[write][0] == 0
+    assert kernel.read(handle)[1][6:10] == bytes(4)
+    assert not service.executor.busy
+
+
+def test_a_fault_on_the_worker_is_a_tpm_error_and_nobody_hangs(service, kernel, monkeypatch):
+    handle = kernel.open()
+    monkeypatch.setattr(service.tpm, "execute", lambda *_: 1 / 0)
+    write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_RSA))
+    service.finish_work()
+    monkeypatch.undo()
+    assert kernel.replies[write][0] == 0
+    assert kernel.read(handle)[1] == h("80010000000a00000101")
+    assert service.events.failures[0].code is Code.INTERNAL
+    assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_blob_that_a_handover_interrupts_is_an_error_not_a_torn_blob(service, kernel, direction):
+    handle = kernel.open()
+    if direction == "down":
+        kernel.control(handle, ptm.GetStateBlob(0, 2, 0))
+    else:
+        kernel.control(handle, ptm.Stop())
+        kernel.control(handle, ptm.SetStateBlob(0, 1, b""))
+        kernel.write(handle, GET_RANDOM)  # a piece that looks like a command
+    successor = service.make_frontend()
+    successor.adopt([record for record, _pending in service.frontend.openers()])
+    kernel.serve_one = successor.serve_one
+    if direction == "down":
+        assert kernel.control(handle, ptm.GetStateBlob(0, 2, 3072))[1].tpm_result == 0x09
+        assert kernel.read(handle)[0] == errno.EIO
+    else:
+        assert kernel.write(handle, GET_RANDOM)[0] == errno.EIO
+    assert kernel.write(handle, GET_RANDOM)[0] == 0
+
+
+def test_an_upload_that_was_given_up_does_not_take_commands_for_pieces(kernel):
+    handle = kernel.open()
+    kernel.control(handle, ptm.Stop())
+    kernel.control(handle, ptm.SetStateBlob(0, 1, b""))
+    kernel.control(handle, ptm.Init(1))
+    assert exchange(kernel, handle, STARTUP_CLEAR)[6:10] == bytes(4)
+
+
+def test_a_locked_or_failed_tpm_is_heard_of(service, kernel):
+    service.storage.failure = VtpmError(Code.STATE_FULL, "no space")
+    response = exchange(kernel, kernel.open(), HIERARCHY_CHANGE_AUTH)
+    assert response[6:10] == h("00000101")  # TPM_RC_FAILURE
+    assert service.events.commands == [(HIERARCHY_CHANGE_AUTH, response)]
+    service.storage.failure = None

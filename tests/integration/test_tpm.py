@@ -10,6 +10,7 @@ from tpm_commands import (
     PCR_READ_17,
     TPM12_PCR_EXTEND_10,
     TPM12_PCR_READ_10,
+    counter_of,
     result_of,
     with_session,
 )
@@ -286,3 +287,80 @@ def test_tpm_1_2_saves_its_volatile_state_too(make_tpm):
     again.resume(snapshot)
     assert run(again, TPM12_PCR_READ_10) == extended
     assert storage.blobs.keys() == {"permall"}
+
+
+ORDERLY_COUNTER = h("01500007")
+#: TPM2_NV_DefineSpace of a counter with TPMA_NV_ORDERLY: kept in memory, and made up for at a start without a shutdown.
+DEFINE_ORDERLY = with_session(0x12A, h("40000001"), h("0000 000e 01500007 000b 04020012 0000 0008"))
+INCREMENT_ORDERLY = with_session(0x134, h("40000001") + ORDERLY_COUNTER)
+READ_ORDERLY = with_session(0x14E, h("40000001") + ORDERLY_COUNTER, h("0008 0000"))
+
+
+def test_a_counter_does_not_go_back_when_a_resumed_tpm_loses_its_power(make_tpm):
+    """What a restart leaves on disk must not say "shut down in order" while the TPM goes on."""
+    storage = MemoryStorage()
+    tpm = started(make_tpm, storage)
+    assert result_of(run(tpm, DEFINE_ORDERLY)) == 0
+    for _ in range(4):
+        assert result_of(run(tpm, INCREMENT_ORDERLY)) == 0
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    successor = make_tpm("2.0", storage)
+    successor.resume(snapshot)
+    for _ in range(20):
+        assert result_of(run(successor, INCREMENT_ORDERLY)) == 0
+    acknowledged = counter_of(run(successor, READ_ORDERLY))
+    libtpms.terminate()  # SIGKILL, a power cut
+    successor.power = Power.OFF
+    after = started(make_tpm, storage)
+    assert counter_of(run(after, READ_ORDERLY)) >= acknowledged
+
+
+def test_state_blobs_that_were_set_survive_a_handover(make_tpm):
+    tpm = started(make_tpm)
+    run(tpm, PCR_EXTEND_16)
+    extended = run(tpm, PCR_READ_16)
+    permanent, volatile = tpm.state("permall"), tpm.state("volatilestate")
+    tpm.stop()
+    storage = MemoryStorage()
+    other = started(make_tpm, storage)
+    other.stop()
+    other.set_state("permall", permanent)
+    other.set_state("volatilestate", volatile)
+    snapshot = other.snapshot()
+    other.shut_down()
+    successor = make_tpm("2.0", storage)
+    successor.resume(snapshot)
+    assert successor.power is Power.STOPPED
+    successor.power_on(delete_volatile=True)
+    assert run(successor, PCR_READ_16) == extended
+
+
+def test_a_clients_own_shutdown_is_not_replaced_by_a_successors(make_tpm):
+    storage = MemoryStorage()
+    tpm = started(make_tpm, storage)
+    run(tpm, PCR_EXTEND_16)
+    assert result_of(run(tpm, h("80010000000c000001450001"))) == 0  # TPM2_Shutdown(TPM_SU_STATE)
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    successor = make_tpm("2.0", storage)
+    successor.resume(snapshot)
+    successor.shut_down()
+    after = make_tpm("2.0", storage)
+    after.power_on(delete_volatile=True)
+    assert result_of(after.startup("state")) == 0
+
+
+def test_a_handover_that_is_refused_does_not_accuse_the_disk(make_tpm):
+    storage = MemoryStorage()
+    tpm = started(make_tpm, storage)
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    before = dict(storage.blobs)
+    successor = make_tpm("2.0", storage)
+    with pytest.raises(VtpmError) as caught:
+        successor.resume(snapshot._replace(volatile=snapshot.volatile[:100]))
+    assert caught.value.code is Code.HANDOVER_REFUSED
+    assert storage.blobs == before
+    successor.power_on(delete_volatile=True)
+    assert result_of(successor.startup("clear")) == 0

@@ -64,7 +64,7 @@ def test_every_value_that_can_be_chosen_is_described():
         for key in table.keys:
             for choice in re.findall(r'"([^"]+)"', key.kind.expected):
                 if key.name != "mode":
-                    assert re.search(rf"\.(It )?Qq {choice}\b", text), (key.name, choice)
+                    assert re.search(rf"\.(It )?Qq {re.escape(choice)}( |$)", text, re.MULTILINE), (key.name, choice)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -31,6 +31,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         path=PATH,
         tpm=config.TpmConfig(version="2.0", power_on="auto", startup="none"),
         device=config.DeviceConfig(name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
+        socket=config.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mode=0o660),
         state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
         control=config.ControlConfig(group="vtpm-admin"),
         log=config.LogConfig(level="info"),
@@ -69,7 +70,7 @@ def test_every_value_is_taken():
     assert loaded.log.level == "debug"
 
 
-TABLES = "[tpm], [device], [state], [control], [log]"
+TABLES = "[tpm], [device], [socket], [state], [control], [log]"
 
 WRONG = [
     # tables

@@ -43,8 +43,8 @@ def test_user_and_groups(root):
     assert gid == groups["vtpm"][1]
     assert 0 < int(uid) < 1000
     assert (home, shell) == ("/var/lib/vtpm", "/usr/sbin/nologin")
-    # a member of vtpm-admin may read a TPM's state: nobody is one by being installed
-    assert groups["vtpm-admin"][2] == ""
+    # members of vtpm-admin may control a TPM: no person is one by being installed, the daemon must be for its socket
+    assert groups["vtpm-admin"][2] == "vtpm"
 
 
 def test_nobody_can_log_in_as_vtpm(root):

@@ -1,5 +1,6 @@
 """The serving loop and the executor: what is called, when, and on which thread."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -131,3 +132,43 @@ def test_join_waits_for_the_work_that_runs(loop):
     assert results == []
     loop.run_posted()
     assert results == ["slept"]
+
+
+def test_a_fault_in_a_callback_is_told_and_the_loop_goes_on(loop):
+    faults = []
+    loop.on_fault = faults.append
+    loop.post(lambda: 1 / 0)
+    loop.post(loop.stop)
+    loop.run()
+    assert isinstance(faults[0], ZeroDivisionError)
+
+
+def test_a_job_that_waits_can_be_withdrawn(loop):
+    executor = Executor(loop.post)
+    done = []
+    executor.submit(lambda: 1, done.append, owner=7)
+    executor.submit(lambda: 2, done.append, owner=8)
+    executor.submit(lambda: 3, lambda result: (done.append(result), loop.stop()), owner=9)
+    assert executor.owner == 7
+    assert executor.withdraw(8)
+    assert not executor.withdraw(8)
+    assert not executor.withdraw(7)  # it runs
+    loop.run()
+    assert done == [1, 3]
+    assert executor.owner == 0
+
+
+def test_what_does_not_fit_now_is_written_when_there_is_room(loop, pipe):
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(65536)):
+            pass
+    loop.add(writer, lambda: None)
+    loop.want_write(writer, loop.stop)
+    timer = threading.Timer(0.02, lambda: os.read(reader, 65536))
+    timer.start()
+    loop.run()
+    timer.join()
+    loop.want_write(writer, None)
+    loop.remove(writer)

@@ -19,6 +19,7 @@ openers = st.lists(
         uid=st.integers(0, 2**32 - 1),
         gid=st.integers(0, 2**32 - 1),
         pid=st.integers(0, 2**22),
+        in_transfer=st.booleans(),
         response=st.binary(max_size=100),
     ),
     max_size=5,
@@ -32,15 +33,26 @@ def park():
     park.close()
 
 
+def snapshot(**changes):
+    values = {
+        "power": "running",
+        "locality": 3,
+        "permanent": b"permanent\n",
+        "volatile": b"\0volatile\n{",
+        "is_shut_down": False,
+        "volatile_is_stored": True,
+        "offered": {},
+    }
+    return Snapshot(**{**values, **changes})
+
+
 def handover(**changes):
     values = {
         "tpm_version": "2.0",
         "state_directory": "/var/lib/vtpm/vtpm0",
-        "power": "running",
-        "locality": 3,
         "commands": 7,
         "restarts": 2,
-        "snapshot": Snapshot(b"permanent\n", b"\0volatile\n{"),
+        "snapshot": snapshot(),
         "openers": [],
     }
     return Handover(**{**values, **changes})
@@ -51,33 +63,36 @@ def adopted(park):
 
 
 @given(openers=openers, permanent=st.binary(max_size=500), volatile=st.binary(max_size=500))
-def test_what_is_left_is_what_a_successor_takes_and_only_once(openers, permanent, volatile):
+def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile):
     park = Park.create("vtpm0")
-    left = handover(snapshot=Snapshot(permanent, volatile), openers=openers)
+    left = handover(snapshot=snapshot(permanent=permanent, volatile=volatile), openers=openers)
     park.leave(left)
     successor = adopted(park)
     assert successor.device_name == "vtpm0"
     assert successor.was_adopted
-    assert successor.take() == left
-    assert successor.take() is None
+    assert successor.read() == left
+    assert successor.read() == left  # a start that fails leaves it to the next
+    successor.forget()
+    assert successor.read() is None
     successor.close()
     park.close()
 
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
-    left = handover(power="stopped", snapshot=None, openers=[OpenerRecord(2, 0, 0, 1, b"unread")])
+    stopped = snapshot(power="stopped", permanent=b"", volatile=b"", offered={"permall": b"new", "volatilestate": b"too"})
+    left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread")])
     park.leave(left)
-    assert adopted(park).take() == left
+    assert adopted(park).read() == left
 
 
 def test_a_killed_process_leaves_no_handover(park):
-    assert adopted(park).take() is None
+    assert adopted(park).read() is None
 
 
 def test_the_secrets_of_a_handover_are_removed(park):
-    park.leave(handover(snapshot=Snapshot(b"the seed", b"the session key")))
+    park.leave(handover(snapshot=snapshot(permanent=b"the seed", volatile=b"the session key")))
     successor = adopted(park)
-    successor.take()
+    successor.read()
     successor.forget()
     everything = os.pread(park.fd, os.fstat(park.fd).st_size, 0)
     assert b"seed" not in everything
@@ -89,8 +104,8 @@ def test_a_handover_of_another_version_is_none_not_an_exception(garbage):
     park = Park.create("vtpm0")
     park.leave(handover())
     os.pwrite(park.fd, garbage, 32 * 4096)
-    taken = adopted(park).take()
-    assert taken is None or isinstance(taken, Handover)
+    found = adopted(park).read()
+    assert found is None or isinstance(found, Handover)
     park.close()
 
 

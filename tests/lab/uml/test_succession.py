@@ -9,6 +9,7 @@ import time
 
 import pytest
 from device_clients import Client, Load, wait_for
+from manager import run
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,
@@ -33,7 +34,7 @@ def test_a_client_in_a_loop_notices_nothing_of_restarts(tpm2):
     client = Client(tpm2.device)
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)
-    load = Load(tpm2.device)
+    load = Load(tpm2.device, GET_RANDOM)
     load.start()
     for _ in range(10):
         load.proceeds()
@@ -208,3 +209,51 @@ def test_reload(tpm2):
     os.kill(tpm2.pid, signal.SIGHUP)
     wait_for(lambda: "nonsense" in tpm2.log(), "the refusal")
     assert len(Client(tpm2.device)(GET_RANDOM)) == 20
+
+
+def test_a_device_that_is_taken_away_is_made_again_by_the_next_start(tpm2):
+    with open("/sys/class/cuse/vtpm0/abort", "w", encoding="ascii") as file:
+        file.write("1")
+    assert tpm2.wait() == 75  # an end that nobody asked for: systemd restarts the service
+    wait_for(lambda: not tpm2.store, "the descriptors to leave the store")
+    tpm2.start()
+    assert len(Client(tpm2.device)(GET_RANDOM)) == 20
+
+
+def test_a_dead_device_in_the_store_is_not_adopted(tpm2):
+    tpm2.kill()
+    with open("/sys/class/cuse/vtpm0/abort", "w", encoding="ascii") as file:
+        file.write("1")
+    tpm2.start()
+    assert len(Client(tpm2.device)(GET_RANDOM)) == 20
+
+
+def test_half_of_a_park_is_given_up(tpm2):
+    tpm2.kill()
+    os.close(tpm2.store.pop("journal"))
+    tpm2.start()
+    assert len(Client(tpm2.device)(GET_RANDOM)) == 20
+
+
+def test_who_asks_for_status_cannot_end_the_daemon(tpm2):
+    os.chmod(tpm2.state, 0)
+    try:
+        with pytest.raises(ValueError, match=r"."):
+            tpm2.status()
+        assert tpm2.is_alive()
+    finally:
+        os.chmod(tpm2.state, 0o700)
+    assert tpm2.status()["instance"] == "vtpm0"
+
+
+def test_the_control_socket_serves_the_same_tpm_and_survives_restarts(tpm2):
+    path = f"{tpm2.runtime}/ctrl.sock"
+    client = Client(tpm2.device)
+    for _ in range(2):
+        done = run("swtpm_ioctl", "--unix", path, "-l", "3")
+        assert done.returncode == 0, done.stderr
+        assert tpm2.status()["tpm"]["locality"] == 3
+        assert run("swtpm_ioctl", "--unix", path, "-l", "1", user="lab-operator").returncode == 0
+        assert run("swtpm_ioctl", "--unix", path, "-c", user="lab-outsider").returncode != 0
+        tpm2.restart()
+    assert len(client(GET_RANDOM)) == 20

@@ -1,0 +1,102 @@
+"""One connection of a stream socket: receive without waiting, send without waiting, close once."""
+
+import os
+import socket
+from typing import Callable, Optional, Protocol
+
+from swtpm_svc.wire.cuse import Caller
+
+#: What a peer may leave unread; then it is disconnected. The largest reply is a state blob of less than 300 KiB.
+MAX_UNSENT = 2 << 20
+
+
+class Watcher(Protocol):
+    """The serving loop, as far as a connection knows it."""
+
+    def add(self, fd: int, on_readable: Callable[[], None]) -> None: ...
+
+    def remove(self, fd: int) -> None: ...
+
+    def want_write(self, fd: int, on_writable: Optional[Callable[[], None]]) -> None: ...
+
+
+class Channel:
+    """Owns `sock`. `on_closed(self)` is called once, however it ends."""
+
+    def __init__(self, sock: socket.socket, caller: Caller, watcher: Watcher, on_closed: "Callable[[Channel], None]") -> None:
+        self.caller = caller
+        self._socket = sock
+        self._watcher = watcher
+        self._on_closed = on_closed
+        self._unsent = bytearray()
+        self._open = True
+        self._paused = False
+        sock.setblocking(False)
+        watcher.add(sock.fileno(), self.on_readable)
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
+
+    def on_readable(self) -> None:
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Receive nothing for a while; the peer's bytes wait in the kernel."""
+        if not self._paused:
+            self._paused = True
+            self._watcher.remove(self._socket.fileno())
+
+    def go_on(self) -> None:
+        """After `pause`."""
+        if self._open and self._paused:
+            self._paused = False
+            self._watcher.add(self._socket.fileno(), self.on_readable)
+            if self._unsent:
+                self._watcher.want_write(self._socket.fileno(), self._flush)
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`, now or when the peer has room for it."""
+        if not self._open:
+            return
+        if self._unsent:
+            self._unsent += data
+        else:
+            try:
+                sent = self._socket.send(data, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            if sent < len(data):
+                self._unsent += data[sent:]
+                if not self._paused:
+                    self._watcher.want_write(self._socket.fileno(), self._flush)
+        if len(self._unsent) > MAX_UNSENT:
+            self.close()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._watcher.want_write(self._socket.fileno(), None)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._watcher.remove(self._socket.fileno())
+            self._socket.close()
+            self._on_closed(self)
+
+
+def close_all(fds: "list[int]") -> None:
+    """Descriptors that came along and that nobody wants."""
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,85 @@
+"""TPM commands on a stream socket: one command, one response, as swtpm's data channel has it.
+
+What is received until a command is as long as its header says is taken as the command, and longer is the TPM's to refuse
+(measured with swtpm 0.7.1, as all of this). A command may have a prefix, which gives the locality of this command alone:
+0x00000008, locality, size; the response then has its size before it and four zero bytes behind it (the capability
+SEND_COMMAND_HEADER; Microsoft's simulator calls it TPM_SEND_COMMAND).
+"""
+
+import socket
+from struct import Struct
+from typing import Callable, Optional
+
+from swtpm_svc.frontends.channel import Channel, Watcher
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.tpm.controller import Rights
+from swtpm_svc.tpm.libtpms import BUFFER_SIZE
+from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE
+from swtpm_svc.wire.cuse import Caller
+
+_PREFIX = Struct(">IBI")
+_SEND_COMMAND = b"\x00\x00\x00\x08"
+_SIZE = Struct(">I")
+_SUFFIX = bytes(4)
+
+
+class DataChannel(Channel):
+    """A connection that carries TPM commands."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        watcher: Watcher,
+        on_closed: Callable[[Channel], None],
+        dispatcher: Dispatcher,
+        rights: Optional[Rights] = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._rights = rights
+        self._received = bytearray()
+        super().__init__(sock, caller, watcher, on_closed)
+
+    def on_readable(self) -> None:
+        try:
+            data = self._socket.recv(BUFFER_SIZE + _PREFIX.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        received = self._received
+        received += data
+        start = _PREFIX.size if received.startswith(_SEND_COMMAND) else 0
+        if len(received) < start + HEADER_SIZE:
+            return
+        _tag, size, code = HEADER.unpack_from(received, start)
+        if len(received) - start < min(size, BUFFER_SIZE):
+            return
+        self._received = bytearray()
+        self._execute(received, start, code)
+
+    def _execute(self, received: bytearray, start: int, code: int) -> None:
+        dispatcher = self._dispatcher
+        dispatcher.commands += 1
+        locality = received[4] if start else None
+        command = received[start:] if start else received
+        if locality is not None and not dispatcher.may_use_locality(self.caller, locality, self._rights):
+            self._answer(dispatcher.tpm.bad_locality(), prefixed=True)
+            return
+        if dispatcher.executor.busy or code in dispatcher.long_running:
+            self.pause()  # a peer that does not wait for its response waits now
+
+            def done(response: bytes) -> None:
+                self._answer(response, prefixed=bool(start))
+                self.go_on()
+
+            dispatcher.execute_later(self.caller, command, code, done, locality=locality)
+            return
+        response = dispatcher.execute(self.caller, command, code, locality)
+        self._answer(response, prefixed=bool(start))
+
+    def _answer(self, response: bytes, *, prefixed: bool) -> None:
+        self.send(_SIZE.pack(len(response)) + response + _SUFFIX if prefixed else response)

@@ -1,0 +1,235 @@
+"""The socket front end: QEMU's tpm-emulator protocol and that of swtpm's other clients, on UNIX and TCP sockets.
+
+A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and hands
+a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control alone.
+Any number of each may be open at the same time; the TPM is one.
+"""
+
+import errno
+import os
+import socket
+import stat
+import struct
+from typing import Callable, NamedTuple, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends.channel import Channel, Watcher
+from swtpm_svc.frontends.control_channel import ControlChannel
+from swtpm_svc.frontends.data_channel import DataChannel
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.tpm.controller import Rights
+from swtpm_svc.wire.cuse import Caller
+
+#: Connections of one user at a time, and of all; an account cannot keep the others out.
+MAX_CONNECTIONS_OF_ONE = 64
+MAX_CONNECTIONS = 256
+
+#: sun_path of struct sockaddr_un, with its terminating zero (unix(7)).
+MAX_UNIX_PATH = 107
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
+
+#: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay in.
+TCP_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
+TCP_RIGHTS = Rights(control=True, secrets=False)
+
+
+class Address(NamedTuple):
+    """Where to listen: a UNIX path, or (path empty) a TCP host and port."""
+
+    path: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return self.path or f"tcp:{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Optional[Address]:
+    """`none`, an absolute path, or tcp:[HOST:]PORT, where HOST is 127.0.0.1 if it is left out.
+
+    Raises:
+        ValueError: it is none of these, or the path is too long for a socket.
+    """
+    if text == "none":
+        return None
+    if text.startswith("tcp:"):
+        host, _, port = text[4:].rpartition(":")
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"no port in {text!r}")
+        return Address("", host.strip("[]") or "127.0.0.1", int(port))
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"neither a path nor tcp: {text!r}")
+    if len(os.fsencode(text)) > MAX_UNIX_PATH:
+        raise ValueError(f"a socket's path has at most {MAX_UNIX_PATH} bytes")
+    return Address(text, "", 0)
+
+
+_Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
+
+
+class SocketFrontend:
+    """Listens and serves; owns every socket. `close` ends all."""
+
+    def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
+        self._watcher = watcher
+        self._dispatcher = dispatcher
+        self._listeners: list[tuple[socket.socket, Address]] = []
+        self._channels: dict[Channel, None] = {}
+
+    # --- listening -----------------------------------------------------------------------------------------------
+
+    def listen_control(self, address: Address, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
+        """Accept control connections, on the socket `passed` if there is one; the descriptor that listens.
+
+        `mode` and `gid` are the new socket file's.
+
+        Raises:
+            VtpmError SOCKET_UNAVAILABLE
+        """
+        return self._listen(address, mode, gid, passed, self._add_control)
+
+    def listen_data(self, address: Address, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
+        """Accept connections for TPM commands. As listen_control()."""
+        return self._listen(address, mode, gid, passed, self._add_data)
+
+    def _listen(self, address: Address, mode: int, gid: Optional[int], passed: Optional[socket.socket], add: _Add) -> int:
+        try:
+            listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
+        except OSError as error:
+            raise VtpmError(
+                Code.SOCKET_UNAVAILABLE,
+                f"cannot listen on {address}: {error.strerror or error}",
+                remedy="see who has it (ss -lpn), or choose another [socket] address",
+            ) from error
+        listener.setblocking(False)
+        self._listeners.append((listener, address))
+        self._watcher.add(listener.fileno(), lambda: self._accept(listener, add))
+        return listener.fileno()
+
+    def _accept(self, listener: socket.socket, add: _Add) -> None:
+        try:
+            sock, _address = listener.accept()
+        except OSError:
+            return  # the client has gone already, or we have no descriptor for it
+        rights = None
+        if sock.family == socket.AF_UNIX:
+            pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            caller = Caller(uid, gid, pid)
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            caller, rights = TCP_CALLER, TCP_RIGHTS
+        if not add(sock, caller, rights):
+            sock.close()
+
+    # --- connections ---------------------------------------------------------------------------------------------
+
+    def _has_room(self, caller: Caller) -> bool:
+        of_one = sum(channel.caller.uid == caller.uid for channel in self._channels)
+        if len(self._channels) < MAX_CONNECTIONS and of_one < MAX_CONNECTIONS_OF_ONE:
+            return True
+        self._dispatcher.events.refused(
+            caller,
+            VtpmError(Code.BUSY, f"{of_one} connections of user {caller.uid}, {len(self._channels)} in all", remedy="close some"),
+        )
+        return False
+
+    def _add_control(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        if not self._has_room(caller):
+            return False
+
+        def on_data_socket(data: socket.socket, sender: Caller) -> bool:
+            return self._add_data(data, sender, rights)
+
+        channel = ControlChannel(sock, caller, self._watcher, self._forget, self._dispatcher, on_data_socket, rights)
+        self._channels[channel] = None
+        return True
+
+    def _add_data(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        if not self._has_room(caller):
+            return False
+        self._channels[DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)] = None
+        return True
+
+    def _forget(self, channel: Channel) -> None:
+        self._channels.pop(channel, None)
+
+    @property
+    def connections(self) -> int:
+        return len(self._channels)
+
+    def close(self, *, keep_files: bool) -> None:
+        """End all connections; take the socket files away too, unless a successor is to listen on them."""
+        for channel in list(self._channels):
+            channel.close()
+        for listener, address in self._listeners:
+            self._watcher.remove(listener.fileno())
+            listener.close()
+            if address.path and not keep_files:
+                try:
+                    os.unlink(address.path)
+                except OSError:
+                    pass
+        self._listeners.clear()
+
+
+def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[socket.socket]:
+    """The listening socket that systemd passed, if it listens at `address`; others are closed."""
+    found: Optional[socket.socket] = None
+    for fd in fds:
+        passed = socket.socket(fileno=fd)
+        where = passed.getsockname()
+        is_it = address is not None and (where == address.path if address.path else where[:2] == (address.host, address.port))
+        if is_it and found is None:
+            found = passed
+        else:
+            passed.close()
+    return found
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    family, kind, protocol, _name, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_unix(path: str, mode: int, gid: Optional[int]) -> socket.socket:
+    """The state's lock is held, so a socket file that nobody answers on is a dead predecessor's."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_dead_socket(path)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        if gid is not None:
+            os.chown(path, -1, gid)
+        os.chmod(path, mode)  # last: nobody connects before owner and group are right
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_dead_socket(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file of another kind")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise OSError(errno.EADDRINUSE, "somebody serves it")

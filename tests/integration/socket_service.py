@@ -1,0 +1,78 @@
+"""A TPM behind the socket front end, served by a thread, without a daemon: for tests that are about the protocol."""
+
+import threading
+
+from memory_storage import MemoryStorage
+
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.sockets import SocketFrontend, parse_address
+from swtpm_svc.service.loop import Loop
+from swtpm_svc.tpm.controller import Controller, Rights
+from swtpm_svc.tpm.executor import Executor
+from swtpm_svc.tpm.tpm import Tpm
+
+ALL = Rights(control=True, secrets=True)
+
+
+class Recorder:
+    """What the front end told the service."""
+
+    def __init__(self):
+        self.failures, self.refusals = [], []
+
+    def refused(self, caller, error):
+        self.refusals.append((caller.uid, error))
+
+    def executed(self, caller, command, response):
+        pass
+
+    def controlled(self, caller, request, result):
+        pass
+
+    def failed(self, error):
+        self.failures.append(error)
+
+
+class SocketService:
+    """`path` is the data socket, `path`.ctrl the control socket, as tpm2-tss looks for them."""
+
+    def __init__(self, path, version="2.0", power=True, rights=ALL, tcp=None):
+        self.path, self.control_path = path, f"{path}.ctrl"
+        self.recorder, self.shutdowns = Recorder(), []
+        self.loop = Loop()
+        self.tpm = Tpm(version, MemoryStorage(), self.recorder.failed)
+        controller = Controller(self.tpm, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.recorder.failed)
+        self.executor = Executor(self.loop.post)
+        dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: rights, self.recorder)
+        self.frontend = SocketFrontend(self.loop, dispatcher)
+        self.frontend.listen_data(parse_address(path), mode=0o600, gid=None, passed=None)
+        self.frontend.listen_control(parse_address(self.control_path), mode=0o600, gid=None, passed=None)
+        if tcp:
+            self.frontend.listen_data(parse_address(f"tcp:{tcp}"), mode=0, gid=None, passed=None)
+            self.frontend.listen_control(parse_address(f"tcp:{tcp + 1}"), mode=0, gid=None, passed=None)
+        if power:
+            self.tpm.power_on(delete_volatile=True)
+        self._thread = threading.Thread(target=self.loop.run)
+        self._thread.start()
+
+    def call(self, function):
+        """Run `function` on the serving thread and wait for its result."""
+        done, results = threading.Event(), []
+
+        def work():
+            results.append(function())
+            done.set()
+
+        self.loop.post(work)
+        assert done.wait(10)
+        return results[0]
+
+    def close(self):
+        self.loop.post(self.loop.stop)
+        self._thread.join(30)
+        self.executor.join()
+        self.loop.run_posted()
+        self.frontend.close(keep_files=False)
+        self.tpm.set_locality(0)
+        self.tpm.shut_down()
+        self.loop.__exit__()
