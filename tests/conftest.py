@@ -68,6 +68,7 @@ CAPABILITIES = {
     ),
     "libtpms": Capability(lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"),
     "binding": Capability(has_libtpms_binding, "the libtpms binding is not built: make"),
+    "qemu": command("qemu-system-x86_64", "qemu-system-x86 seabios"),
     "swtpm": command("swtpm", "swtpm"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),

@@ -67,5 +67,8 @@ fi
 step "Stop"
 trap - EXIT
 stop
-for name in vtpm0 vtpm1; do [ ! -e "/dev/$name" ] || { echo "/dev/$name is still there" >&2; exit 1; }; done
+for name in vtpm0 vtpm1; do
+  for _ in $(seq 50); do [ -e "/dev/$name" ] || continue 2; sleep 0.1; done   # the kernel takes it away a moment after the stop
+  echo "/dev/$name is still there" >&2; exit 1
+done
 echo "both are gone, their state is in /var/lib/vtpm"

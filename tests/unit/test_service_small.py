@@ -4,7 +4,9 @@ import array
 import json
 import os
 import pwd
+import signal
 import socket
+import sys
 
 import pytest
 
@@ -173,3 +175,14 @@ def test_an_unknown_account():
     with pytest.raises(VtpmError) as caught:
         find_account("no-such-user")
     assert caught.value.code is Code.USER_MISSING
+
+
+def test_a_missing_part_of_the_installation_is_named_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "swtpm_svc.service.daemon", None)  # what an import of it then raises is ImportError
+    monkeypatch.setattr(sys, "argv", ["vtpmd", "vtpm0"])
+    before = signal.getsignal(signal.SIGINT)
+    assert main.main() == 69
+    signal.signal(signal.SIGINT, before)
+    told = capsys.readouterr().err
+    assert "a part of the program cannot be loaded" in told
+    assert "remedy: " in told
