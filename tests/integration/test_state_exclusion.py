@@ -155,9 +155,9 @@ def test_a_holder_whose_open_files_may_not_be_seen_is_named_by_its_signature(tmp
         directory = os.open(tmp_path, os.O_RDONLY)
         program = textwrap.dedent(f"""
             import os
-            os.setgid(65534), os.setuid(65534)
             from swtpm_svc.errors import VtpmError
             from swtpm_svc.state.lock import StateLock
+            os.setgid(65534), os.setuid(65534)
             try:
                 StateLock.acquire({directory}, {str(tmp_path)!r})
             except VtpmError as error:

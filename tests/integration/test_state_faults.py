@@ -355,9 +355,9 @@ def report_as_nobody(directory: str) -> list[str]:
     """What an unprivileged process is told when it opens the state: code, cause, remedy."""
     program = f"""
         import os
-        os.setgid(65534), os.setuid(65534)
         from swtpm_svc.errors import VtpmError
         from swtpm_svc.state.store import Store
+        os.setgid(65534), os.setuid(65534)
         try:
             Store.open({directory!r}, "2.0").close()
             print("opened")
