@@ -18,9 +18,9 @@ from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE, TPM_SUCCESS
-from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
 #: The kernel's word on the largest write(); a longer one arrives in pieces, of which the first is refused.
 MAX_WRITE = 64 * 1024
@@ -69,7 +69,6 @@ class _Opener:
         "download",
         "handle",
         "lost",
-        "pending",
         "poll_handle",
         "position",
         "reader",
@@ -83,8 +82,8 @@ class _Opener:
         self.caller = caller
         self.response: Optional[bytes] = None
         self.position = 0
-        #: A command of this opener is on the worker, or waits for it.
-        self.pending = False
+        #: The request whose command is on the worker, or waits for it; 0: none.
+        self.command = 0
         #: The read that waits for the response: its unique and size.
         self.reader: Optional[tuple[int, int]] = None
         #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
@@ -95,8 +94,6 @@ class _Opener:
         self.lost = False
         #: A predecessor stopped in the middle of a blob: the next read or write is an EIO, so that none is torn.
         self.torn = False
-        #: The request that has a command on the worker, or waiting for it.
-        self.command = 0
 
 
 class CuseFrontend:
@@ -225,7 +222,7 @@ class CuseFrontend:
         if opener.upload is not None:
             opener.upload.write(data)
             return cuse.reply_write(unique, len(data))
-        if opener.response is not None or opener.pending:
+        if opener.response is not None or opener.command:
             return cuse.reply_error(unique, errno.EBUSY)
         size = len(data)
         if size > BUFFER_SIZE:
@@ -256,10 +253,10 @@ class CuseFrontend:
         if waits:
             self._later(unique)
             self._writers[unique] = opener
-        opener.pending, opener.command = True, unique
+        opener.command = unique
 
         def done(response: bytes) -> None:
-            opener.pending = False
+            opener.command = 0
             opener.response, opener.position = response, 0
             if waits:
                 del self._writers[unique]
@@ -287,7 +284,7 @@ class CuseFrontend:
         if opener.lost or opener.torn:
             opener.lost = opener.torn = False
             return cuse.reply_error(unique, errno.EIO)
-        if not opener.pending:
+        if not opener.command:
             return cuse.reply_data(unique, b"")
         if flags & os.O_NONBLOCK:
             return cuse.reply_error(unique, errno.EAGAIN)
@@ -317,7 +314,7 @@ class CuseFrontend:
         if self._executor.withdraw(target):
             opener = self._writers.pop(target, None)
             if opener is not None:
-                opener.pending = False
+                opener.command = 0
             self._send_later(target, cuse.reply_error(target, errno.EINTR))
             return
         for opener in self._openers.values():
@@ -334,7 +331,7 @@ class CuseFrontend:
         if opener.lost:  # who waits for a response that will not come must learn of it
             return cuse.reply_poll(request.unique, _READABLE | _WRITABLE)
         readable = opener.response is not None or (opener.download is not None and not opener.download.finished)
-        events = _READABLE if readable else 0 if opener.pending else _WRITABLE
+        events = _READABLE if readable else 0 if opener.command else _WRITABLE
         return cuse.reply_poll(request.unique, events)
 
     def _wake(self, opener: _Opener) -> None:
@@ -362,7 +359,7 @@ class CuseFrontend:
             self._send_later(unique, cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply)))
 
         try:
-            is_own = opener.pending and self._executor.owner == opener.command
+            is_own = bool(opener.command) and self._executor.owner == opener.command
             self._dispatcher.control(
                 ioctl.caller, request, done, perform=lambda asked: self._control(opener, asked), is_own=is_own, owner=unique
             )
@@ -411,7 +408,7 @@ class CuseFrontend:
 
     def openers(self) -> "list[tuple[OpenerRecord, bool]]":
         """The open files, and for each whether a command of it is in work."""
-        return [(self._record(opener), opener.pending) for opener in self._openers.values()]
+        return [(self._record(opener), bool(opener.command)) for opener in self._openers.values()]
 
     @staticmethod
     def _record(opener: _Opener) -> OpenerRecord:

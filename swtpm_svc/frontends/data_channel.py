@@ -14,8 +14,8 @@ from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
-from swtpm_svc.tpm.tpm import HEADER, HEADER_SIZE
 from swtpm_svc.wire.cuse import Caller
+from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
 _PREFIX = Struct(">IBI")
 _SEND_COMMAND = b"\x00\x00\x00\x08"

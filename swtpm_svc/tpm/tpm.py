@@ -18,10 +18,15 @@ from typing import Callable, NamedTuple, Optional
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError, Storage
-
-#: tag, size in bytes, command code or return code: TPM 1.2 and 2.0 alike (TPM 2.0 Part 1, "Command/Response Structure").
-HEADER = Struct(">HII")
-HEADER_SIZE = HEADER.size
+from swtpm_svc.wire.tpm import (
+    HEADER_SIZE,
+    ST_NO_SESSIONS,
+    TAG_RQU_COMMAND,
+    TAG_RSP_COMMAND,
+    decode_header,
+    encode_command,
+    encode_response,
+)
 
 VOLATILE_STATE = "volatilestate"
 PERMANENT_STATE = "permall"
@@ -53,36 +58,32 @@ class _Dialect(NamedTuple):
     stir: bytes
 
 
-def _command(tag: int, code: int, body: bytes) -> bytes:
-    return HEADER.pack(tag, HEADER_SIZE + len(body), code) + body
-
-
 # TPM Main Part 3 (TPM_Startup, TPM_StirRandom) and TPM 2.0 Part 3 (TPM2_Startup, TPM2_StirRandom).
 _DIALECTS = {
     "1.2": _Dialect(
-        fatal=HEADER.pack(0x00C4, HEADER_SIZE, 0x09),
-        bad_locality=HEADER.pack(0x00C4, HEADER_SIZE, 0x3D),
+        fatal=encode_response(TAG_RSP_COMMAND, 0x09),
+        bad_locality=encode_response(TAG_RSP_COMMAND, 0x3D),
         startup={
-            "clear": _command(0x00C1, 0x99, b"\0\1"),
-            "state": _command(0x00C1, 0x99, b"\0\2"),
-            "deactivated": _command(0x00C1, 0x99, b"\0\3"),
+            "clear": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\1"),
+            "state": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\2"),
+            "deactivated": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\3"),
         },
-        stir=_command(0x00C1, 0x47, _STIR_BYTES.to_bytes(4, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
+        stir=encode_command(TAG_RQU_COMMAND, 0x47, _STIR_BYTES.to_bytes(4, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
     ),
     "2.0": _Dialect(
-        fatal=HEADER.pack(0x8001, HEADER_SIZE, 0x101),
-        bad_locality=HEADER.pack(0x8001, HEADER_SIZE, 0x907),
+        fatal=encode_response(ST_NO_SESSIONS, 0x101),
+        bad_locality=encode_response(ST_NO_SESSIONS, 0x907),
         startup={
-            "clear": _command(0x8001, 0x144, b"\0\0"),
-            "state": _command(0x8001, 0x144, b"\0\1"),
+            "clear": encode_command(ST_NO_SESSIONS, 0x144, b"\0\0"),
+            "state": encode_command(ST_NO_SESSIONS, 0x144, b"\0\1"),
         },
-        stir=_command(0x8001, 0x146, _STIR_BYTES.to_bytes(2, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
+        stir=encode_command(ST_NO_SESSIONS, 0x146, _STIR_BYTES.to_bytes(2, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
     ),
 }
-_SHUTDOWN_CLEAR = _command(0x8001, _SHUTDOWN_CODE, b"\0\0")
+_SHUTDOWN_CLEAR = encode_command(ST_NO_SESSIONS, _SHUTDOWN_CODE, b"\0\0")
 
 # TPM2_GetCapability(TPM_CAP_PCRS, 0, 1): TPML_PCR_SELECTION after moreData and capability (TPM 2.0 Part 2, 10.9.7, 6.12).
-_GET_PCR_BANKS = _command(0x8001, 0x17A, Struct(">III").pack(5, 0, 1))
+_GET_PCR_BANKS = encode_command(ST_NO_SESSIONS, 0x17A, Struct(">III").pack(5, 0, 1))
 _PCR_SELECTIONS = HEADER_SIZE + 5
 _PCR_SELECTION = Struct(">HB")
 #: TPM_ALG_ID of the hashes (TCG Algorithm Registry).
@@ -316,7 +317,7 @@ class Tpm:
 
     def _execute_own(self, command: bytes) -> bytes:
         """Execute a command of the service's own."""
-        return self.execute(memoryview(bytearray(command)), HEADER.unpack_from(command)[2])
+        return self.execute(memoryview(bytearray(command)), decode_header(command).code)
 
     def cancel(self) -> None:
         """Ask the command in execution to give up; any thread. It answers TPM_RC_CANCELED if it does."""

@@ -27,11 +27,11 @@ ST_SESSIONS = 0x8002
 #: The tag of a response that reports an error, by version of the TPM.
 ERROR_TAG = {"1.2": TAG_RSP_COMMAND, "2.0": ST_NO_SESSIONS}
 
-_HEADER = Struct(">HII")
-HEADER_SIZE = _HEADER.size
+HEADER = Struct(">HII")  # tag, size in bytes, code: see Header
+HEADER_SIZE = HEADER.size
 
-_unpack = _HEADER.unpack_from
-_pack = _HEADER.pack
+_unpack = HEADER.unpack_from
+_pack = HEADER.pack
 _new = tuple.__new__
 
 

@@ -17,7 +17,8 @@ from tpm_commands import (
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.tpm import HEADER, Power, Tpm
+from swtpm_svc.tpm.tpm import Power, Tpm
+from swtpm_svc.wire.tpm import HEADER
 
 h = bytes.fromhex
 
