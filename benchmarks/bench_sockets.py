@@ -43,7 +43,7 @@ class Events:
 rights = Rights(control=True, secrets=True)
 front = SocketFrontend(loop, Dispatcher(tpm, controller, Executor(loop.post), lambda _caller: rights, Events()))
 for address in ({unix!r}, "tcp:{tcp}"):
-    front.listen_data(parse_address(address), mode=0o600, gid=None, passed=None)
+    front.listen(parse_address(address), "data", mode=0o600, gid=None, passed=None)
 loop.run()
 """
 

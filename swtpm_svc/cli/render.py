@@ -35,18 +35,18 @@ def config_text(config: Config, notes: "list[str]") -> str:
     lines += [f"# note: {note}" for note in notes]
     for table, values in config_values(config).items():
         lines.append(f"[{table}]")
-        lines += [
-            f"{key} = {value}" if isinstance(value, int) else f'{key} = "{_escape(value)}"' for key, value in values.items()
-        ]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join(lines)
+
+
+def _toml(value: "str | int") -> str:
+    if isinstance(value, int):
+        return str(value).lower()  # a bool is an int too
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _written(field: str, value: Any) -> Any:
     return f"{value:04o}" if field == "mode" else value
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def list_values(entries: "list[Entry]") -> "list[dict[str, Any]]":

@@ -107,7 +107,7 @@ class CuseFrontend:
         polls: Waiters,
         dispatcher: Dispatcher,
     ) -> None:
-        self._fd = fd
+        self.fd = fd
         self._slot = slot
         self._slots = [slot]
         self._waiters = waiters
@@ -139,7 +139,7 @@ class CuseFrontend:
     def serve_one(self) -> None:
         """Receive one request and answer it; to be called when `fd` is readable."""
         try:
-            size = os.readv(self._fd, self._slots)
+            size = os.readv(self.fd, self._slots)
         except BlockingIOError:
             return  # the client was interrupted between poll and read, and its request withdrawn
         except OSError as error:
@@ -168,7 +168,7 @@ class CuseFrontend:
 
     def _send(self, reply: bytes) -> None:
         try:
-            os.write(self._fd, reply)
+            os.write(self.fd, reply)
         except OSError as error:
             # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
             if error.errno not in (errno.ENOENT, errno.EINVAL):

@@ -69,31 +69,28 @@ _Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
 
 
 class SocketFrontend:
-    """Listens and serves; owns every socket. `close` ends all."""
+    """Listens and serves; owns every socket. `close` ends all.
+
+    What a listening socket is for is its service: `control` or `data`.
+    """
 
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
         self._watcher = watcher
         self._dispatcher = dispatcher
-        self._listeners: list[tuple[socket.socket, Address]] = []
+        self._listeners: list[tuple[socket.socket, str]] = []  # and the file that goes with it
         self._channels: dict[Channel, None] = {}
+        self._services: dict[str, _Add] = {"control": self._add_control, "data": self._add_data}
 
     # --- listening -----------------------------------------------------------------------------------------------
 
-    def listen_control(self, address: Address, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
-        """Accept control connections, on the socket `passed` if there is one; the descriptor that listens.
+    def listen(self, address: Address, service: str, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
+        """Accept connections at `address`, on the socket `passed` if there is one; the descriptor that listens.
 
         `mode` and `gid` are the new socket file's.
 
         Raises:
             VtpmError SOCKET_UNAVAILABLE
         """
-        return self._listen(address, mode, gid, passed, self._add_control)
-
-    def listen_data(self, address: Address, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
-        """Accept connections for TPM commands. As listen_control()."""
-        return self._listen(address, mode, gid, passed, self._add_data)
-
-    def _listen(self, address: Address, mode: int, gid: Optional[int], passed: Optional[socket.socket], add: _Add) -> int:
         try:
             listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
         except OSError as error:
@@ -102,10 +99,34 @@ class SocketFrontend:
                 f"cannot listen on {address}: {error.strerror or error}",
                 remedy="see who has it (ss -lpn), or choose another [socket] address",
             ) from error
-        listener.setblocking(False)
-        self._listeners.append((listener, address))
-        self._watcher.add(listener.fileno(), lambda: self._accept(listener, add))
+        self._serve(listener, service, address.path)
         return listener.fileno()
+
+    def accept_on(self, listener: socket.socket, service: str) -> None:
+        """Accept connections on a socket that systemd listens on (socket activation); its file is systemd's.
+
+        Raises:
+            VtpmError SOCKET_UNAVAILABLE: it is none that connections arrive on.
+        """
+        if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            listener.close()
+            raise VtpmError(
+                Code.SOCKET_UNAVAILABLE,
+                f"the socket that systemd passed as {service} is no listening stream socket",
+                remedy="use ListenStream= and Accept=no in the socket unit",
+            )
+        self._serve(listener, service, "")
+
+    def _serve(self, listener: socket.socket, service: str, path: str) -> None:
+        add = self._services[service]
+        listener.setblocking(False)
+        self._listeners.append((listener, path))
+        self._watcher.add(listener.fileno(), lambda: self._accept(listener, add))
+
+    @property
+    def addresses(self) -> "list[str]":
+        """Where connections are accepted."""
+        return [_name_of(listener) for listener, _path in self._listeners]
 
     def _accept(self, listener: socket.socket, add: _Add) -> None:
         try:
@@ -162,12 +183,12 @@ class SocketFrontend:
         """End all connections; take the socket files away too, unless a successor is to listen on them."""
         for channel in list(self._channels):
             channel.close()
-        for listener, address in self._listeners:
+        for listener, path in self._listeners:
             self._watcher.remove(listener.fileno())
             listener.close()
-            if address.path and not keep_files:
+            if path and not keep_files:
                 try:
-                    os.unlink(address.path)
+                    os.unlink(path)
                 except OSError:
                     pass
         self._listeners.clear()
@@ -185,6 +206,11 @@ def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[soc
         else:
             passed.close()
     return found
+
+
+def _name_of(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return name if isinstance(name, str) else str(Address("", *name[:2]))
 
 
 def _bind_tcp(address: Address) -> socket.socket:

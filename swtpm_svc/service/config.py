@@ -146,6 +146,12 @@ def parse(text: str, path: str, instance: str) -> Config:
             f'{path}: [tpm] startup: found "deactivated", expected "none", "clear" or "state" for a TPM {config.tpm.version}',
             remedy='write startup = "clear", or version = "1.2"',
         )
+    if not config.device.enabled and config.socket.control == "none" and config.socket.data == "none":
+        raise VtpmError(
+            Code.CONFIG_INVALID,
+            f"{path}: nothing leads to this TPM: [device] enabled is false, and [socket] has no address",
+            remedy="enable one of them",
+        )
     return config
 
 
@@ -254,13 +260,13 @@ def _read_table(table: Table, found: object, path: str, instance: str) -> Any:
 
 def _read_key(table: Table, key: Key, value: object, path: str, instance: str) -> Any:
     if value is None:  # TOML has no null: the key is not there
-        value = key.default.format(instance=instance) if isinstance(key.default, str) else key.default
+        value = key.default_for(instance)
     try:
         if type(value) is key.kind.type:  # not isinstance: true is an int in Python, not in TOML
             return key.kind.read(value)
     except ValueError:
         pass
-    example = key.default.format(instance=instance) if isinstance(key.default, str) else key.default
+    example = key.default_for(instance)
     raise VtpmError(
         Code.CONFIG_INVALID,
         f"{path}: [{table.name}] {key.name}: found {_found(value, key.kind.type)}, expected {key.kind.expected}",

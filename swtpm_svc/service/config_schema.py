@@ -34,6 +34,7 @@ class TpmConfig(NamedTuple):
 class DeviceConfig(NamedTuple):
     """[device]: the character device. `owner` and `group` are names or numbers in decimal; `mode` is the permission bits."""
 
+    enabled: bool
     name: str
     major: int
     minor: int
@@ -98,13 +99,16 @@ class Key(NamedTuple):
 
     name: str
     kind: Kind
-    default: Union[str, int]
+    default: Union[str, int, bool]
     meaning: str
     reloads: bool = False
 
     @property
     def field(self) -> str:
         return self.name.replace("-", "_")
+
+    def default_for(self, instance: str) -> Union[str, int, bool]:
+        return self.default.format(instance=instance) if isinstance(self.default, str) else self.default
 
 
 class Table(NamedTuple):
@@ -174,6 +178,7 @@ GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
+BOOLEAN = Kind(bool, "true or false", bool)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
 
 # fmt: off
@@ -184,6 +189,7 @@ SCHEMA = (
         Key("startup", _one_of("none", "clear", "state", "deactivated"), "none", "the Startup command sent at power-on"),
     )),
     Table("device", DeviceConfig, (
+        Key("enabled", BOOLEAN, True, "whether there is a character device at all"),
         Key("name", DEVICE_NAME, "{instance}", "the name below /dev"),
         Key("major", _integer(0, MAJOR_MAX), 0, "the device's major number; 0: the kernel chooses"),
         Key("minor", _integer(0, MINOR_MAX), 0, "the device's minor number"),

@@ -45,11 +45,11 @@ class SocketService:
         self.executor = Executor(self.loop.post)
         dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: rights, self.recorder)
         self.frontend = SocketFrontend(self.loop, dispatcher)
-        self.frontend.listen_data(parse_address(path), mode=0o600, gid=None, passed=None)
-        self.frontend.listen_control(parse_address(self.control_path), mode=0o600, gid=None, passed=None)
+        self.frontend.listen(parse_address(path), "data", mode=0o600, gid=None, passed=None)
+        self.frontend.listen(parse_address(self.control_path), "control", mode=0o600, gid=None, passed=None)
         if tcp:
-            self.frontend.listen_data(parse_address(f"tcp:{tcp}"), mode=0, gid=None, passed=None)
-            self.frontend.listen_control(parse_address(f"tcp:{tcp + 1}"), mode=0, gid=None, passed=None)
+            self.frontend.listen(parse_address(f"tcp:{tcp}"), "data", mode=0, gid=None, passed=None)
+            self.frontend.listen(parse_address(f"tcp:{tcp + 1}"), "control", mode=0, gid=None, passed=None)
         if power:
             self.tpm.power_on(delete_volatile=True)
         self._thread = threading.Thread(target=self.loop.run)

@@ -454,12 +454,12 @@ def test_wrong_addresses(text):
 def test_an_address_in_use_is_named(serve, tmp_path):
     service = serve()
     with pytest.raises(VtpmError) as caught:
-        service.frontend.listen_control(parse_address(service.control_path), mode=0o600, gid=None, passed=None)
+        service.frontend.listen(parse_address(service.control_path), "control", mode=0o600, gid=None, passed=None)
     assert caught.value.code is Code.SOCKET_UNAVAILABLE
     assert service.control_path in caught.value.message
     (tmp_path / "file").write_text("kept")
     with pytest.raises(VtpmError, match="another kind"):
-        service.frontend.listen_control(parse_address(str(tmp_path / "file")), mode=0o600, gid=None, passed=None)
+        service.frontend.listen(parse_address(str(tmp_path / "file")), "control", mode=0o600, gid=None, passed=None)
     assert (tmp_path / "file").read_text() == "kept"
 
 

@@ -1,5 +1,6 @@
 """The manual pages and the shell completion say what the programs do: no key, command, option or status is missing."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -53,7 +54,7 @@ def test_every_key_is_described_with_its_default(table):
         entry = re.search(rf"^\.It Ic {key.name}\n(.*?)(?=^\.It Ic |\Z)", section[1], re.MULTILINE | re.DOTALL)
         assert entry, key.name
         assert "Default:" in entry[1], key.name
-        default = str(key.default).format(instance="NAME")
+        default = json.dumps(key.default_for("NAME")).strip('"')
         if key.name != "name":
             assert re.search(rf"Default:(\n\.Qq)? {re.escape(default)}( ?\.)?$", entry[1], re.MULTILINE), key.name
 

@@ -30,7 +30,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         instance="vtpm7",
         path=PATH,
         tpm=config.TpmConfig(version="2.0", power_on="auto", startup="none"),
-        device=config.DeviceConfig(name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
+        device=config.DeviceConfig(enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
         socket=config.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mode=0o660),
         state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
         control=config.ControlConfig(group="vtpm-admin"),
@@ -63,7 +63,7 @@ def test_every_value_is_taken():
         "vtpm0",
     )
     assert loaded.tpm == config.TpmConfig("1.2", "manual", "deactivated")
-    assert loaded.device == config.DeviceConfig("tpm-for_tests.1", 240, 1048575, "1000", "Domain.Users", 0o600)
+    assert loaded.device == config.DeviceConfig(True, "tpm-for_tests.1", 240, 1048575, "1000", "Domain.Users", 0o600)
     assert loaded.device.node == "/dev/tpm-for_tests.1"
     assert loaded.state.directory == "/srv/tpm/x"
     assert loaded.control.group == "wheel"
@@ -99,6 +99,11 @@ WRONG = [
         "[tpm]\npower-on = true",
         '[tpm] power-on: found the boolean true, expected "auto" or "manual"',
         'write for example: power-on = "auto"',
+    ),
+    (
+        "[device]\nenabled = 0",
+        "[device] enabled: found the integer 0, expected true or false",
+        "write for example: enabled = true",
     ),
     ("[device]\nmajor = true", "[device] major: found the boolean true, expected an integer from 0 to 511", None),
     ('[device]\nmajor = "0"', '[device] major: found the string "0", expected an integer from 0 to 511', None),
@@ -136,6 +141,11 @@ WRONG = [
     ('[control]\ngroup = "-x"', '[control] group: found "-x", expected the name or the number of a group', None),
     ('[log]\nlevel = "loud"', '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"', None),
     # values that do not go together
+    (
+        '[device]\nenabled = false\n[socket]\ncontrol = "none"',
+        "nothing leads to this TPM: [device] enabled is false, and [socket] has no address",
+        "enable one of them",
+    ),
     (
         '[tpm]\nstartup = "deactivated"',
         '[tpm] startup: found "deactivated", expected "none", "clear" or "state" for a TPM 2.0',
@@ -346,7 +356,7 @@ def test_accounts_are_looked_up():
 def test_defaults_satisfy_their_own_rules():
     for table in config.SCHEMA:
         for key in table.keys:
-            default = key.default.format(instance="vtpm0") if isinstance(key.default, str) else key.default
+            default = key.default_for("vtpm0")
             assert type(default) is key.kind.type
             key.kind.read(default)
 

@@ -1,5 +1,6 @@
 """README.md says what is so: its table of the configuration, its commands, its make targets, its links."""
 
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def test_the_configuration_table_is_the_schema():
     for row in re.findall(r"^\|(?: (`\[\w+\]`))? \| `([a-z-]+)` \| (\S+) \|", section, flags=re.MULTILINE):
         table = row[0].strip("`[]") or table
         shown.append((table, row[1], row[2].strip('`"')))
-    expected = [(table.name, key.name, str(key.default).format(instance="NAME")) for table in SCHEMA for key in table.keys]
+    expected = [(table.name, key.name, json.dumps(key.default_for("NAME")).strip('"')) for table in SCHEMA for key in table.keys]
     assert shown == expected
 
 

@@ -1,0 +1,98 @@
+"""The ways into an instance besides its device: opened, described and closed together, as its configuration says."""
+
+import os
+import socket
+from typing import Any, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.sockets import SocketFrontend, adopt_listener, parse_address
+from swtpm_svc.service import config as configuration
+from swtpm_svc.service.config import Config
+from swtpm_svc.service.device import Descriptors
+from swtpm_svc.service.journal import Journal
+from swtpm_svc.service.loop import Loop
+from swtpm_svc.service.notify import Notifier
+
+#: Names in systemd's descriptor store: listening sockets of ours, on which clients wait while there is no process.
+SOCKET_CONTROL = "socket-control"
+SOCKET_DATA = "socket-data"
+#: Names that a socket unit gives to those it passes (FileDescriptorName=, vtpm@.socket).
+ACTIVATED = ("control", "data")
+
+
+class Frontends:
+    """`open` once, then `close`."""
+
+    def __init__(self, config: Config, loop: Loop, dispatcher: Dispatcher, notifier: Notifier, journal: Journal) -> None:
+        self._config = config
+        self._notifier = notifier
+        self._journal = journal
+        self._sockets = SocketFrontend(loop, dispatcher)
+
+    def open(self, passed: Descriptors) -> None:
+        """
+        Raises:
+            VtpmError SOCKET_UNAVAILABLE
+        """
+        for name in ACTIVATED:
+            for fd in passed.pop(name, []):
+                self._sockets.accept_on(socket.socket(fileno=fd), name)
+        config = self._config.socket
+        control_group, device_group = self._config.control.group, self._config.device.group
+        self._listen(SOCKET_CONTROL, "control", config.control, control_group, passed)
+        self._listen(SOCKET_DATA, "data", config.data, device_group, passed)
+
+    def _listen(self, parked: str, service: str, text: str, group: str, passed: Descriptors) -> None:
+        """Listen where the configuration says, on the socket of a predecessor where it is the same."""
+        address = parse_address(text)
+        listener = adopt_listener(passed.pop(parked, []), address)
+        if listener is None:
+            self._notifier.unpark(parked)
+        if address is None:
+            return
+        directory = os.path.dirname(address.path)
+        if directory == f"/run/vtpm/{self._config.instance}" and not os.path.isdir(directory):
+            self._journal.log("info", f"no {address.path}: its directory is made by systemd, which did not start this")
+            return
+        gid = self._usable_group(group) if address.path and listener is None else None
+        fd = self._sockets.listen(address, service, mode=self._config.socket.mode, gid=gid, passed=listener)
+        if listener is None:
+            self._notifier.park(parked, fd)
+
+    def _usable_group(self, name: str) -> Optional[int]:
+        """The group for a UNIX socket; None where the process cannot give it to it."""
+        try:
+            gid = configuration.group_id(name)
+        except VtpmError as error:
+            self._journal.error(error, level="warning")
+            return None
+        if os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
+            return gid
+        self._journal.error(
+            VtpmError(
+                Code.NOT_PERMITTED,
+                f"a socket stays with the service's own group: its user is not in {name}",
+                remedy=f"add the service's user to {name}, or let vtpm@.socket make the socket",
+            ),
+            level="warning",
+        )
+        return None
+
+    @property
+    def places(self) -> "list[str]":
+        """Where clients find the TPM."""
+        return self._sockets.addresses
+
+    def describe(self) -> "dict[str, Any]":
+        """For the status."""
+        return {"connections": self._sockets.connections, "listening": self._sockets.addresses}
+
+    def unpark(self) -> None:
+        """Leave nothing to a successor."""
+        for name in (SOCKET_CONTROL, SOCKET_DATA):
+            self._notifier.unpark(name)
+
+    def close(self, *, has_successor: bool) -> None:
+        """End all connections; what a successor may go on with stays."""
+        self._sockets.close(keep_files=has_successor)

@@ -1,0 +1,91 @@
+"""The daemon itself, without a device: what a container or an unprivileged user runs, and socket activation."""
+
+import os
+import signal
+import socket
+
+import pytest
+from daemon_process import DaemonProcess
+from tpm_commands import GET_RANDOM, result_of
+
+from swtpm_svc.wire import ptm, ptm_socket
+
+pytestmark = pytest.mark.needs("binding")
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def make(name="lab", **kw):
+        made.append(DaemonProcess(tmp_path, name, **kw))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop(signal.SIGKILL)
+
+
+def ask(client, command=GET_RANDOM):
+    client.sendall(command)
+    return client.recv(4096)
+
+
+def test_a_tpm_without_a_device(make):
+    daemon = make().start()
+    with daemon.connect() as client:
+        assert result_of(ask(client)) == 0
+    status = daemon.status()
+    assert status["device"] is None
+    assert status["listening"] == [daemon.control, daemon.data]
+    assert f"ready: TPM 2.0 at {daemon.control}, running" in daemon.log()
+    assert daemon.stop() == 0
+    assert not os.path.exists(daemon.control)
+    assert not os.path.exists(daemon.data)
+    assert "Traceback" not in daemon.log()
+
+
+def test_two_daemons_on_one_state_directory(make, tmp_path):
+    first = make().start()
+    second = make("other")
+    with open(second.config, encoding="utf-8") as file:
+        text = file.read().replace(second.state, first.state)
+    with open(second.config, "w", encoding="utf-8") as file:
+        file.write(text)
+    second.spawn()
+    assert second.process.wait(30) == 75
+    assert f"{first.state}/.lock is held by process {first.process.pid}" in second.log()
+    with first.connect() as client:
+        assert result_of(ask(client)) == 0
+
+
+def listen(path):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen(8)
+    return sock
+
+
+def test_sockets_that_systemd_listens_on(make, tmp_path):
+    """As vtpm@.socket passes them: a UNIX control socket, and a TCP data socket that the sandbox could not make."""
+    control, data = listen(str(tmp_path / "activated")), socket.create_server(("127.0.0.1", 0))
+    with control, data, socket.socket(socket.AF_UNIX) as early:
+        early.connect(str(tmp_path / "activated"))  # before there is a process
+        early.sendall(ptm_socket.pack(ptm.GetConfig()))
+        daemon = make().start(sockets=[("control", control), ("data", data)])
+        early.settimeout(10)
+        assert early.recv(100) == bytes(8)
+        with socket.create_connection(data.getsockname(), timeout=10) as client:
+            assert result_of(ask(client)) == 0
+        assert f"tcp:127.0.0.1:{data.getsockname()[1]}" in daemon.status()["listening"]
+        assert daemon.stop() == 0
+        assert os.path.exists(tmp_path / "activated"), "the socket's file is systemd's"
+
+
+def test_a_socket_that_does_not_listen_is_refused(make, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
+        wrong.bind(str(tmp_path / "datagrams"))
+        daemon = make()
+        daemon.spawn(sockets=[("control", wrong)])
+        assert daemon.process.wait(30) == 75
+    assert "the socket that systemd passed as control is no listening stream socket; remedy: use ListenStream=" in daemon.log()
