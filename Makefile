@@ -10,7 +10,7 @@ ARGS    ?=
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tools/run-demo .ci/run)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
 .PHONY: env run test lint lab lab-uml lab-vm lab-shell bench install clean distclean help

@@ -2,7 +2,7 @@
 # Installs what systemd, udev and the journal need beside the Python package. Called by `make install` and by packages.
 #
 #   DESTDIR          a root to install into; empty: this system, whose services are then told about it
-#   LIBEXECDIR       where the two launchers go (/usr/libexec/vtpm); below /usr, the unit lets nothing else be executed
+#   LIBEXECDIR       where the launchers go (/usr/libexec/vtpm); below /usr, the unit lets nothing else be executed
 #   PYTHON           the interpreter that has swtpm_svc (/usr/bin/python3)
 #   SYSTEMD_VERSION  of the system that will run it; asked of systemctl when empty
 set -eu
@@ -32,14 +32,16 @@ esac
 # put MODE FROM TO: with the two paths that may differ from those in the source.
 put() {
     mkdir -p "$DESTDIR$(dirname "$3")"
-    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
+    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s|^exec /usr/bin/python3 |exec $PYTHON |" -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
     chmod "$1" "$DESTDIR$3.new"
     mv -f "$DESTDIR$3.new" "$DESTDIR$3"
 }
 
 put 755 packaging/libexec/vtpmd "$LIBEXECDIR/vtpmd"
 put 755 packaging/libexec/vtpm-udev-properties "$LIBEXECDIR/vtpm-udev-properties"
+put 755 packaging/libexec/vtpm-attach "$LIBEXECDIR/vtpm-attach"
 put 644 packaging/vtpm@.service "$UNITS/vtpm@.service"
+put 644 packaging/vtpm@.socket "$UNITS/vtpm@.socket"
 put 644 packaging/udev/70-vtpm.rules /usr/lib/udev/rules.d/70-vtpm.rules
 put 644 packaging/sysusers/vtpm.conf /usr/lib/sysusers.d/vtpm.conf
 put 644 packaging/tmpfiles/vtpm.conf /usr/lib/tmpfiles.d/vtpm.conf

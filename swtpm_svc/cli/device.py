@@ -1,4 +1,4 @@
-"""A TPM's character device from the administrator's side: NAME or /dev path in, control requests (ioctl) out.
+"""A TPM from the administrator's side: NAME or path in, control requests out, to its device or its control socket.
 
 Every failure becomes a VtpmError: what the kernel said to open() or ioctl(), and the TPM's result in a reply, in words.
 """
@@ -6,14 +6,22 @@ Every failure becomes a VtpmError: what the kernel said to open() or ioctl(), an
 import errno
 import fcntl
 import os
+import socket
 import stat
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Optional, TypeVar
 
 from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_INVALID_POSTINIT, TPM_NOSPACE, Code, VtpmError
 from swtpm_svc.service import config
-from swtpm_svc.wire import ptm, ptm_ioctl, return_codes
+from swtpm_svc.service.config import Config
+from swtpm_svc.wire import ptm, ptm_ioctl, ptm_socket, return_codes
 from swtpm_svc.wire.protocol_error import ProtocolError
+
+#: How long a control socket's answer may take: a key that is made meanwhile goes before it.
+ANSWER_TIME_S = 300.0
+
+#: What open() and ioctl() say of a device, and connect() of a socket, that nobody serves any more.
+_GONE = (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN)
 
 #: The TPM results that say more than "it failed", and what they are to a person.
 RESULT_CODES = {
@@ -58,36 +66,33 @@ def resolve(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
         if error.code is Code.CONFIG_MISSING:
             error.remedy = f"see vtpmctl list; for a device without a configuration give its path: /dev/{name}"
         raise
-    return Target(name, loaded.device.node, instance)
+    return Target(name, _path(loaded), instance)
+
+
+def _path(loaded: Config) -> str:
+    """The device; without one the control socket, which the configuration may have put elsewhere, or nowhere."""
+    if loaded.device.enabled:
+        return loaded.device.node
+    control = loaded.socket.control
+    if not control.startswith("/"):
+        raise VtpmError(
+            Code.USAGE,
+            f'{loaded.path}: there is neither a device nor a UNIX control socket ([socket] control = "{control}")',
+            remedy="give [socket] control a path",
+        )
+    return control
 
 
 class Device:
-    """The open device; a context manager that owns the descriptor."""
+    """A TPM that takes control requests; a context manager. `open_device` gives the one that fits a target."""
 
     def __init__(self, target: Target) -> None:
-        """Open it.
-
-        Raises:
-            VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS.
-        """
         self.target = target
-        try:
-            # stat first: opening some other device can have an effect of its own (a watchdog, a tape)
-            if not stat.S_ISCHR(os.stat(target.path).st_mode):
-                raise VtpmError(
-                    Code.USAGE, f"{target.path} is not a character device", remedy="name an instance or a /dev path: vtpmctl list"
-                )
-            self._descriptor = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-        except OSError as error:
-            _refuse_open(target, error)
 
-    def __enter__(self) -> "Device":
-        return self
-
-    def __exit__(
-        self, kind: Optional[type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        os.close(self._descriptor)
+    @property
+    def blob_chunk(self) -> Optional[int]:
+        """Bytes of a state blob that one SET_STATEBLOB carries; None: all of them."""
+        raise NotImplementedError
 
     def control(self, request: ptm.Request) -> ptm.Reply:
         """Send one control request and return the reply, whatever its TPM result.
@@ -95,21 +100,18 @@ class Device:
         Raises:
             VtpmError NOT_PERMITTED, DAEMON_UNREACHABLE, BUSY, PROTOCOL, LIBTPMS: what the kernel or the service answered.
         """
-        try:
-            number, buffer = ptm_ioctl.pack(request)
-            while True:
-                try:
-                    fcntl.ioctl(self._descriptor, number, buffer, True)  # True: the reply goes into buffer
-                    break
-                except InterruptedError:  # a signal that Python did not turn into an exception
-                    continue
-            return ptm_ioctl.unpack(request, buffer)
-        except OSError as error:
-            _refuse_control(self.target, request, error)
-        except ProtocolError as error:
-            raise VtpmError(
-                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the device is one of ours: vtpmctl list"
-            ) from error
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
 
     def ask(self, request: ptm.Request, kind: "type[ReplyType]") -> ReplyType:
         """Send one control request; its reply must be a success, of this kind.
@@ -127,6 +129,108 @@ class Device:
     def perform(self, request: ptm.Request) -> None:
         """As ask(), for a request whose reply says no more than success."""
         self.ask(request, ptm.Result)
+
+
+def open_device(target: Target) -> Device:
+    """Open the character device, or connect to the control socket, that is there.
+
+    Raises:
+        VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS.
+    """
+    try:
+        # stat first: opening some other device can have an effect of its own (a watchdog, a tape)
+        mode = os.stat(target.path).st_mode
+        if stat.S_ISCHR(mode):
+            return CharacterDevice(target)
+        if stat.S_ISSOCK(mode):
+            return ControlSocket(target)
+    except OSError as error:
+        _refuse_open(target, error)
+    raise VtpmError(
+        Code.USAGE,
+        f"{target.path} is neither a character device nor a socket",
+        remedy="name an instance, a /dev path or a control socket: vtpmctl list",
+    )
+
+
+class CharacterDevice(Device):
+    """Requests are ioctls."""
+
+    def __init__(self, target: Target) -> None:
+        """
+        Raises:
+            OSError
+        """
+        super().__init__(target)
+        self._descriptor = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+
+    @property
+    def blob_chunk(self) -> Optional[int]:
+        return ptm.STATE_BLOB_CHUNK
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def control(self, request: ptm.Request) -> ptm.Reply:
+        try:
+            number, buffer = ptm_ioctl.pack(request)
+            while True:
+                try:
+                    fcntl.ioctl(self._descriptor, number, buffer, True)  # True: the reply goes into buffer
+                    break
+                except InterruptedError:  # a signal that Python did not turn into an exception
+                    continue
+            return ptm_ioctl.unpack(request, buffer)
+        except OSError as error:
+            _refuse_control(self.target, request, error)
+        except ProtocolError as error:
+            raise VtpmError(
+                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the device is one of ours: vtpmctl list"
+            ) from error
+
+
+class ControlSocket(Device):
+    """Requests are messages: for an instance without a character device, and for other programs with such a socket."""
+
+    def __init__(self, target: Target) -> None:
+        """
+        Raises:
+            OSError
+        """
+        super().__init__(target)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(ANSWER_TIME_S)
+        try:
+            self._socket.connect(target.path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    @property
+    def blob_chunk(self) -> Optional[int]:
+        return None
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def control(self, request: ptm.Request) -> ptm.Reply:
+        received = b""
+        try:
+            self._socket.sendall(ptm_socket.pack(request))
+            while True:
+                piece = self._socket.recv(65536)
+                if not piece:
+                    raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed")
+                received += piece
+                reply = ptm_socket.unpack(request, received)
+                if reply is not None:
+                    return reply
+        except OSError as error:  # a timeout is one too
+            _refuse_control(self.target, request, error)
+        except ProtocolError as error:
+            raise VtpmError(
+                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the socket is a control socket: vtpmctl list"
+            ) from error
 
 
 def describe_result(tpm_result: int) -> str:
@@ -157,10 +261,10 @@ def _refuse_open(target: Target, error: OSError) -> NoReturn:
     start = f"start it: systemctl start {target.unit}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"{target.path} does not exist", remedy=start)
-    if error.errno in (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN):
+    if error.errno in (*_GONE, errno.ECONNREFUSED):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"nobody serves {target.path} ({error.strerror})", remedy=start)
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = "run this as root, or join the group that owns the device (ls -l shows it)"
+        remedy = "run this as root, or join the group that owns it (ls -l shows it)"
         raise VtpmError(Code.NOT_PERMITTED, f"{target.path} may not be opened ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, f"{target.path} is in use ({error.strerror})", remedy="end the program that has it open")
@@ -180,10 +284,10 @@ def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoR
         raise VtpmError(
             Code.PROTOCOL, f"{what} is unknown to {target.path}", remedy="check that the device is one of ours: vtpmctl list"
         )
-    if error.errno in (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN):
+    if error.errno in (*_GONE, errno.EPIPE, errno.ECONNRESET):
         remedy = f"start it: systemctl start {target.unit}"
-        raise VtpmError(Code.DAEMON_UNREACHABLE, f"{what}: the device went away ({error.strerror})", remedy=remedy)
+        raise VtpmError(Code.DAEMON_UNREACHABLE, f"{what}: the TPM went away ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, f"{what} cannot be done now ({error.strerror})", remedy="try again when the TPM is idle")
     remedy = f"see what the service says: journalctl -u {target.unit}"
-    raise VtpmError(Code.LIBTPMS, f"{what} failed ({error.strerror})", remedy=remedy) from error
+    raise VtpmError(Code.LIBTPMS, f"{what} failed ({error.strerror or error})", remedy=remedy) from error

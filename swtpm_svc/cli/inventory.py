@@ -82,8 +82,9 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
         loaded = config.load(name, instance)
     else:
         loaded = config.load(f"{places.config}/{config.check_instance(name)}.toml", name)
-    config.user_id(loaded.device.owner)
-    config.group_id(loaded.device.group)
+    if loaded.device.enabled:
+        config.user_id(loaded.device.owner)
+        config.group_id(loaded.device.group)
     _refuse_sharing(loaded, places)
     return loaded, _notes(loaded)
 
@@ -111,7 +112,7 @@ def _refuse_sharing(loaded: Config, places: Places) -> None:
             other = config.load(f"{places.config}/{name}.toml", name)
         except VtpmError:
             continue
-        if other.device.name == loaded.device.name:
+        if loaded.device.enabled and other.device.enabled and other.device.name == loaded.device.name:
             raise VtpmError(
                 Code.DEVICE_NAME_TAKEN,
                 f'{loaded.path}: [device] name: found "{loaded.device.name}", which {other.path} has too',

@@ -151,9 +151,10 @@ def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
 
 def load(device: Device, *, type: str, file: str) -> Report:
     blob = files.read_whole(file)
+    size = device.blob_chunk or len(blob) + 1
     # the chunk that is not full is the last one: after a multiple of the chunk size comes an empty one
-    for offset in range(0, len(blob) + 1, ptm.STATE_BLOB_CHUNK):
-        device.perform(ptm.SetStateBlob(0, BlobType[type.upper()], blob[offset : offset + ptm.STATE_BLOB_CHUNK]))
+    for offset in range(0, len(blob) + 1, size):
+        device.perform(ptm.SetStateBlob(0, BlobType[type.upper()], blob[offset : offset + size]))
     text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl init {device.target.name}"
     return _done(device, text, bytes=len(blob))
 

@@ -24,7 +24,7 @@ def error_values(error: VtpmError) -> "dict[str, Any]":
 def config_values(config: Config) -> "dict[str, Any]":
     """Tables and keys as they are in the file, defaults included."""
     return {
-        table.name: {key.name: _written(key.field, getattr(getattr(config, table.name), key.field)) for key in table.keys}
+        table.name: {key.name: _written(key.field, getattr(getattr(config, table.field), key.field)) for key in table.keys}
         for table in SCHEMA
     }
 
@@ -54,7 +54,7 @@ def list_values(entries: "list[Entry]") -> "list[dict[str, Any]]":
         {
             "instance": entry.instance,
             "version": entry.config.tpm.version if entry.config else None,
-            "device": entry.config.device.node if entry.config else None,
+            "device": entry.config.device.node if entry.config and entry.config.device.enabled else None,
             "active": entry.active,
             "power": entry.power,
             "error": error_values(entry.error) if entry.error else None,
@@ -66,7 +66,9 @@ def list_values(entries: "list[Entry]") -> "list[dict[str, Any]]":
 def list_text(entries: "list[Entry]") -> str:
     rows = [("NAME", "TPM", "DEVICE", "UNIT", "POWER")]
     for entry in entries:
-        version, node = (entry.config.tpm.version, entry.config.device.node) if entry.config else ("?", "?")
+        version, node = ("?", "?")
+        if entry.config:
+            version, node = entry.config.tpm.version, entry.config.device.node if entry.config.device.enabled else "-"
         rows.append((entry.instance, version, node, entry.active or "-", clean(entry.power or "-")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -79,7 +81,7 @@ def status_values(status: Status) -> "dict[str, Any]":
         "instance": status.instance,
         "config": {"path": status.config.path, **config_values(status.config)} if status.config else None,
         "unit": {"name": status.unit.name, "properties": status.unit.properties, "reason": status.unit.reason or None},
-        "device": _node_values(status.node),
+        "device": _node_values(status.node) if status.node else None,
         "daemon": status.daemon,
         "files": status.files._asdict() if status.files else None,
         "problems": [error_values(problem) for problem in status.problems],
@@ -93,7 +95,10 @@ def _node_values(node: Node) -> "dict[str, Any]":
 
 def status_text(status: Status) -> str:
     daemon = status.daemon or {}
-    lines = [status.instance, _row("unit", _unit_text(status.unit)), _row("device", _node_text(status.node))]
+    lines = [status.instance, _row("unit", _unit_text(status.unit))]
+    if status.node is not None:
+        lines.append(_row("device", _node_text(status.node)))
+    lines += _place_lines(daemon)
     lines += _tpm_lines(status, _table(daemon, "tpm"))
     lines += _state_lines(status, _table(daemon, "state"))
     lines += _daemon_lines(daemon)
@@ -129,6 +134,18 @@ def _node_text(node: Node) -> str:
     if not node.exists:
         return f"{node.path}: no such device" + (", though the kernel has one of this name" if node.served else "")
     return f"{node.path} {describe_access(node.owner, node.group, node.mode)}, number {node.major}:{node.minor}"
+
+
+def _place_lines(daemon: "dict[str, Any]") -> "list[str]":
+    """Where else clients find the TPM."""
+    lines = []
+    if daemon.get("kernel_tpm"):
+        lines.append(_row("kernel", clean(str(daemon["kernel_tpm"]))))
+    listening = daemon.get("listening")
+    if isinstance(listening, list) and listening:
+        text = f"{', '.join(map(str, listening))}: {daemon.get('connections', 0)} connections"
+        lines.append(_row("sockets", clean(text)))
+    return lines
 
 
 def _tpm_lines(status: Status, tpm: "dict[str, Any]") -> "list[str]":

@@ -62,12 +62,15 @@ class StateFiles(NamedTuple):
 
 
 class Status(NamedTuple):
-    """`daemon` is the status socket's answer, None without one; `files` is None when they may not be looked at."""
+    """`daemon` is the status socket's answer, None without one; `files` is None when they may not be looked at.
+
+    `node` is None where the instance is to have no device.
+    """
 
     instance: str
     config: Optional[Config]
     unit: Unit
-    node: Node
+    node: Optional[Node]
     daemon: "Optional[dict[str, Any]]"
     files: Optional[StateFiles]
     problems: "list[VtpmError]"
@@ -95,8 +98,10 @@ def gather(instance: str, places: Places) -> Status:
             problems[0].remedy = f"see vtpmctl list, or create it: touch {places.config}/{instance}.toml"
             raise problems[0] from None
         problems.append(_explained(error, unit))
-    node = look_at_node(_device_path(instance, loaded, daemon), places)
-    problems += _node_problems(node, loaded, is_up=daemon is not None)
+    path = _device_path(instance, loaded, daemon)
+    node = look_at_node(path, places) if path is not None else None
+    if node is not None:
+        problems += _node_problems(node, loaded, is_up=daemon is not None)
     return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems)
 
 
@@ -202,13 +207,16 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def _device_path(instance: str, loaded: Optional[Config], daemon: "Optional[dict[str, Any]]") -> str:
+def _device_path(instance: str, loaded: Optional[Config], daemon: "Optional[dict[str, Any]]") -> Optional[str]:
     """The running daemon's word goes before the file's: the file may have been edited since."""
-    device = (daemon or {}).get("device")
-    path = device.get("path") if isinstance(device, dict) else None
-    if isinstance(path, str) and path.isprintable():
-        return path
-    return loaded.device.node if loaded else f"/dev/{instance}"
+    if daemon is not None and "device" in daemon:
+        device = daemon["device"]
+        path = device.get("path") if isinstance(device, dict) else None
+        if device is None or (isinstance(path, str) and path.isprintable()):
+            return path
+    if loaded is None:
+        return f"/dev/{instance}"
+    return loaded.device.node if loaded.device.enabled else None
 
 
 def _explained(error: VtpmError, unit: Unit) -> VtpmError:
@@ -238,7 +246,7 @@ def _node_problems(node: Node, loaded: Optional[Config], *, is_up: bool) -> "lis
                 remedy="see journalctl, and mount /dev",
             )
         ]
-    if loaded is None:
+    if loaded is None or not loaded.device.enabled:
         return []
     device = loaded.device
     try:

@@ -71,14 +71,14 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
 
 
 def _operate(options: "argparse.Namespace", places: "Places") -> int:
-    from swtpm_svc.cli.device import Device, resolve
+    from swtpm_svc.cli.device import open_device, resolve
     from swtpm_svc.cli.operations import OPERATIONS
 
     values = vars(options).copy()
     operation = OPERATIONS[values.pop("command")]
     name = values.pop("name")
     values.pop("json")
-    with Device(resolve(name, places.config)) as device:
+    with open_device(resolve(name, places.config)) as device:
         report = operation.run(device, **values)
         _print(options, report.text, {"device": device.target.path, "operation": options.command, **report.values})
     return 0

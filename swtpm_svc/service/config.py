@@ -23,6 +23,7 @@ from swtpm_svc.service.config_schema import (
     StateConfig,
     Table,
     TpmConfig,
+    VtpmProxyConfig,
 )
 
 if sys.version_info >= (3, 11):
@@ -40,6 +41,7 @@ __all__ = [
     "SocketConfig",
     "StateConfig",
     "TpmConfig",
+    "VtpmProxyConfig",
     "changes",
     "check_instance",
     "default_path",
@@ -138,21 +140,35 @@ def parse(text: str, path: str, instance: str) -> Config:
     for name, value in document.items():
         if not any(table.name == name for table in SCHEMA):
             _refuse_table(path, name, value)
-    tables = {table.name: _read_table(table, document.get(table.name, {}), path, instance) for table in SCHEMA}
+    tables = {table.field: _read_table(table, document.get(table.name, {}), path, instance) for table in SCHEMA}
     config = Config(instance=instance, path=path, **tables)
-    if config.tpm.startup == "deactivated" and config.tpm.version != "1.2":
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f'{path}: [tpm] startup: found "deactivated", expected "none", "clear" or "state" for a TPM {config.tpm.version}',
-            remedy='write startup = "clear", or version = "1.2"',
-        )
-    if not config.device.enabled and config.socket.control == "none" and config.socket.data == "none":
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f"{path}: nothing leads to this TPM: [device] enabled is false, and [socket] has no address",
-            remedy="enable one of them",
-        )
+    _refuse_contradictions(config)
     return config
+
+
+def _refuse_contradictions(config: Config) -> None:
+    """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
+    tpm, ways = config.tpm, (config.device.enabled, config.vtpm_proxy.enabled)
+    addresses = (config.socket.control, config.socket.data)
+    for is_so, cause, remedy in (
+        (
+            tpm.startup == "deactivated" and tpm.version != "1.2",
+            f'[tpm] startup: found "deactivated", expected "none", "clear" or "state" for a TPM {tpm.version}',
+            'write startup = "clear", or version = "1.2"',
+        ),
+        (
+            not any(ways) and all(address == "none" for address in addresses),
+            "nothing leads to this TPM: neither [device] nor [vtpm-proxy] is enabled, and [socket] has no address",
+            "enable one of them",
+        ),
+        (
+            config.vtpm_proxy.enabled and tpm.power_on == "manual",
+            '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
+            'write power-on = "auto"',
+        ),
+    ):
+        if is_so:
+            raise VtpmError(Code.CONFIG_INVALID, f"{config.path}: {cause}", remedy=remedy)
 
 
 def changes(old: Config, new: Config) -> list[Change]:
@@ -161,7 +177,7 @@ def changes(old: Config, new: Config) -> list[Change]:
         Change(table.name, key.name, key.reloads)
         for table in SCHEMA
         for key in table.keys
-        if getattr(getattr(old, table.name), key.field) != getattr(getattr(new, table.name), key.field)
+        if getattr(getattr(old, table.field), key.field) != getattr(getattr(new, table.field), key.field)
     ]
 
 

@@ -55,6 +55,12 @@ class SocketConfig(NamedTuple):
     mode: int
 
 
+class VtpmProxyConfig(NamedTuple):
+    """[vtpm-proxy]: a TPM of the kernel, /dev/tpmN."""
+
+    enabled: bool
+
+
 class StateConfig(NamedTuple):
     """[state]: where what survives power-off is kept."""
 
@@ -81,6 +87,7 @@ class Config(NamedTuple):
     tpm: TpmConfig
     device: DeviceConfig
     socket: SocketConfig
+    vtpm_proxy: VtpmProxyConfig
     state: StateConfig
     control: ControlConfig
     log: LogConfig
@@ -117,6 +124,10 @@ class Table(NamedTuple):
     name: str
     values: Callable[..., Any]
     keys: tuple[Key, ...]
+
+    @property
+    def field(self) -> str:
+        return self.name.replace("-", "_")
 
 
 def _one_of(*choices: str) -> Kind:
@@ -201,6 +212,9 @@ SCHEMA = (
         Key("control", ADDRESS, "/run/vtpm/{instance}/ctrl.sock", "where the control protocol is spoken, as QEMU wants it"),
         Key("data", ADDRESS, "none", "where TPM commands are taken; QEMU brings a socket of its own"),
         Key("mode", MODE, "0660", "the permission bits of the UNIX sockets, whose group is that of [control]"),
+    )),
+    Table("vtpm-proxy", VtpmProxyConfig, (
+        Key("enabled", BOOLEAN, False, "whether the kernel gets the TPM as its own, /dev/tpmN"),
     )),
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, "/var/lib/vtpm/{instance}", "where the TPM's state is kept"),

@@ -10,12 +10,13 @@ import time
 from typing import Any, Optional
 
 from swtpm_svc import __version__
-from swtpm_svc.errors import TABLE, Code, VtpmError, internal
+from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends import cuse_device
 from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
+from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import ServedDevice
@@ -77,6 +78,8 @@ class Daemon:
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
+        #: What ended the service.
+        self._fault: Optional[VtpmError] = None
 
     # --- start ---------------------------------------------------------------------------------------------------
 
@@ -90,6 +93,7 @@ class Daemon:
         passed = passed_descriptors()
         park = self._device.adopt(passed)
         self._device.obtain(passed)
+        kernel = kernel_tpm.obtain(self._config, passed, self._notifier)
         privileges = self._leave_root(udev=park is not None or cuse_device.udev_is_running())
         self._store = Store.open(self._config.state.directory, self._config.tpm.version)
         with self._store:
@@ -104,9 +108,11 @@ class Daemon:
             self._dispatcher = self._make_dispatcher()
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
-            self._frontends = Frontends(self._config, self._loop, self._dispatcher, self._notifier, self._journal)
+            self._frontends = Frontends(
+                self._config, self._loop, self._dispatcher, self._notifier, self._journal, on_fault=self._end_with
+            )
             try:
-                self._frontends.open(passed)
+                self._frontends.open(passed, kernel)
                 self._succeed(park, handover, resumed=resumed)
                 return self._serve(park)
             finally:
@@ -192,13 +198,19 @@ class Daemon:
         if self._cuse is not None:
             loop.add(self._cuse.fd, self._cuse.serve_one)
         status = self._open_status()
-        self._notifier.ready(self._status_line())
-        self._journal.log("info", f"ready: {self._status_line()}", message_id=entries.READY_ID)
+        self._frontends.when_ready(self._announce)
         try:
             loop.run()
             return self._stop(park)
         finally:
             status.close()
+
+    def _announce(self, failure: Optional[VtpmError]) -> None:
+        if failure is not None:
+            self._end_with(failure)
+            return
+        self._notifier.ready(self._status_line())
+        self._journal.log("info", f"ready: {self._status_line()}", message_id=entries.READY_ID)
 
     def _open_status(self) -> StatusServer:
         status = StatusServer(runtime_path(self._config.instance, "status"), self._describe)
@@ -219,14 +231,15 @@ class Daemon:
             self._loop.run_posted()
         if self._is_shut_down or self._device_is_gone:
             self._device.unpark()
-            self._frontends.unpark()  # with the last descriptor the device goes, and whoever still waits on it is released
+            if self._is_shut_down:
+                self._frontends.unpark()
+            # with the last descriptor the device goes, and whoever still waits on it is released
         elif self._notifier.active:
             # whether this is a stop or a restart only systemd knows: after a stop it drops the park
             self._leave(park)
         self._tpm.shut_down()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
-        # a device that was taken away is no end that anybody asked for: systemd is to start the service again
-        return TABLE[Code.DEVICE_NOT_READY].exit_status if self._device_is_gone else 0
+        return self._fault.fault.exit_status if self._fault is not None else 0
 
     def _leave(self, park: Park) -> None:
         park.leave(
@@ -272,8 +285,13 @@ class Daemon:
         self._loop.stop()
 
     def _lose_device(self) -> None:
-        self._events.failed(VtpmError(Code.DEVICE_REJECTED, f"the kernel has taken {self._config.device.node} away"))
         self._device_is_gone = True
+        # no end that anybody asked for: the status is one of those after which systemd starts the service again
+        self._end_with(VtpmError(Code.DEVICE_NOT_READY, f"the kernel has taken {self._config.device.node} away"))
+
+    def _end_with(self, failure: VtpmError) -> None:
+        self._events.failed(failure)
+        self._fault = failure
         self._loop.stop()
 
     # --- status --------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 import os
 import socket
-from typing import Any, Optional
+from threading import Thread
+from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets import SocketFrontend, adopt_listener, parse_address
+from swtpm_svc.frontends.vtpm_proxy import KernelTpm, VtpmProxyFrontend
 from swtpm_svc.service import config as configuration
+from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import Descriptors
 from swtpm_svc.service.journal import Journal
@@ -22,19 +25,35 @@ ACTIVATED = ("control", "data")
 
 
 class Frontends:
-    """`open` once, then `close`."""
+    """`open` once, then `close`. `on_fault` hears of what ends the service while it serves."""
 
-    def __init__(self, config: Config, loop: Loop, dispatcher: Dispatcher, notifier: Notifier, journal: Journal) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        dispatcher: Dispatcher,
+        notifier: Notifier,
+        journal: Journal,
+        on_fault: Callable[[VtpmError], None],
+    ) -> None:
         self._config = config
+        self._loop = loop
+        self._dispatcher = dispatcher
         self._notifier = notifier
         self._journal = journal
+        self._on_fault = on_fault
         self._sockets = SocketFrontend(loop, dispatcher)
+        self._proxy: Optional[VtpmProxyFrontend] = None
 
-    def open(self, passed: Descriptors) -> None:
-        """
+    def open(self, passed: Descriptors, kernel: Optional[KernelTpm]) -> None:
+        """Serve on all of them; `kernel` is the kernel's TPM of this instance.
+
         Raises:
             VtpmError SOCKET_UNAVAILABLE
         """
+        if kernel is not None:
+            self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
+            self._proxy.give_up()
         for name in ACTIVATED:
             for fd in passed.pop(name, []):
                 self._sockets.accept_on(socket.socket(fileno=fd), name)
@@ -79,20 +98,49 @@ class Frontends:
         )
         return None
 
+    def when_ready(self, done: Callable[[Optional[VtpmError]], None]) -> None:
+        """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what failed."""
+        if self._proxy is None:
+            done(None)
+            return
+        tpm, version = self._proxy.tpm, self._config.tpm.version
+
+        def wait() -> None:
+            failure = None
+            try:
+                kernel_tpm.wait_until_made(tpm, version)
+            except VtpmError as error:
+                failure = error
+                # one that the kernel did not finish is of no use to a successor either
+                self._loop.post(lambda: kernel_tpm.discard(self._config.instance, [], self._notifier))
+            self._loop.post(lambda: done(failure))
+
+        Thread(target=wait, name="wait-for-nodes", daemon=True).start()
+
+    def _on_kernel_tpm_gone(self) -> None:
+        kernel_tpm.discard(self._config.instance, [], self._notifier)
+        self._on_fault(kernel_tpm.gone())
+
     @property
     def places(self) -> "list[str]":
         """Where clients find the TPM."""
-        return self._sockets.addresses
+        return ([self._proxy.tpm.path] if self._proxy is not None else []) + self._sockets.addresses
 
     def describe(self) -> "dict[str, Any]":
         """For the status."""
-        return {"connections": self._sockets.connections, "listening": self._sockets.addresses}
+        return {
+            "kernel_tpm": None if self._proxy is None else self._proxy.tpm.path,
+            "connections": self._sockets.connections,
+            "listening": self._sockets.addresses,
+        }
 
     def unpark(self) -> None:
         """Leave nothing to a successor."""
-        for name in (SOCKET_CONTROL, SOCKET_DATA):
+        for name in (SOCKET_CONTROL, SOCKET_DATA, kernel_tpm.PARKED_KERNEL_TPM):
             self._notifier.unpark(name)
 
     def close(self, *, has_successor: bool) -> None:
         """End all connections; what a successor may go on with stays."""
         self._sockets.close(keep_files=has_successor)
+        if self._proxy is not None:
+            self._proxy.close()

@@ -1,19 +1,26 @@
 """What udev asks when a device of ours appears: which instance's file names it, and with which owner, group and mode.
 
-    IMPORT{program}="/usr/libexec/vtpm/vtpm-udev-properties %k"
+    IMPORT{program}="/usr/libexec/vtpm/vtpm-udev-properties $kernel"
+    IMPORT{program}="/usr/libexec/vtpm/vtpm-udev-properties --kernel-tpm $kernel"
 
 It prints VTPM_INSTANCE=, VTPM_OWNER=, VTPM_GROUP= and VTPM_MODE=, or nothing and status 1 when no file names the
-device. udev waits for it, and it runs as root: it starts nothing, writes nothing, and every value that it prints has
-passed the configuration's patterns, so none holds a space, a quote, a `$` or the end of a line.
+device. With --kernel-tpm the name is that of a TPM of the kernel (tpm0, tpmrm0), and only its instance is printed. udev
+waits for it, and it runs as root: it starts nothing, writes nothing, and every value that it prints has passed the
+configuration's patterns, so none holds a space, a quote, a `$` or the end of a line.
 """
 
 import os
+import re
 import sys
 from typing import Optional
 
 from swtpm_svc.errors import VtpmError
-from swtpm_svc.service import config
+from swtpm_svc.service import config, kernel_tpm_record
 from swtpm_svc.service.config import Config
+from swtpm_svc.service.config_schema import NAME_PATTERN
+
+RUNTIME_DIRECTORY = "/run/vtpm"
+_KERNEL_TPM = re.compile(r"tpm(?:rm)?([0-9]{1,5})")
 
 
 def find(device_name: str, directory: str = config.CONFIG_DIRECTORY) -> Optional[Config]:
@@ -35,21 +42,41 @@ def find(device_name: str, directory: str = config.CONFIG_DIRECTORY) -> Optional
     return None
 
 
+def find_kernel_tpm(device_name: str, directory: str = RUNTIME_DIRECTORY) -> Optional[str]:
+    """The instance whose TPM the kernel knows by this name."""
+    match = _KERNEL_TPM.fullmatch(device_name)
+    if match is None:
+        return None
+    try:
+        names = sorted(name for name in os.listdir(directory) if NAME_PATTERN.fullmatch(name))
+    except OSError:
+        return None
+    for name in names:
+        recorded = kernel_tpm_record.read(f"{directory}/{name}/{kernel_tpm_record.FILE_NAME}")
+        if recorded is not None and recorded.number == int(match[1]):
+            return name
+    return None
+
+
 def properties(found: Config) -> str:
     device = found.device
     return f"VTPM_INSTANCE={found.instance}\nVTPM_OWNER={device.owner}\nVTPM_GROUP={device.group}\nVTPM_MODE={device.mode:04o}\n"
 
 
 def main(arguments: list[str], directory: str = config.CONFIG_DIRECTORY) -> int:
-    if len(arguments) != 1:
-        sys.stderr.write("usage: vtpm-udev-properties KERNELNAME\n")
+    name, words = arguments[-1] if arguments else "", arguments[:-1]
+    if not arguments or words not in ([], ["--kernel-tpm"]):
+        sys.stderr.write("usage: vtpm-udev-properties [--kernel-tpm] KERNELNAME\n")
         return 64
-    found = find(arguments[0], directory)
-    if found is None:
-        return 1
-    sys.stdout.write(properties(found))
+    if words:
+        instance = find_kernel_tpm(name)
+        text = f"VTPM_INSTANCE={instance}\n" if instance else ""
+    else:
+        found = find(name, directory)
+        text = properties(found) if found else ""
+    sys.stdout.write(text)
     sys.stdout.flush()
-    return 0
+    return 0 if text else 1
 
 
 if __name__ == "__main__":

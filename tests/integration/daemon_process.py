@@ -28,7 +28,7 @@ class DaemonProcess:
 
     def spawn(self, *, sockets=(), environment=()):
         """Start it without waiting. `sockets`: (name, listening socket) that systemd would pass."""
-        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         variables = dict(os.environ, RUNTIME_DIRECTORY=self.directory, **dict(environment))
         command = [sys.executable, "-m", "swtpm_svc.service.main", "--config", self.config, "--foreground", "--user", "root"]
         if sockets:
@@ -52,6 +52,7 @@ class DaemonProcess:
         return self
 
     def log(self):
+        """What the last process has said."""
         try:
             with open(self.log_path, encoding="utf-8") as file:
                 return file.read()

@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 from daemon_process import DaemonProcess
-from tpm_commands import GET_RANDOM, result_of
+from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, result_of
 
 from swtpm_svc.wire import ptm, ptm_socket
 
@@ -57,6 +59,63 @@ def test_two_daemons_on_one_state_directory(make, tmp_path):
     assert f"{first.state}/.lock is held by process {first.process.pid}" in second.log()
     with first.connect() as client:
         assert result_of(ask(client)) == 0
+
+
+# --- vtpmctl without a device ----------------------------------------------------------------------------------------
+
+
+def vtpmctl(*words, expect=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "swtpm_svc.cli.vtpmctl", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (expect, False), (words, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+def test_every_control_operation_on_the_control_socket(make, tmp_path):
+    """The same operations as on a device, in the other encoding: whole blobs, and TPM results in place of errno."""
+    daemon = make().start()
+    (tmp_path / "data").write_bytes(b"measured")
+    with daemon.connect() as client:
+        ask(client, PCR_EXTEND_16)
+        extended = ask(client, PCR_READ_16)
+        for words in (
+            ("capabilities", daemon.control),
+            ("info", daemon.control),
+            ("config", daemon.control),
+            ("buffer-size", daemon.control),
+            ("hash", daemon.control, str(tmp_path / "data")),
+            ("established", daemon.control),
+            ("established", daemon.control, "--reset"),
+            ("locality", daemon.control, "3"),
+            ("locality", daemon.control, "0"),
+            ("cancel", daemon.control),
+            ("store-volatile", daemon.control),
+            ("save", daemon.control, "permanent", str(tmp_path / "permanent")),
+            ("save", daemon.control, "volatile", str(tmp_path / "volatile")),
+            ("stop", daemon.control),
+            ("load", daemon.control, "permanent", str(tmp_path / "permanent")),
+            ("load", daemon.control, "volatile", str(tmp_path / "volatile")),
+            ("init", daemon.control),
+        ):
+            vtpmctl(*words)
+        assert ask(client, PCR_READ_16)[-32:] == extended[-32:]
+        assert "power it off first" in vtpmctl("load", daemon.control, "permanent", str(tmp_path / "permanent"), expect=69)
+        assert "the TPM has no savestate state" in vtpmctl("save", daemon.control, "savestate", str(tmp_path / "s"), expect=66)
+    vtpmctl("shutdown", daemon.control)
+    assert daemon.process.wait(30) == 0
+
+
+def test_a_control_socket_that_nobody_serves(make):
+    daemon = make().start()
+    daemon.stop(signal.SIGKILL)
+    assert os.path.exists(daemon.control)
+    assert f"nobody serves {daemon.control} (Connection refused)" in vtpmctl("init", daemon.control, expect=69)
+    assert "info: ready" in daemon.start().log(), "a successor takes the dead socket away"
+    vtpmctl("capabilities", daemon.control)
+
+
+# --- socket activation -----------------------------------------------------------------------------------------------
 
 
 def listen(path):

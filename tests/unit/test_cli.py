@@ -171,7 +171,7 @@ def test_a_path_is_used_as_it_is(run, tmp_path):
     assert "/dev/vtpm-none does not exist" in run("stop", "/dev/vtpm-none").err
     (tmp_path / "file").touch()
     result = run("stop", str(tmp_path / "file"))
-    assert (result.status, "is not a character device" in result.err) == (64, True)
+    assert (result.status, "is neither a character device nor a socket" in result.err) == (64, True)
 
 
 def test_a_device_of_another_kind(run):

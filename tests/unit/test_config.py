@@ -32,6 +32,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         tpm=config.TpmConfig(version="2.0", power_on="auto", startup="none"),
         device=config.DeviceConfig(enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
         socket=config.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mode=0o660),
+        vtpm_proxy=config.VtpmProxyConfig(enabled=False),
         state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
         control=config.ControlConfig(group="vtpm-admin"),
         log=config.LogConfig(level="info"),
@@ -70,7 +71,7 @@ def test_every_value_is_taken():
     assert loaded.log.level == "debug"
 
 
-TABLES = "[tpm], [device], [socket], [state], [control], [log]"
+TABLES = "[tpm], [device], [socket], [vtpm-proxy], [state], [control], [log]"
 
 WRONG = [
     # tables
@@ -142,8 +143,13 @@ WRONG = [
     ('[log]\nlevel = "loud"', '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"', None),
     # values that do not go together
     (
+        '[vtpm-proxy]\nenabled = true\n[tpm]\npower-on = "manual"',
+        '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
+        'write power-on = "auto"',
+    ),
+    (
         '[device]\nenabled = false\n[socket]\ncontrol = "none"',
-        "nothing leads to this TPM: [device] enabled is false, and [socket] has no address",
+        "nothing leads to this TPM: neither [device] nor [vtpm-proxy] is enabled, and [socket] has no address",
         "enable one of them",
     ),
     (

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtpm_svc.service import config, udev_properties
+from swtpm_svc.service import config, kernel_tpm_record, udev_properties
+from swtpm_svc.service.kernel_tpm_record import KernelTpmRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +90,7 @@ def test_no_directory_is_no_answer(tmp_path, capsys):
 def test_it_wants_one_argument(capsys):
     assert udev_properties.main([]) == 64
     assert udev_properties.main(["a", "b"]) == 64
+    assert udev_properties.main(["--kernel-tpm", "a", "b"]) == 64
     assert capsys.readouterr().out == ""
 
 
@@ -104,3 +106,52 @@ def test_as_a_program_it_imports_nothing_slow():
 
 def test_the_default_directory_is_the_configurations():
     assert udev_properties.main.__defaults__ == (config.CONFIG_DIRECTORY,)
+
+
+# --- TPMs of the kernel ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    def record(instance, number):
+        (tmp_path / instance).mkdir()
+        kernel_tpm_record.write(f"{tmp_path}/{instance}/kernel-tpm", KernelTpmRecord(number, "2.0"))
+
+    record("vtpm0", 3)
+    record("vtpm1", 12)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    [
+        ("tpm3", "vtpm0"),
+        ("tpmrm3", "vtpm0"),
+        ("tpm12", "vtpm1"),
+        ("tpm1", None),
+        ("tpm", None),
+        ("xtpm3", None),
+        ("tpm3/..", None),
+    ],
+)
+def test_the_instance_behind_a_tpm_of_the_kernel(runtime, name, instance):
+    assert udev_properties.find_kernel_tpm(name, str(runtime)) == instance
+
+
+def test_a_record_that_is_no_record(runtime):
+    path = runtime / "vtpm0/kernel-tpm"
+    for content in (b"", b"tpm3", b"tpm3 2.0\nVTPM_OWNER=x\n", b"tpm999999 2.0\n", b"\xff\xfe"):
+        path.write_bytes(content)
+        assert kernel_tpm_record.read(str(path)) is None
+    path.unlink()
+    path.symlink_to(runtime / "vtpm1/kernel-tpm")
+    assert kernel_tpm_record.read(str(path)) is None, "the directory is the service's, and root reads here"
+
+
+def test_a_record_follows_no_link(runtime):
+    victim = runtime / "victim"
+    victim.write_text("precious")
+    (runtime / "vtpm0/kernel-tpm.new").symlink_to(victim)
+    kernel_tpm_record.write(f"{runtime}/vtpm0/kernel-tpm", KernelTpmRecord(4, "1.2"))
+    assert victim.read_text() == "precious"
+    assert kernel_tpm_record.read(f"{runtime}/vtpm0/kernel-tpm") == KernelTpmRecord(4, "1.2")

@@ -1,4 +1,4 @@
-"""packaging/install-systemd.sh and the two launchers: into a root of its own, as a package build does it."""
+"""packaging/install-systemd.sh and the launchers: into a root of its own, as a package build does it."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging/install-systemd.sh"
-LAUNCHERS = sorted((ROOT / "packaging/libexec").iterdir())
+LAUNCHERS = [ROOT / "packaging/libexec" / name for name in ("vtpm-udev-properties", "vtpmd")]
 DROP_IN = "usr/lib/systemd/system/vtpm@.service.d/openfile.conf"
 FLAGS_OF_PYTHON_3_9 = set("bBdEhiIOqsSuvVWxX?")
 
@@ -29,9 +29,11 @@ def test_every_file_has_its_place(tmp_path):
         "etc/vtpm.d/vtpm1.toml": "0o644",
         "usr/lib/systemd/catalog/vtpm.catalog": "0o644",
         "usr/lib/systemd/system/vtpm@.service": "0o644",
+        "usr/lib/systemd/system/vtpm@.socket": "0o644",
         "usr/lib/sysusers.d/vtpm.conf": "0o644",
         "usr/lib/tmpfiles.d/vtpm.conf": "0o644",
         "usr/lib/udev/rules.d/70-vtpm.rules": "0o644",
+        "usr/libexec/vtpm/vtpm-attach": "0o755",
         "usr/libexec/vtpm/vtpm-udev-properties": "0o755",
         "usr/libexec/vtpm/vtpmd": "0o755",
     }
@@ -65,6 +67,7 @@ def test_another_place_for_the_launchers_reaches_every_file_that_names_them(tmp_
     install(tmp_path, LIBEXECDIR="/usr/local/libexec/vtpm", PYTHON="/usr/bin/python3.12", SYSTEMD_VERSION="257")
     texts = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert texts["vtpmd"].startswith("#!/usr/bin/python3.12 -IB\n")
+    assert "\nexec /usr/bin/python3.12 -IB -m swtpm_svc.service.attach" in texts["vtpm-attach"]
     for name, text in texts.items():
         assert "/usr/libexec/" not in text, name
     for name in ("vtpm@.service", "openfile.conf", "70-vtpm.rules"):

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_configuration_table_is_the_schema():
     section = README.split("## Configuration", 1)[1].split("\n## ", 1)[0]
     shown, table = [], ""
-    for row in re.findall(r"^\|(?: (`\[\w+\]`))? \| `([a-z-]+)` \| (\S+) \|", section, flags=re.MULTILINE):
+    for row in re.findall(r"^\|(?: (`\[[\w-]+\]`))? \| `([a-z-]+)` \| (\S+) \|", section, flags=re.MULTILINE):
         table = row[0].strip("`[]") or table
         shown.append((table, row[1], row[2].strip('`"')))
     expected = [(table.name, key.name, json.dumps(key.default_for("NAME")).strip('"')) for table in SCHEMA for key in table.keys]

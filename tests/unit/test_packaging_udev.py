@@ -79,10 +79,16 @@ def test_every_goto_goes_forward_to_a_label():
 
 def test_dev_cuse_itself_is_given_to_nobody():
     """/dev/cuse is of the subsystem misc. Whoever can open it can make any device."""
-    assert parse(RULES.read_text())[0] == [
-        Pair("SUBSYSTEM", None, "!=", "cuse"),
-        Pair("GOTO", None, "=", "vtpm_end"),
+    rules = parse(RULES.read_text())
+    assert rules[1:3] == [
+        [
+            Pair("SUBSYSTEM", None, "==", "tpm|tpmrm"),
+            Pair("DEVPATH", None, "==", "/devices/virtual/*"),
+            Pair("GOTO", None, "=", "vtpm_kernel"),
+        ],
+        [Pair("SUBSYSTEM", None, "!=", "cuse"), Pair("GOTO", None, "=", "vtpm_end")],
     ]
+    assert [pair.key for pair in rules[0]] == ["ACTION", "GOTO"]
 
 
 SCRIPT = r"""

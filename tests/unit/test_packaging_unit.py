@@ -60,11 +60,11 @@ def systemd_version() -> int:
 
 def lay_out(directory: Path, variant: str) -> Path:
     """The unit as installed, its launcher being the one of this tree; without a key that this systemd does not know."""
-    launcher = str(ROOT / "packaging/libexec/vtpmd")
+    launchers = f"{ROOT}/packaging/libexec/"
     unit = directory / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/libexec/vtpm/vtpmd", launcher))
+    unit.write_text(UNIT.read_text().replace("/usr/libexec/vtpm/", launchers))
     if variant == "openfile":
-        text = DROP_IN.read_text().replace("/usr/libexec/vtpm/vtpmd", launcher)
+        text = DROP_IN.read_text().replace("/usr/libexec/vtpm/", launchers)
         if systemd_version() < 253:
             text = re.sub(r"^OpenFile=.*\n", "", text, flags=re.MULTILINE)
         drop_in = directory / DROP_IN.parent.name / DROP_IN.name
@@ -127,7 +127,7 @@ def test_comments_have_lines_of_their_own(path):
 def test_only_lists_are_written_twice(path):
     """Anything else written twice: the first is not what the service gets."""
     keys = [setting.key for setting in settings(path)]
-    assert {key for key in keys if keys.count(key) > 1} <= {"SystemCallFilter", "ExecStart"}
+    assert {key for key in keys if keys.count(key) > 1} <= {"SystemCallFilter", "ExecStart", "DeviceAllow"}
 
 
 def test_an_error_that_stays_is_not_tried_again():
@@ -174,7 +174,7 @@ def test_what_a_restart_leaves_in_place():
 
 def test_readiness_and_watchdog_are_the_main_process_s():
     assert value("Type") == "notify"
-    assert value("NotifyAccess") == "main"
+    assert value("NotifyAccess") == "exec"
     assert value("WatchdogSec") == "30s"
 
 

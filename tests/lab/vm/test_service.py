@@ -14,6 +14,7 @@ import time
 
 import pytest
 from device_clients import Client, Load, wait_for
+from services import SYSTEMD, journal, run, show, systemctl, tpm2
 from tpm_commands import (
     GET_RANDOM,
     NV_DEFINE_COUNTER,
@@ -28,63 +29,6 @@ from tpm_commands import (
 )
 
 pytestmark = pytest.mark.needs("systemd", "root", "accounts")
-
-SYSTEMD = int(subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
-
-
-def run(*words, user=None, expect=0, **kw):
-    prefix = ["runuser", "-u", user, "--"] if user else []
-    done = subprocess.run([*prefix, *words], capture_output=True, text=True, timeout=90, check=False, **kw)
-    if expect is not None:
-        assert done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
-    return done
-
-
-def systemctl(verb, *instances, expect=0):
-    return run("systemctl", verb, *[f"vtpm@{name}.service" for name in instances], expect=expect)
-
-
-def show(name, prop):
-    return run("systemctl", "show", "-P", prop, f"vtpm@{name}.service").stdout.strip()
-
-
-def journal(name, *words):
-    run("journalctl", "--sync")
-    done = run("journalctl", "-b", "-o", "json", "-u", f"vtpm@{name}.service", *words)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def status(name):
-    return json.loads(run("vtpmctl", "--json", "status", name).stdout)
-
-
-def tpm2(tool, *words, device="vtpm1", user=None, expect=0):
-    return run(tool, *words, user=user, expect=expect, env=dict(os.environ, TPM2TOOLS_TCTI=f"device:/dev/{device}"))
-
-
-@pytest.fixture
-def configure():
-    """Writes configurations that are gone after the test, with their instances and states."""
-    made = []
-
-    def write(name, text):
-        made.append(name)
-        with open(f"/etc/vtpm.d/{name}.toml", "w", encoding="utf-8") as file:
-            file.write(text)
-
-    yield write
-    for name in made:
-        systemctl("stop", name, expect=None)
-        systemctl("reset-failed", name, expect=None)
-        os.unlink(f"/etc/vtpm.d/{name}.toml")
-        shutil.rmtree(f"/var/lib/vtpm/{name}", ignore_errors=True)
-
-
-@pytest.fixture
-def both():
-    """vtpm0 (1.2) and vtpm1 (2.0) of the example configurations, running."""
-    systemctl("start", "vtpm0", "vtpm1")
-    return "vtpm0", "vtpm1"
 
 
 def test_start_gives_two_devices_for_the_group_without_a_chmod(both):

@@ -1,0 +1,127 @@
+"""The kernel's TPM of an instance (vtpm_proxy): made by root, kept by systemd over restarts, and noted where udev finds it.
+
+The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so that is in
+a file in the instance's runtime directory, which lives as long as the store does. The file is there before the kernel's
+devices are: those wait for our first answers. So udev's rule can name the instance that a /dev/tpmN belongs to.
+"""
+
+import os
+import select
+import stat
+import time
+from typing import Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends.cuse_device import udev_is_running
+from swtpm_svc.frontends.vtpm_proxy import KernelTpm, create
+from swtpm_svc.service import kernel_tpm_record
+from swtpm_svc.service.config import Config
+from swtpm_svc.service.device import Descriptors
+from swtpm_svc.service.kernel_tpm_record import KernelTpmRecord
+from swtpm_svc.service.notify import Notifier
+from swtpm_svc.service.status import runtime_path
+
+#: The descriptor's name in systemd's store.
+PARKED_KERNEL_TPM = "kernel-tpm"
+
+#: The driver's self-tests, a key in work on the worker, and udev: all of them on a slow machine.
+NODES_TIMEOUT_S = 30
+
+
+def make(instance: str, version: str, notifier: Notifier) -> KernelTpm:
+    """A new one; its descriptor is parked.
+
+    Raises:
+        VtpmError KERNEL_TPM_UNAVAILABLE
+    """
+    tpm = create(version)
+    path = _record_path(instance)
+    if os.path.isdir(os.path.dirname(path)):  # else started by hand
+        kernel_tpm_record.write(path, KernelTpmRecord(tpm.number, version))
+    notifier.park(PARKED_KERNEL_TPM, tpm.fd)
+    return tpm
+
+
+def has_one(instance: str, version: str) -> bool:
+    """Is there one from before a restart?"""
+    recorded = kernel_tpm_record.read(_record_path(instance))
+    return recorded is not None and recorded.version == version and os.path.exists(f"/sys/class/tpm/tpm{recorded.number}")
+
+
+def _record_path(instance: str) -> str:
+    return runtime_path(instance, kernel_tpm_record.FILE_NAME)
+
+
+def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[KernelTpm]:
+    """The one that was parked, or a new one; None if there is to be none.
+
+    Raises:
+        VtpmError KERNEL_TPM_UNAVAILABLE
+        VtpmError DEVICE_NOT_READY: the kernel took it away meanwhile; the next start may make a new one.
+    """
+    fds = passed.pop(PARKED_KERNEL_TPM, [])
+    instance, version = config.instance, config.tpm.version
+    if not config.vtpm_proxy.enabled:
+        if fds:
+            discard(instance, fds, notifier)
+        return None
+    if not fds:
+        return make(instance, version, notifier)
+    recorded = kernel_tpm_record.read(_record_path(instance))
+    if len(fds) == 1 and recorded is not None and recorded.version == version and _is_alive(fds[0]):
+        return KernelTpm(fds[0], recorded.number)
+    discard(instance, fds, notifier)
+    raise gone()
+
+
+def gone() -> VtpmError:
+    return VtpmError(
+        Code.DEVICE_NOT_READY,
+        "the kernel has taken the TPM of this instance away",
+        remedy="systemd starts the service again; dmesg says why",
+    )
+
+
+def discard(instance: str, fds: "list[int]", notifier: Notifier) -> None:
+    """There is to be none any more: the kernel's devices go with the last descriptor."""
+    notifier.unpark(PARKED_KERNEL_TPM)
+    for fd in fds:
+        os.close(fd)
+    try:
+        os.unlink(_record_path(instance))
+    except OSError:
+        pass
+
+
+def wait_until_made(tpm: KernelTpm, version: str, timeout_s: float = NODES_TIMEOUT_S) -> None:
+    """Wait for the nodes, and for udev to have finished them. Not on the serving thread: the kernel asks the TPM first.
+
+    Raises:
+        VtpmError DEVICE_NOT_READY
+    """
+    paths = [tpm.path, tpm.resource_manager] if version == "2.0" else [tpm.path]
+    deadline = time.monotonic() + timeout_s
+    while not all(_is_finished(path) for path in paths):
+        if time.monotonic() > deadline:
+            raise VtpmError(
+                Code.DEVICE_NOT_READY, f"the kernel did not make {' and '.join(paths)}", remedy="see what it says: dmesg"
+            )
+        time.sleep(0.01)
+
+
+def _is_finished(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    if not stat.S_ISCHR(found.st_mode):
+        return False
+    # udev's word that it is done with a device is its entry in the database (sd_device_get_is_initialized(3))
+    database = f"/run/udev/data/c{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return not udev_is_running() or os.path.exists(database)
+
+
+def _is_alive(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _fd, events in poll.poll(0))
