@@ -17,19 +17,16 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol
 from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.tpm.libtpms import BUFFER_SIZE, TPM_SUCCESS
+from swtpm_svc.frontends.opener import MAX_OPENERS, Opener
+from swtpm_svc.tpm.libtpms import TPM_SUCCESS
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
 #: The kernel's word on the largest write(); a longer one arrives in pieces, of which the first is refused.
 MAX_WRITE = 64 * 1024
 MAX_READ = 64 * 1024
 #: What the kernel wants a read() of /dev/cuse to have room for: fuse_in_header, fuse_write_in, max_write; whole pages.
 SLOT_SIZE = MAX_WRITE + 4096
-
-#: Files that may be open at a time; each may hold a response of 4 KiB.
-MAX_OPENERS = 1024
 
 _READABLE = POLLIN | POLLRDNORM
 _WRITABLE = POLLOUT | POLLWRNORM
@@ -60,30 +57,24 @@ class OpenerRecord(NamedTuple):
     response: bytes
 
 
-class _Opener:
+class _Opener(Opener):
     """One open file of the device."""
 
     __slots__ = (
         "caller",
-        "command",
         "download",
         "handle",
         "lost",
         "poll_handle",
-        "position",
         "reader",
-        "response",
         "torn",
         "upload",
     )
 
     def __init__(self, handle: int, caller: cuse.Caller) -> None:
+        super().__init__()
         self.handle = handle
         self.caller = caller
-        self.response: Optional[bytes] = None
-        self.position = 0
-        #: The request whose command is on the worker, or waits for it; 0: none.
-        self.command = 0
         #: The read that waits for the response: its unique and size.
         self.reader: Optional[tuple[int, int]] = None
         #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
@@ -222,16 +213,9 @@ class CuseFrontend:
         if opener.upload is not None:
             opener.upload.write(data)
             return cuse.reply_write(unique, len(data))
-        if opener.response is not None or opener.command:
-            return cuse.reply_error(unique, errno.EBUSY)
-        size = len(data)
-        if size > BUFFER_SIZE:
-            return cuse.reply_error(unique, errno.E2BIG)
-        if size < HEADER_SIZE:
-            return cuse.reply_error(unique, errno.EINVAL)
-        _tag, length, code = HEADER.unpack_from(data)
-        if length > size:
-            return cuse.reply_error(unique, errno.EINVAL)
+        code = opener.admit(data)
+        if code < 0:
+            return cuse.reply_error(unique, -code)
         opener.download = None
         opener.lost = False
         self._dispatcher.commands += 1
@@ -243,7 +227,7 @@ class CuseFrontend:
             self._events.executed(caller, bytes(data), response)
         if opener.poll_handle:
             self._wake(opener)
-        return cuse.reply_write(unique, size)
+        return cuse.reply_write(unique, len(data))
 
     def _write_later(self, opener: _Opener, request: cuse.Write, code: int) -> Optional[bytes]:
         """Give the command to the worker. A blocking writer waits for it; another one has poll() and read()."""
@@ -264,7 +248,7 @@ class CuseFrontend:
             if opener.reader is not None:
                 reader, size = opener.reader
                 opener.reader = None
-                self._send_later(reader, cuse.reply_data(reader, self._take(opener, size)))
+                self._send_later(reader, cuse.reply_data(reader, opener.take(size)))
             if opener.poll_handle:
                 self._wake(opener)
 
@@ -275,7 +259,7 @@ class CuseFrontend:
         unique, caller, handle, size, flags = request
         opener = self._openers.get(handle) or self._opener(handle, caller)
         if opener.response is not None:
-            data = self._take(opener, size)
+            data = opener.take(size)
             if opener.poll_handle:
                 self._wake(opener)
             return cuse.reply_data(unique, data)
@@ -293,17 +277,6 @@ class CuseFrontend:
         self._later(unique)
         opener.reader = (unique, size)
         return None
-
-    @staticmethod
-    def _take(opener: _Opener, size: int) -> bytes:
-        """The next bytes of the opener's response, which is gone once it was read to its end."""
-        response, start = opener.response or b"", opener.position
-        end = start + size
-        if end < len(response):
-            opener.position = end
-            return response[start:end]
-        opener.response = None
-        return response[start:] if start else response
 
     def _interrupt(self, request: cuse.Interrupt) -> None:
         """A signal came for a client that waits: what runs is asked to give up, what only waits ends at once."""

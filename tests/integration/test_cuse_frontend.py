@@ -25,8 +25,9 @@ from tpm_commands import (
 )
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.cuse import CAPABILITIES, MAX_OPENERS, CuseFrontend
+from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.opener import MAX_OPENERS
 from swtpm_svc.service.parking import Park
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller, Rights
