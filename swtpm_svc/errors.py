@@ -43,6 +43,8 @@ class Code(Enum):
     TOO_LARGE = "too-large"
     SOCKET_UNAVAILABLE = "socket-unavailable"
     KERNEL_TPM_UNAVAILABLE = "kernel-tpm-unavailable"
+    FUSE_UNAVAILABLE = "fuse-unavailable"
+    MOUNT_FAILED = "mount-failed"
     DAEMON_UNREACHABLE = "daemon-unreachable"
     INSTALLATION = "installation"
     INTERNAL = "internal"
@@ -97,6 +99,8 @@ TABLE = {
     Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
     Code.SOCKET_UNAVAILABLE: Fault(errno.EADDRINUSE, TPM_FAIL, 75, "5007b8a3e6854e949b4f7112c90915fd", "a socket's address cannot be listened on"),
     Code.KERNEL_TPM_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "ae8d6bb14e03432ebe3d22499213a7e1", "the kernel makes no TPM of its own for the instance"),
+    Code.FUSE_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "5e51cfdc8d6449f085d99609be81e021", "there is no FUSE on this machine, or no pyfuse3"),
+    Code.MOUNT_FAILED: Fault(errno.EBUSY, TPM_FAIL, 73, "e529237451ca4c6ebe5b67964de5285a", "the FUSE file system cannot be mounted, or is gone"),
     Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TPM_FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
     Code.INSTALLATION: Fault(errno.ENOENT, TPM_FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
     Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),

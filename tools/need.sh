@@ -9,9 +9,9 @@ set -euo pipefail
 
 packages_of() {
   case $1 in
-    build) echo make python3 python3-venv python3-dev gcc libc6-dev pkgconf libtpms-dev libsystemd-dev;;
+    build) echo make python3 python3-venv python3-dev gcc libc6-dev pkgconf libtpms-dev libsystemd-dev libfuse3-dev;;
     install) echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
-    test) echo swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 tpm-tools trousers strace util-linux systemd udev procps mandoc qemu-system-x86;;
+    test) echo swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 tpm-tools trousers strace util-linux systemd udev procps mandoc qemu-system-x86 fuse3 python3-pyfuse3 python3-cffi-backend;;
     lint) echo shellcheck;;
     uml) echo user-mode-linux systemd udev iproute2 kmod util-linux;;
     vm) echo mmdebstrap qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;

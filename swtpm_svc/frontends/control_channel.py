@@ -98,7 +98,7 @@ class ControlChannel(Channel):
             self.pause()
 
         def done(reply: ptm.Reply) -> None:
-            self._reply(_shaped(request, reply))
+            self._reply(shaped(request, reply))
             if waits:
                 self._working = False
                 self.go_on()
@@ -110,7 +110,7 @@ class ControlChannel(Channel):
             if waits:
                 self._working = False
                 self.go_on()
-            self._reply(_shaped(request, ptm.Result(error.fault.tpm_result)))
+            self._reply(shaped(request, ptm.Result(error.fault.tpm_result)))
 
     def _perform(self, request: ptm.Request) -> ptm.Reply:
         if isinstance(request, ptm.GetCapability):
@@ -140,7 +140,7 @@ class ControlChannel(Channel):
         return ptm.Result(0)
 
 
-def _shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:
+def shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:
     """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm 0.7.1)."""
     if isinstance(request, ptm.GetStateBlob):
         if isinstance(reply, ptm.StateBlobReply):

@@ -11,7 +11,7 @@ from collections import deque
 from types import FrameType
 from typing import Callable, Optional
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 
 class Loop:

@@ -87,7 +87,7 @@ _GET_PCR_BANKS = encode_command(ST_NO_SESSIONS, 0x17A, Struct(">III").pack(5, 0,
 _PCR_SELECTIONS = HEADER_SIZE + 5
 _PCR_SELECTION = Struct(">HB")
 #: TPM_ALG_ID of the hashes (TCG Algorithm Registry).
-_HASH_NAMES = {0x04: "sha1", 0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512", 0x12: "sm3_256"}
+HASH_NAMES = {0x04: "sha1", 0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512", 0x12: "sm3_256"}
 
 
 def _refusal(error: LibtpmsError) -> str:
@@ -343,7 +343,7 @@ class Tpm:
             algorithm, size = _PCR_SELECTION.unpack_from(response, position)
             position += _PCR_SELECTION.size
             if any(response[position : position + size]):
-                banks.append(_HASH_NAMES.get(algorithm, f"{algorithm:#x}"))
+                banks.append(HASH_NAMES.get(algorithm, f"{algorithm:#x}"))
             position += size
         return banks
 

@@ -1,0 +1,227 @@
+"""The files that the FUSE front end shows, and what the kernel asks about them. Imported only where [fuse] is configured.
+
+    tpm                     a TPM device: one write is a command, reads give its response
+    control                 the control protocol, as on a control socket
+    tpm_version_major       1 or 2
+    pcr-sha256/0 ... /23    the PCRs of each bank, as the kernel's sysfs has them
+    status                  what the service tells about itself, JSON
+
+Inode numbers are fixed: those of a bank follow from its hash's TPM_ALG_ID, so nothing has to be remembered for the kernel.
+"""
+
+import errno
+import functools
+import json
+import os
+import stat
+import time
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import ROOT_INODE, EntryAttributes, FileInfo, FUSEError, RequestContext
+
+from swtpm_svc.errors import VtpmError, internal
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.fuse_handles import ControlFile, Fact, File, TpmFile, Waiting, when_free
+from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, read_pcr
+from swtpm_svc.wire.cuse import Caller
+
+_TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
+_NAMES = {"tpm": _TPM, "control": _CONTROL, "tpm_version_major": _VERSION, "status": _STATUS}
+#: A bank's directory has inode number TPM_ALG_ID << 8, PCR n the n + 1st after it.
+_BANK_SHIFT = 8
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Access(NamedTuple):
+    """Whom the files belong to. `control_group`: None if only the owner may use `control`."""
+
+    owner: int
+    group: int
+    mode: int
+    control_group: Optional[int]
+
+
+def _guarded(handler: Handler) -> Handler:
+    """A handler whose faults cost one client one EIO: what it lets through would end the service for all."""
+
+    @functools.wraps(handler)
+    async def guarded(self: "TpmFiles", *arguments: Any) -> Any:
+        try:
+            return await handler(self, *arguments)
+        except FUSEError:
+            raise
+        except VtpmError as error:
+            raise FUSEError(error.errno) from error
+        except Exception as error:
+            self.dispatcher.events.failed(internal("while serving a file", error))
+            raise FUSEError(errno.EIO) from error
+
+    return cast(Handler, guarded)
+
+
+class TpmFiles(pyfuse3.Operations):
+    """The file system. `describe` gives the content of `status`."""
+
+    def __init__(self, dispatcher: Dispatcher, describe: "Callable[[], dict[str, Any]]", access: Access) -> None:
+        super().__init__()
+        self.dispatcher = dispatcher
+        self.waiting = Waiting()
+        #: The kernel has said hello, and has been answered.
+        self.is_initialised = False
+        self._describe = describe
+        self._access = access
+        self._user, self._group = os.geteuid(), os.getegid()
+        self._time_ns = time.time_ns()
+        self._files: dict[int, File] = {}
+        self._last_handle = 0
+        self._banks: list[str] = []
+
+    @property
+    def openers(self) -> int:
+        """How many have the TPM open."""
+        return sum(isinstance(file, TpmFile) for file in self._files.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Nobody waits for an answer, or has one that he may still want to read."""
+        unread = (isinstance(file, ControlFile) and file.has_unread for file in self._files.values())
+        return not len(self.waiting) and not any(unread)
+
+    # --- the tree ------------------------------------------------------------------------------------------------
+
+    def init(self) -> None:
+        self.is_initialised = True
+
+    def _children(self, inode: int) -> "dict[str, int]":
+        if inode == ROOT_INODE:
+            if not self.dispatcher.executor.busy:
+                self._banks = self.dispatcher.tpm.pcr_banks()
+            return {**_NAMES, **{f"pcr-{bank}": algorithm_of(bank) << _BANK_SHIFT for bank in self._banks}}
+        return {str(index): inode + 1 + index for index in range(PCR_COUNT)}
+
+    def _attributes(self, inode: int) -> EntryAttributes:
+        access, entry = self._access, EntryAttributes()
+        entry.st_ino = inode
+        entry.entry_timeout = entry.attr_timeout = 0  # what there is changes with the TPM's power
+        entry.st_uid, entry.st_gid, entry.st_nlink = self._user, self._group, 1
+        if inode == _TPM:
+            entry.st_uid, entry.st_gid, entry.st_mode = access.owner, access.group, stat.S_IFREG | access.mode
+        elif inode == _CONTROL:
+            entry.st_mode = stat.S_IFREG | (0o600 if access.control_group is None else 0o660)
+            if access.control_group is not None:
+                entry.st_gid = access.control_group
+        elif inode == ROOT_INODE or not inode % (1 << _BANK_SHIFT):
+            entry.st_mode, entry.st_nlink = stat.S_IFDIR | 0o755, 2
+        else:
+            entry.st_mode = stat.S_IFREG | 0o444
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._time_ns
+        return entry
+
+    @_guarded
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        inode = self._children(parent_inode).get(os.fsdecode(name))
+        if inode is None:
+            raise FUSEError(errno.ENOENT)
+        return self._attributes(inode)
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(inode)
+
+    @_guarded
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: pyfuse3.SetattrFields, fh: Optional[int], ctx: RequestContext
+    ) -> EntryAttributes:
+        changes = fields.update_mode or fields.update_uid or fields.update_gid
+        if changes or inode not in (_TPM, _CONTROL):
+            raise FUSEError(errno.EPERM)
+        return self._attributes(inode)  # open() with O_TRUNC, as a shell's redirection does, means nothing to a device
+
+    async def forget(self, inode_list: object) -> None:
+        pass
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return inode
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for number, (name, inode) in enumerate(self._children(fh).items(), 1):
+            if number > start_id and not pyfuse3.readdir_reply(token, name.encode(), self._attributes(inode), number):
+                break
+
+    async def releasedir(self, fh: int) -> None:
+        pass
+
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_namemax = 255
+        return data
+
+    async def _refuse(self, *_arguments: object) -> NoReturn:
+        raise FUSEError(errno.EPERM)
+
+    _refused: Any = _refuse
+    create = mkdir = mknod = symlink = link = unlink = rmdir = rename = _refused
+
+    def stacktrace(self) -> None:
+        """Anybody could ask for it by an extended attribute; what the service prints is not theirs to decide."""
+
+    # --- open files ----------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if len(self._files) >= MAX_OPENERS:
+            raise FUSEError(errno.EMFILE)
+        file = await self._make_file(inode, flags, Caller(ctx.uid, ctx.gid, ctx.pid))
+        self._last_handle += 1
+        self._files[self._last_handle] = file
+        # past the page cache: each read() is one of ours, whatever the size in stat()
+        return FileInfo(fh=self._last_handle, direct_io=True, nonseekable=not isinstance(file, Fact))
+
+    async def _make_file(self, inode: int, flags: int, caller: Caller) -> File:
+        if self.waiting.is_over:
+            raise FUSEError(errno.ENODEV)
+        if inode in (_TPM, _CONTROL):
+            kind = TpmFile if inode == _TPM else ControlFile
+            return kind(self.dispatcher, caller, flags, self.waiting)
+        if flags & os.O_ACCMODE != os.O_RDONLY:  # root is not kept from it by the mode
+            raise FUSEError(errno.EACCES)
+        return Fact(await self._fact(inode) + "\n")
+
+    async def _fact(self, inode: int) -> str:
+        if inode == _VERSION:
+            return self.dispatcher.tpm.version[0]
+        if inode == _STATUS:
+            return json.dumps(self._describe())
+        algorithm, number = divmod(inode, 1 << _BANK_SHIFT)
+        tpm = self.dispatcher.tpm
+        digest = await when_free(self.dispatcher, self.waiting, lambda: read_pcr(tpm, algorithm, number - 1))
+        if digest is None:
+            raise FUSEError(errno.EIO)
+        return digest.hex().upper()
+
+    def _file(self, handle: int) -> File:
+        file = self._files.get(handle)
+        if file is None:
+            raise FUSEError(errno.EBADF)
+        return file
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._file(fh).read(off, size)
+
+    @_guarded
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._file(fh).write(buf)
+
+    @_guarded
+    async def poll(self, inode: int, fh: int, poll_handle: Optional[object], ctx: RequestContext) -> int:
+        return self._file(fh).poll(poll_handle)
+
+    async def release(self, fh: int) -> None:
+        self._files.pop(fh, None)

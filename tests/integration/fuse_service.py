@@ -1,0 +1,142 @@
+"""A TPM behind the FUSE front end in a process of its own: run as a program it serves, imported it starts that program.
+
+A client in the serving process could wait for itself. The program takes a JSON object as its argument, says "ready" or
+"failed: ..." on its standard output, and there what it heard of, one JSON list a line.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def tell(*words):
+    print(json.dumps(words), flush=True)
+
+
+class Recorder:
+    """What the front end told the service."""
+
+    def refused(self, caller, error):
+        tell("refused", caller.uid, error.code.value)
+
+    def executed(self, caller, command, response):
+        pass
+
+    def controlled(self, caller, request, result):
+        tell("controlled", caller.uid, type(request).__name__, result)
+
+    def failed(self, error):
+        tell("failed", error.code.value, error.message)
+
+
+def serve(directory, version="2.0", power=True, startup="clear", fd=None, **access):
+    from memory_storage import MemoryStorage
+
+    from swtpm_svc.errors import VtpmError
+    from swtpm_svc.frontends.dispatch import Dispatcher
+    from swtpm_svc.frontends.fusefs import FuseFrontend
+    from swtpm_svc.service.loop import Loop
+    from swtpm_svc.tpm.controller import Controller, Rights
+    from swtpm_svc.tpm.executor import Executor
+    from swtpm_svc.tpm.tpm import Tpm
+
+    def rights(caller):
+        control = caller.uid in (0, os.geteuid()) or caller.gid == access["control_group"]
+        return Rights(control=control, secrets=caller.uid == 0)
+
+    recorder = Recorder()
+    with Loop() as loop:
+        tpm = Tpm(version, MemoryStorage(), recorder.failed)
+        controller = Controller(tpm, on_shutdown=loop.stop, on_error=recorder.failed)
+        executor = Executor(loop.post)
+        dispatcher = Dispatcher(tpm, controller, executor, rights, recorder)
+        if power:
+            tpm.power_on(delete_volatile=True)
+            if startup:
+                tpm.startup(startup)
+        loop.on_signal(signal.SIGTERM, loop.stop)
+        loop.on_signal(signal.SIGUSR1, lambda: time.sleep(1))  # keep the serving thread busy
+        frontend = FuseFrontend(
+            loop, dispatcher, lambda: {"version": version, "fuse": frontend.describe(), "commands": dispatcher.commands}, **access
+        )
+        try:
+            frontend.open(directory, fd)
+        except VtpmError as error:
+            tell("refusal", error.code.value, error.message, error.remedy)
+            return 1
+        tell("ready")
+        try:
+            loop.run()
+        finally:
+            frontend.close()
+            frontend.close()
+        while executor.busy:
+            executor.join()
+            loop.run_posted()
+        tpm.shut_down()
+    return 0
+
+
+class FuseService:
+    """Starts the program; `close` ends it and takes its mount away, whatever has happened."""
+
+    def __init__(self, directory, *, python=sys.executable, prefix=(), fd=None, **options):
+        self.directory = str(directory)
+        access = {"owner": os.geteuid(), "group": os.getegid(), "mode": 0o660, "control_group": None}
+        options = {"directory": self.directory, "fd": fd, **access, **options}
+        environment = dict(os.environ, PYTHONPATH=ROOT)
+        self.process = subprocess.Popen(
+            [*prefix, python, __file__, json.dumps(options)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[] if fd is None else [fd],
+        )
+        first = self.process.stdout.readline()
+        self.refusal = None
+        if first != '["ready"]\n':
+            self.process.wait(30)
+            self.refusal = json.loads(first) if first else None
+            assert self.refusal is not None, "the service ended without a word"
+
+    def path(self, *names):
+        return "/".join([self.directory, *names])
+
+    def stop(self, number=signal.SIGTERM, timeout_s=30):
+        """End it; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+    def heard(self):
+        """What it told, once it has ended."""
+        return [json.loads(line) for line in self.process.stdout]
+
+    def close(self):
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGCONT)
+                self.stop(timeout_s=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        finally:
+            self.process.stdout.close()
+            while is_mounted(self.directory):
+                subprocess.run(["umount", "-l", self.directory], check=True)
+
+
+def is_mounted(directory):
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return any(line.split(" ")[4] == str(directory) for line in file)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    sys.exit(serve(**json.loads(sys.argv[1])))
