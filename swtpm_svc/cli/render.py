@@ -141,6 +141,9 @@ def _place_lines(daemon: "dict[str, Any]") -> "list[str]":
     lines = []
     if daemon.get("kernel_tpm"):
         lines.append(_row("kernel", clean(str(daemon["kernel_tpm"]))))
+    files = _table(daemon, "fuse")
+    if files:
+        lines.append(_row("files", clean(f"{files.get('path')}: {files.get('openers', 0)} openers")))
     listening = daemon.get("listening")
     if isinstance(listening, list) and listening:
         text = f"{', '.join(map(str, listening))}: {daemon.get('connections', 0)} connections"

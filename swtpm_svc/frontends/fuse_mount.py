@@ -41,18 +41,17 @@ class Mount(NamedTuple):
     source: str
 
 
-def mount(directory: str, *, uid: Optional[int] = None, gid: Optional[int] = None) -> int:
+def mount(directory: str) -> int:
     """Mount at the empty `directory`; the descriptor of /dev/fuse to serve.
 
-    `uid` and `gid` are whose mount it is, if not ours: only root can say so. What a server that is gone left there is
-    taken away first.
+    What a server that is gone left there is taken away first.
 
     Raises:
         VtpmError FUSE_UNAVAILABLE: no FUSE here. MOUNT_FAILED: not at this directory.
     """
     _make_free(directory)
     if os.geteuid() == 0:
-        return _mount_as_root(directory, 0 if uid is None else uid, 0 if gid is None else gid)
+        return _mount_as_root(directory)
     return _mount_by_helper(directory)
 
 
@@ -165,7 +164,7 @@ def _is_served(directory: str) -> bool:
     return not dead.is_set()
 
 
-def _mount_as_root(directory: str, uid: int, gid: int) -> int:
+def _mount_as_root(directory: str) -> int:
     try:
         fd = os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -174,7 +173,7 @@ def _mount_as_root(directory: str, uid: int, gid: int) -> int:
             f"{_FUSE_DEVICE}: {error.strerror}",
             remedy="modprobe fuse; a container needs the device: --device /dev/fuse",
         ) from error
-    options = f"fd={fd},rootmode=40000,user_id={uid},group_id={gid},default_permissions,allow_other"
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
     error_number = _mount(_resolve(directory), options)
     if error_number:
         os.close(fd)
@@ -196,8 +195,16 @@ def _mount(point: str, options: str) -> int:
 
     libc = ctypes.CDLL(None, use_errno=True)
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    failed = libc.mount(SOURCE.encode(), os.fsencode(point), TYPE.encode(), flags, options.encode())
-    return ctypes.get_errno() if failed else 0
+    try:
+        # the directory above may be another user's, who must not lead root elsewhere with a link
+        target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno or errno.EIO
+    try:
+        failed = libc.mount(SOURCE.encode(), f"/proc/self/fd/{target}".encode(), TYPE.encode(), flags, options.encode())
+        return ctypes.get_errno() if failed else 0
+    finally:
+        os.close(target)
 
 
 def _umount2(point: str) -> int:

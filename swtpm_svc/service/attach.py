@@ -2,18 +2,20 @@
 
     vtpm-attach start|stop NAME      (ExecStartPre=+ and ExecStopPost=+ of vtpm@.service)
 
-It makes the kernel's TPM ([vtpm-proxy]) and leaves the descriptor with systemd, which passes it to the daemon. A failure
-is told in the journal and is no failure here: the daemon finds nothing passed, and ends with the exit status that says
-whether another start can help.
+It makes the kernel's TPM ([vtpm-proxy]) and the mount ([fuse]), and leaves their descriptors with systemd, which passes
+them to the daemon. A failure is told in the journal and is no failure here: the daemon finds nothing passed, and ends
+with the exit status that says whether another start can help.
 """
 
 import os
 import sys
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.config import Config
+from swtpm_svc.service.frontends import PARKED_FUSE, make_directory
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.notify import Notifier
 
@@ -21,26 +23,42 @@ from swtpm_svc.service.notify import Notifier
 def start(config: Config, notifier: Notifier) -> None:
     """
     Raises:
-        VtpmError KERNEL_TPM_UNAVAILABLE
+        VtpmError KERNEL_TPM_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED
     """
     if config.vtpm_proxy.enabled and not kernel_tpm.has_one(config.instance, config.tpm.version):
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
         os.close(kernel_tpm.make(config.instance, config.tpm.version, notifier).fd)
+    if config.fuse.enabled:
+        make_directory(config.fuse.directory)
+        fd = fuse_mount.mount(config.fuse.directory)
+        notifier.park(PARKED_FUSE, fd)
+        os.close(fd)
+
+
+def stop(config: Config, notifier: Notifier) -> None:
+    """Unmount: a mount that nobody serves, but whose descriptor somebody has, keeps everybody waiting who looks at it.
+
+    Raises:
+        VtpmError MOUNT_FAILED
+    """
+    notifier.unpark(PARKED_FUSE)
+    fuse_mount.unmount(config.fuse.directory)
 
 
 def main(arguments: "list[str]") -> int:
-    if len(arguments) != 2 or arguments[0] not in ("start", "stop"):
+    verbs = {"start": start, "stop": stop}
+    if len(arguments) != 2 or arguments[0] not in verbs:
         sys.stderr.write("usage: vtpm-attach start|stop NAME\n")
         return 64
     verb, instance = arguments
-    journal = Journal(instance, "", "info", to_stderr=False)
     try:
         config = configuration.load(configuration.default_path(instance), instance)
-        if verb == "start":
-            start(config, Notifier())
+    except VtpmError:
+        return 0  # the daemon says what is wrong with it
+    try:
+        verbs[verb](config, Notifier())
     except VtpmError as error:
-        if verb == "start":
-            journal.error(error)
+        Journal(instance, config.tpm.version, "info", to_stderr=False).error(error)
     return 0
 
 

@@ -17,6 +17,7 @@ from swtpm_svc.service.config_schema import (
     Config,
     ControlConfig,
     DeviceConfig,
+    FuseConfig,
     Key,
     LogConfig,
     SocketConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "DeviceConfig",
+    "FuseConfig",
     "LogConfig",
     "SocketConfig",
     "StateConfig",
@@ -148,7 +150,7 @@ def parse(text: str, path: str, instance: str) -> Config:
 
 def _refuse_contradictions(config: Config) -> None:
     """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
-    tpm, ways = config.tpm, (config.device.enabled, config.vtpm_proxy.enabled)
+    tpm, ways = config.tpm, (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled)
     addresses = (config.socket.control, config.socket.data)
     for is_so, cause, remedy in (
         (
@@ -158,7 +160,7 @@ def _refuse_contradictions(config: Config) -> None:
         ),
         (
             not any(ways) and all(address == "none" for address in addresses),
-            "nothing leads to this TPM: neither [device] nor [vtpm-proxy] is enabled, and [socket] has no address",
+            "nothing leads to this TPM: none of [device], [fuse] and [vtpm-proxy] is enabled, and [socket] has no address",
             "enable one of them",
         ),
         (

@@ -55,6 +55,13 @@ class SocketConfig(NamedTuple):
     mode: int
 
 
+class FuseConfig(NamedTuple):
+    """[fuse]: the TPM as files in a directory."""
+
+    enabled: bool
+    directory: str
+
+
 class VtpmProxyConfig(NamedTuple):
     """[vtpm-proxy]: a TPM of the kernel, /dev/tpmN."""
 
@@ -87,6 +94,7 @@ class Config(NamedTuple):
     tpm: TpmConfig
     device: DeviceConfig
     socket: SocketConfig
+    fuse: FuseConfig
     vtpm_proxy: VtpmProxyConfig
     state: StateConfig
     control: ControlConfig
@@ -212,6 +220,10 @@ SCHEMA = (
         Key("control", ADDRESS, "/run/vtpm/{instance}/ctrl.sock", "where the control protocol is spoken, as QEMU wants it"),
         Key("data", ADDRESS, "none", "where TPM commands are taken; QEMU brings a socket of its own"),
         Key("mode", MODE, "0660", "the permission bits of the UNIX sockets, whose group is that of [control]"),
+    )),
+    Table("fuse", FuseConfig, (
+        Key("enabled", BOOLEAN, False, "whether the TPM is also served as files, by FUSE"),
+        Key("directory", DIRECTORY, "/run/vtpm/{instance}/fs", "where they are"),
     )),
     Table("vtpm-proxy", VtpmProxyConfig, (
         Key("enabled", BOOLEAN, False, "whether the kernel gets the TPM as its own, /dev/tpmN"),

@@ -109,7 +109,13 @@ class Daemon:
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
             self._frontends = Frontends(
-                self._config, self._loop, self._dispatcher, self._notifier, self._journal, on_fault=self._end_with
+                self._config,
+                self._loop,
+                self._dispatcher,
+                self._notifier,
+                self._journal,
+                on_fault=self._end_with,
+                describe=self._describe,
             )
             try:
                 self._frontends.open(passed, kernel)

@@ -3,7 +3,7 @@
 import os
 import socket
 from threading import Thread
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
@@ -17,9 +17,14 @@ from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.notify import Notifier
 
+if TYPE_CHECKING:
+    from swtpm_svc.frontends.fusefs import FuseFrontend
+
 #: Names in systemd's descriptor store: listening sockets of ours, on which clients wait while there is no process.
 SOCKET_CONTROL = "socket-control"
 SOCKET_DATA = "socket-data"
+#: What vtpm-attach leaves: a descriptor of /dev/fuse that is mounted already.
+PARKED_FUSE = "fuse"
 #: Names that a socket unit gives to those it passes (FileDescriptorName=, vtpm@.socket).
 ACTIVATED = ("control", "data")
 
@@ -35,6 +40,7 @@ class Frontends:
         notifier: Notifier,
         journal: Journal,
         on_fault: Callable[[VtpmError], None],
+        describe: "Callable[[], dict[str, Any]]",
     ) -> None:
         self._config = config
         self._loop = loop
@@ -42,15 +48,19 @@ class Frontends:
         self._notifier = notifier
         self._journal = journal
         self._on_fault = on_fault
+        self._describe = describe
         self._sockets = SocketFrontend(loop, dispatcher)
         self._proxy: Optional[VtpmProxyFrontend] = None
+        self._fuse: Optional[FuseFrontend] = None
+        self._has_made_directory = False
 
     def open(self, passed: Descriptors, kernel: Optional[KernelTpm]) -> None:
         """Serve on all of them; `kernel` is the kernel's TPM of this instance.
 
         Raises:
-            VtpmError SOCKET_UNAVAILABLE
+            VtpmError SOCKET_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED, USER_MISSING
         """
+        self._open_fuse(passed.pop(PARKED_FUSE, []))
         if kernel is not None:
             self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
             self._proxy.give_up()
@@ -61,6 +71,39 @@ class Frontends:
         control_group, device_group = self._config.control.group, self._config.device.group
         self._listen(SOCKET_CONTROL, "control", config.control, control_group, passed)
         self._listen(SOCKET_DATA, "data", config.data, device_group, passed)
+
+    def _open_fuse(self, fds: "list[int]") -> None:
+        config, device = self._config.fuse, self._config.device
+        if not config.enabled:
+            return
+        from swtpm_svc.frontends.fusefs import FuseFrontend  # subprocess and more, which most instances do not need
+
+        if fds or os.geteuid() == 0:
+            owner, group = configuration.user_id(device.owner), configuration.group_id(device.group)
+            control_group = self._control_group_id()
+        else:
+            # a user's own mount: nobody else may look at it, and he can give nothing away
+            owner, group, control_group = os.geteuid(), os.getegid(), None
+        fuse = FuseFrontend(
+            self._loop,
+            self._dispatcher,
+            self._describe,
+            owner=owner,
+            group=group,
+            mode=device.mode,
+            control_group=control_group,
+        )
+        if not fds:
+            self._has_made_directory = make_directory(config.directory)
+        self._fuse = fuse
+        fuse.open(config.directory, fds[-1] if fds else None)
+
+    def _control_group_id(self) -> Optional[int]:
+        try:
+            return configuration.group_id(self._config.control.group)
+        except VtpmError as error:
+            self._journal.error(error, level="warning")
+            return None
 
     def _listen(self, parked: str, service: str, text: str, group: str, passed: Descriptors) -> None:
         """Listen where the configuration says, on the socket of a predecessor where it is the same."""
@@ -124,12 +167,15 @@ class Frontends:
     @property
     def places(self) -> "list[str]":
         """Where clients find the TPM."""
-        return ([self._proxy.tpm.path] if self._proxy is not None else []) + self._sockets.addresses
+        kernel = [self._proxy.tpm.path] if self._proxy is not None else []
+        files = [f"{self._config.fuse.directory}/tpm"] if self._fuse is not None else []
+        return kernel + files + self._sockets.addresses
 
     def describe(self) -> "dict[str, Any]":
         """For the status."""
         return {
             "kernel_tpm": None if self._proxy is None else self._proxy.tpm.path,
+            "fuse": None if self._fuse is None else self._fuse.describe(),
             "connections": self._sockets.connections,
             "listening": self._sockets.addresses,
         }
@@ -144,3 +190,19 @@ class Frontends:
         self._sockets.close(keep_files=has_successor)
         if self._proxy is not None:
             self._proxy.close()
+        if self._fuse is not None:
+            self._fuse.close()
+        if self._has_made_directory:
+            try:
+                os.rmdir(self._config.fuse.directory)
+            except OSError:
+                pass
+
+
+def make_directory(path: str) -> bool:
+    """Make a directory for a mount, if there is none yet and its parent is there; was it made?"""
+    try:
+        os.mkdir(path, 0o755)
+        return True
+    except OSError:
+        return False  # what is there, or is not, is told when it is mounted

@@ -1,5 +1,6 @@
 """The daemon itself, without a device: what a container or an unprivileged user runs, and socket activation."""
 
+import json
 import os
 import signal
 import socket
@@ -61,7 +62,38 @@ def test_two_daemons_on_one_state_directory(make, tmp_path):
         assert result_of(ask(client)) == 0
 
 
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("root", "fuse", "tpm2-tools")
+def test_the_tpm_as_files_beside_its_sockets(make, tmp_path):
+    """Commands of both come to one TPM; the mount goes with the daemon, and with one that was killed at the next start."""
+    files = tmp_path / "fs"
+    daemon = make(device_keys='group = "root"', more=f'[fuse]\nenabled = true\ndirectory = "{files}"\n').start()
+    assert f"ready: TPM 2.0 at {files}/tpm, running" in daemon.log()
+    random = run("tpm2_getrandom", "--hex", "8", "-T", f"device:{files}/tpm")
+    assert len(bytes.fromhex(random)) == 8
+    with daemon.connect() as client:
+        ask(client, PCR_EXTEND_16)
+        value = ask(client, PCR_READ_16)[-32:]
+    assert (files / "pcr-sha256/16").read_text() == value.hex().upper() + "\n"
+    assert json.loads((files / "status").read_text())["instance"] == "lab"
+    assert daemon.status()["fuse"] == {"path": str(files), "openers": 0}
+    daemon.stop(signal.SIGKILL)
+    with pytest.raises(OSError, match="not connected"):
+        (files / "tpm").stat()
+    daemon.start()
+    assert (files / "tpm_version_major").read_text() == "2\n"
+    assert daemon.stop() == 0
+    assert not files.exists() or not list(files.iterdir())
+    assert not os.path.ismount(files)
+
+
 # --- vtpmctl without a device ----------------------------------------------------------------------------------------
+
+
+def run(*words):
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def vtpmctl(*words, expect=0):

@@ -32,6 +32,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         tpm=config.TpmConfig(version="2.0", power_on="auto", startup="none"),
         device=config.DeviceConfig(enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
         socket=config.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mode=0o660),
+        fuse=config.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         vtpm_proxy=config.VtpmProxyConfig(enabled=False),
         state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
         control=config.ControlConfig(group="vtpm-admin"),
@@ -71,7 +72,7 @@ def test_every_value_is_taken():
     assert loaded.log.level == "debug"
 
 
-TABLES = "[tpm], [device], [socket], [vtpm-proxy], [state], [control], [log]"
+TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [control], [log]"
 
 WRONG = [
     # tables
@@ -149,7 +150,7 @@ WRONG = [
     ),
     (
         '[device]\nenabled = false\n[socket]\ncontrol = "none"',
-        "nothing leads to this TPM: neither [device] nor [vtpm-proxy] is enabled, and [socket] has no address",
+        "nothing leads to this TPM: none of [device], [fuse] and [vtpm-proxy] is enabled, and [socket] has no address",
         "enable one of them",
     ),
     (
