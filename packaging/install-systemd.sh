@@ -32,7 +32,7 @@ esac
 # put MODE FROM TO: with the two paths that may differ from those in the source.
 put() {
     mkdir -p "$DESTDIR$(dirname "$3")"
-    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s|^exec /usr/bin/python3 |exec $PYTHON |" -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
+    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s| /usr/bin/python3 -IB -m| $PYTHON -IB -m|" -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
     chmod "$1" "$DESTDIR$3.new"
     mv -f "$DESTDIR$3.new" "$DESTDIR$3"
 }

@@ -17,7 +17,6 @@ from swtpm_svc.frontends.cuse import MAX_READ, MAX_WRITE, SLOT_SIZE
 from swtpm_svc.wire import cuse, fuse
 
 CUSE_PATH = "/dev/cuse"
-UDEV_CONTROL = "/run/udev/control"
 
 #: How long a device may take to go after its last descriptor was closed, by systemd or the end of a process.
 LEAVING_S = 2.0
@@ -120,10 +119,6 @@ def device_numbers(name: str) -> "tuple[int, int]":
     with open(f"/sys/class/cuse/{name}/dev", encoding="ascii") as file:
         major, minor = file.read().split(":")
     return int(major), int(minor)
-
-
-def udev_is_running() -> bool:
-    return os.path.exists(UDEV_CONTROL)
 
 
 def finish_by_hand(node: Node) -> None:

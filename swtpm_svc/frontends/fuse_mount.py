@@ -11,11 +11,13 @@ import os
 import re
 import socket
 import stat
-import subprocess
 import threading
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
+
+#: The name of a mounted descriptor that root hands to the daemon (vtpm-attach).
+PASSED_NAME = "fuse"
 
 SOURCE = "vtpm"
 TYPE = "fuse.vtpm"
@@ -53,6 +55,18 @@ def mount(directory: str) -> int:
     if os.geteuid() == 0:
         return _mount_as_root(directory)
     return _mount_by_helper(directory)
+
+
+def make_directory(directory: str) -> bool:
+    """Make the directory for a mount, if there is none yet and its parent is there; was it made?"""
+    mask = os.umask(0o022)
+    try:
+        os.mkdir(directory)
+        return True
+    except OSError:
+        return False  # what is there, or is not, is told when it is mounted
+    finally:
+        os.umask(mask)
 
 
 def unmount(directory: str) -> None:
@@ -240,6 +254,8 @@ def _mount_by_helper(directory: str) -> int:
 
 def _run_helper(arguments: "list[str]", channel: Optional[int] = None) -> str:
     """Run fusermount3; why it failed, or nothing."""
+    import subprocess  # long to import, and seldom needed
+
     environment = dict(os.environ, LC_ALL="C")
     if channel is not None:
         environment["_FUSE_COMMFD"] = str(channel)

@@ -105,9 +105,10 @@ class FuseFrontend:
         )
         self._run_until(lambda: self._files.is_initialised or self._outcome is not None, _SESSION_TIMEOUT_S)
         if not self._files.is_initialised:
+            cause = getattr(self._outcome, "error", None)
             raise VtpmError(
                 Code.MOUNT_FAILED,
-                f"the kernel does not talk to the file system at {self._directory}",
+                f"the kernel does not talk to the file system at {self._directory}" + (f": {cause!r}" if cause else ""),
                 remedy="another process may have served this mount: unmount it, and start again",
             )
 

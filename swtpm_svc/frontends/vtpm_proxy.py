@@ -1,78 +1,24 @@
-"""The kernel's vtpm_proxy: a TPM of ours as the host's own /dev/tpmN, with its resource manager /dev/tpmrmN.
+"""The vtpm_proxy front end: answers the kernel's TPM driver, behind which are /dev/tpmN and its resource manager /dev/tpmrmN.
 
-The ioctl on /dev/vtpmx gives a descriptor on which the kernel's TPM driver asks one command at a time, and waits for its
-response; the devices live as long as the descriptor (Documentation/security/tpm/tpm_vtpm_proxy.rst, linux/vtpm_proxy.h).
-The driver first sends a few commands of its own, among them TPM_Startup, and makes the device nodes when they were
-answered. Before its commands it says at which locality they are meant, with a command that is for us and not for the TPM.
+The driver asks one command at a time on the descriptor (vtpm_proxy_device), and waits for its response. It first sends a
+few commands of its own, among them TPM_Startup, and makes the device nodes when they were answered. Before its commands
+it says at which locality they are meant, with a command that is for us and not for the TPM.
 """
 
-import errno
-import fcntl
 import os
-from struct import Struct
-from typing import Callable, NamedTuple
+from typing import Callable
 
-from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.channel import Watcher
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
 from swtpm_svc.tpm.controller import MAX_LOCALITY
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
 from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
 from swtpm_svc.wire.cuse import Caller
 from swtpm_svc.wire.tpm import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
 
-VTPMX_PATH = "/dev/vtpmx"
-
-#: struct vtpm_proxy_new_dev: flags, and from the kernel: number of the TPM, descriptor, major, minor of /dev/tpmN.
-_NEW_DEVICE = Struct("=5I")
-_NEW_DEVICE_IOCTL = 0xC014A100  # _IOWR(0xa1, 0x00, struct vtpm_proxy_new_dev)
-_FLAG_TPM2 = 1
-
 #: Who asks is behind the kernel's driver, and not told.
 KERNEL = Caller(uid=0, gid=0, pid=0)
-
-
-class KernelTpm(NamedTuple):
-    """A TPM of the kernel that is served on `fd`."""
-
-    fd: int
-    number: int
-
-    @property
-    def path(self) -> str:
-        return f"/dev/tpm{self.number}"
-
-    @property
-    def resource_manager(self) -> str:
-        """Of a TPM 2.0; the kernel makes none for a 1.2."""
-        return f"/dev/tpmrm{self.number}"
-
-
-def create(version: str) -> KernelTpm:
-    """Have the kernel make a TPM. Needs CAP_SYS_ADMIN. Its device nodes come when its first commands were answered.
-
-    Raises:
-        VtpmError KERNEL_TPM_UNAVAILABLE
-    """
-    try:
-        vtpmx = os.open(VTPMX_PATH, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            request = bytearray(_NEW_DEVICE.pack(_FLAG_TPM2 if version == "2.0" else 0, 0, 0, 0, 0))
-            fcntl.ioctl(vtpmx, _NEW_DEVICE_IOCTL, request, True)
-        finally:
-            os.close(vtpmx)
-    except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-        raise VtpmError(
-            Code.KERNEL_TPM_UNAVAILABLE,
-            f"{VTPMX_PATH}: {error.strerror}",
-            remedy="modprobe tpm_vtpm_proxy; some kernels have it in a package of extra modules, some not at all"
-            if missing
-            else "it takes root with CAP_SYS_ADMIN: start the service by systemctl start vtpm@NAME",
-        ) from error
-    _flags, number, fd, _major, _minor = _NEW_DEVICE.unpack(request)
-    os.set_inheritable(fd, False)
-    return KernelTpm(fd, number)
 
 
 class VtpmProxyFrontend:

@@ -15,7 +15,6 @@ from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.config import Config
-from swtpm_svc.service.frontends import PARKED_FUSE, make_directory
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.notify import Notifier
 
@@ -29,9 +28,9 @@ def start(config: Config, notifier: Notifier) -> None:
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
         os.close(kernel_tpm.make(config.instance, config.tpm.version, notifier).fd)
     if config.fuse.enabled:
-        make_directory(config.fuse.directory)
+        fuse_mount.make_directory(config.fuse.directory)
         fd = fuse_mount.mount(config.fuse.directory)
-        notifier.park(PARKED_FUSE, fd)
+        notifier.park(fuse_mount.PASSED_NAME, fd)
         os.close(fd)
 
 
@@ -41,7 +40,7 @@ def stop(config: Config, notifier: Notifier) -> None:
     Raises:
         VtpmError MOUNT_FAILED
     """
-    notifier.unpark(PARKED_FUSE)
+    notifier.unpark(fuse_mount.PASSED_NAME)
     fuse_mount.unmount(config.fuse.directory)
 
 

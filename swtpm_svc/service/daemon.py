@@ -11,12 +11,11 @@ from typing import Any, Optional
 
 from swtpm_svc import __version__
 from swtpm_svc.errors import Code, VtpmError, internal
-from swtpm_svc.frontends import cuse_device
 from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
-from swtpm_svc.service import kernel_tpm
+from swtpm_svc.service import kernel_tpm, udev
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import ServedDevice
@@ -94,7 +93,7 @@ class Daemon:
         park = self._device.adopt(passed)
         self._device.obtain(passed)
         kernel = kernel_tpm.obtain(self._config, passed, self._notifier)
-        privileges = self._leave_root(udev=park is not None or cuse_device.udev_is_running())
+        privileges = self._leave_root(udev=park is not None or udev.is_running())
         self._store = Store.open(self._config.state.directory, self._config.tpm.version)
         with self._store:
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)

@@ -10,9 +10,10 @@ from typing import Any, Optional
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends import cuse_device
 from swtpm_svc.service import config as configuration
+from swtpm_svc.service import udev
 from swtpm_svc.service.config import DeviceConfig
 from swtpm_svc.service.journal import Journal
-from swtpm_svc.service.notify import Notifier
+from swtpm_svc.service.notify import Descriptors, Notifier
 from swtpm_svc.service.parking import Park
 from swtpm_svc.service.privileges import Privileges
 
@@ -24,8 +25,6 @@ PASSED_DEVICE = "cuse"
 
 #: How long udev may take to give the node its owner and mode.
 NODE_TIMEOUT_S = 30
-
-Descriptors = dict[str, list[int]]
 
 
 class ServedDevice:
@@ -96,7 +95,7 @@ class ServedDevice:
         config = self._config
         if self.fd is not None:
             cuse_device.initialise(self.fd, config.name, config.major, config.minor)
-            if not cuse_device.udev_is_running():
+            if not udev.is_running():
                 with privileges.raised():
                     cuse_device.finish_by_hand(self._node)
             cuse_device.wait_until_finished(self._node, NODE_TIMEOUT_S)

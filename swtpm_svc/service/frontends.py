@@ -6,16 +6,17 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets import SocketFrontend, adopt_listener, parse_address
-from swtpm_svc.frontends.vtpm_proxy import KernelTpm, VtpmProxyFrontend
+from swtpm_svc.frontends.vtpm_proxy import VtpmProxyFrontend
+from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.config import Config
-from swtpm_svc.service.device import Descriptors
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.loop import Loop
-from swtpm_svc.service.notify import Notifier
+from swtpm_svc.service.notify import Descriptors, Notifier
 
 if TYPE_CHECKING:
     from swtpm_svc.frontends.fusefs import FuseFrontend
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 #: Names in systemd's descriptor store: listening sockets of ours, on which clients wait while there is no process.
 SOCKET_CONTROL = "socket-control"
 SOCKET_DATA = "socket-data"
-#: What vtpm-attach leaves: a descriptor of /dev/fuse that is mounted already.
-PARKED_FUSE = "fuse"
 #: Names that a socket unit gives to those it passes (FileDescriptorName=, vtpm@.socket).
 ACTIVATED = ("control", "data")
 
@@ -60,7 +59,7 @@ class Frontends:
         Raises:
             VtpmError SOCKET_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED, USER_MISSING
         """
-        self._open_fuse(passed.pop(PARKED_FUSE, []))
+        self._open_fuse(passed.pop(fuse_mount.PASSED_NAME, []))
         if kernel is not None:
             self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
             self._proxy.give_up()
@@ -94,7 +93,7 @@ class Frontends:
             control_group=control_group,
         )
         if not fds:
-            self._has_made_directory = make_directory(config.directory)
+            self._has_made_directory = fuse_mount.make_directory(config.directory)
         self._fuse = fuse
         fuse.open(config.directory, fds[-1] if fds else None)
 
@@ -197,12 +196,3 @@ class Frontends:
                 os.rmdir(self._config.fuse.directory)
             except OSError:
                 pass
-
-
-def make_directory(path: str) -> bool:
-    """Make a directory for a mount, if there is none yet and its parent is there; was it made?"""
-    try:
-        os.mkdir(path, 0o755)
-        return True
-    except OSError:
-        return False  # what is there, or is not, is told when it is mounted

@@ -12,13 +12,11 @@ import time
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.cuse_device import udev_is_running
-from swtpm_svc.frontends.vtpm_proxy import KernelTpm, create
-from swtpm_svc.service import kernel_tpm_record
+from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm, create
+from swtpm_svc.service import kernel_tpm_record, udev
 from swtpm_svc.service.config import Config
-from swtpm_svc.service.device import Descriptors
 from swtpm_svc.service.kernel_tpm_record import KernelTpmRecord
-from swtpm_svc.service.notify import Notifier
+from swtpm_svc.service.notify import Descriptors, Notifier
 from swtpm_svc.service.status import runtime_path
 
 #: The descriptor's name in systemd's store.
@@ -116,9 +114,7 @@ def _is_finished(path: str) -> bool:
         return False
     if not stat.S_ISCHR(found.st_mode):
         return False
-    # udev's word that it is done with a device is its entry in the database (sd_device_get_is_initialized(3))
-    database = f"/run/udev/data/c{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    return not udev_is_running() or os.path.exists(database)
+    return not udev.is_running() or udev.has_finished(found)
 
 
 def _is_alive(fd: int) -> bool:

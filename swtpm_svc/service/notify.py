@@ -5,16 +5,19 @@ from typing import Optional
 
 from systemd._daemon import notify as _sd_notify
 
+#: What systemd passed, by name.
+Descriptors = dict[str, list[int]]
+
 FIRST_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 
-def passed_descriptors() -> "dict[str, list[int]]":
+def passed_descriptors() -> Descriptors:
     """The descriptors that systemd passed, by name (OpenFile=, the descriptor store); close-on-exec from here on."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     count = int(os.environ.get("LISTEN_FDS", "0"))
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    found: dict[str, list[int]] = {}
+    found: Descriptors = {}
     for index in range(count):
         fd = FIRST_FD + index
         os.set_inheritable(fd, False)

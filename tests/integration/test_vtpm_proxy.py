@@ -10,9 +10,10 @@ from socket_service import ALL, Recorder
 from tpm_commands import CREATE_RSA, GET_RANDOM, PCR_READ_16, STARTUP_CLEAR, result_of, with_session
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends import vtpm_proxy
+from swtpm_svc.frontends import vtpm_proxy_device
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.vtpm_proxy import KernelTpm, VtpmProxyFrontend
+from swtpm_svc.frontends.vtpm_proxy import VtpmProxyFrontend
+from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
@@ -114,12 +115,12 @@ def test_the_end_of_the_descriptor_is_told_once(kernel):
 
 
 def test_no_vtpmx_is_an_error_with_a_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(vtpm_proxy, "VTPMX_PATH", str(tmp_path / "vtpmx"))
+    monkeypatch.setattr(vtpm_proxy_device, "VTPMX_PATH", str(tmp_path / "vtpmx"))
     with pytest.raises(VtpmError) as caught:
-        vtpm_proxy.create("2.0")
+        vtpm_proxy_device.create("2.0")
     assert caught.value.code is Code.KERNEL_TPM_UNAVAILABLE
     assert "modprobe tpm_vtpm_proxy" in caught.value.remedy
     (tmp_path / "vtpmx").touch()
     with pytest.raises(VtpmError) as caught:
-        vtpm_proxy.create("2.0")
+        vtpm_proxy_device.create("2.0")
     assert "takes root" in caught.value.remedy

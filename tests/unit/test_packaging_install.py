@@ -67,7 +67,7 @@ def test_another_place_for_the_launchers_reaches_every_file_that_names_them(tmp_
     install(tmp_path, LIBEXECDIR="/usr/local/libexec/vtpm", PYTHON="/usr/bin/python3.12", SYSTEMD_VERSION="257")
     texts = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert texts["vtpmd"].startswith("#!/usr/bin/python3.12 -IB\n")
-    assert "\nexec /usr/bin/python3.12 -IB -m swtpm_svc.service.attach" in texts["vtpm-attach"]
+    assert "/mnt /usr/bin/python3.12 -IB -m swtpm_svc.service.attach" in texts["vtpm-attach"]
     for name, text in texts.items():
         assert "/usr/libexec/" not in text, name
     for name in ("vtpm@.service", "openfile.conf", "70-vtpm.rules"):
