@@ -19,6 +19,8 @@ class Watcher(Protocol):
 
     def want_write(self, fd: int, on_writable: Optional[Callable[[], None]]) -> None: ...
 
+    def lend(self) -> "tuple[int, float]": ...
+
 
 class Channel:
     """Owns `sock`. `on_closed(self)` is called once, however it ends."""

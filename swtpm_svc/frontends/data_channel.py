@@ -4,6 +4,9 @@ What is received until a command is as long as its header says is taken as the c
 (measured with swtpm 0.7.1, as all of this). A command may have a prefix, which gives the locality of this command alone:
 0x00000008, locality, size; the response then has its size before it and four zero bytes behind it (the capability
 SEND_COMMAND_HEADER; Microsoft's simulator calls it TPM_SEND_COMMAND).
+
+Plain commands, one at a time, whole and without a prefix, are served in C as long as no other descriptor, timer or signal
+wants the loop; what is described here is done with everything else.
 """
 
 import socket
@@ -13,7 +16,7 @@ from typing import Callable, Optional
 from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
-from swtpm_svc.tpm.libtpms import BUFFER_SIZE
+from swtpm_svc.tpm.libtpms import BUFFER_SIZE, Unsent
 from swtpm_svc.wire.cuse import Caller
 from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
@@ -41,12 +44,10 @@ class DataChannel(Channel):
         super().__init__(sock, caller, watcher, on_closed)
 
     def on_readable(self) -> None:
-        try:
-            data = self._socket.recv(BUFFER_SIZE + _PREFIX.size)
-        except BlockingIOError:
+        is_plain = not self._received and not self._unsent and self._dispatcher.is_free
+        data = self._serve() if is_plain else self._receive()
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self.close()
             return
@@ -60,6 +61,23 @@ class DataChannel(Channel):
             return
         self._received = bytearray()
         self._execute(received, start, code)
+
+    def _receive(self) -> Optional[bytes]:
+        """What has come; None: nothing, empty: the end."""
+        try:
+            return self._socket.recv(BUFFER_SIZE + _PREFIX.size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _serve(self) -> Optional[bytes]:
+        """Serve plain commands as long as nothing else is to be done; then as `_receive`."""
+        left = self._dispatcher.serve(self.caller, self._socket.fileno(), *self._watcher.lend())
+        if isinstance(left, Unsent):
+            self.send(left.response[left.sent :])
+            return None
+        return left
 
     def _execute(self, received: bytearray, start: int, code: int) -> None:
         dispatcher = self._dispatcher

@@ -8,7 +8,7 @@ from typing import Callable, Optional, Protocol
 from swtpm_svc.errors import TPM_FAIL, VtpmError, internal
 from swtpm_svc.tpm.controller import MAX_LOCALITY, Controller, Rights, authorize, is_immediate, needs_control
 from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.libtpms import TPM_SUCCESS
+from swtpm_svc.tpm.libtpms import TPM_SUCCESS, Left, Unsent
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.command_codes import LONG_RUNNING
@@ -62,6 +62,19 @@ class Dispatcher:
     def must_wait(self, request: ptm.Request) -> bool:
         """Has the request to wait for a long command?"""
         return self.executor.busy and not is_immediate(request)
+
+    @property
+    def is_free(self) -> bool:
+        """May `serve` be called: does the TPM run, with nothing in work, and does nobody want to see each command?"""
+        return self.tpm.is_running and not self.executor.busy and not self.trace
+
+    def serve(self, caller: Caller, fd: int, epoll: int, deadline_s: float) -> Left:
+        """Serve the stream socket of `caller` as far as that takes no Python: `Tpm.serve`."""
+        executed, left = self.tpm.serve(fd, epoll, deadline_s)
+        self.commands += executed
+        if isinstance(left, Unsent) and left.response[6:10] in self.notable:
+            self.events.executed(caller, left.command, left.response)
+        return left
 
     def execute(self, caller: Caller, command: bytearray, code: int, locality: Optional[int]) -> bytes:
         """Execute a command now, at `locality` if one is given; nothing else may be in work."""

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections import deque
+from math import inf
 from types import FrameType
 from typing import Callable, Optional
 
@@ -29,7 +30,7 @@ class Loop:
         self._stopped = False
         self._period_s: Optional[float] = None
         self._on_period: Callback = lambda: None
-        self._next_period = 0.0
+        self._next_period = inf
         self.add(self._reader, self._woken)
 
     def __enter__(self) -> "Loop":
@@ -79,6 +80,14 @@ class Loop:
             os.write(self._writer, b"\0")
         except BlockingIOError:
             pass  # the pipe is full of wake-ups already
+
+    def lend(self) -> "tuple[int, float]":
+        """For a callback that waits for its descriptor in the loop's place: what to wait on, and until when.
+
+        That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
+        but its own descriptor being readable happens; the loop then finds it too.
+        """
+        return self._epoll.fileno(), 0.0 if self._stopped else self._next_period
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""

@@ -1,9 +1,6 @@
-"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build.
+"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build: what Python sees of binding.c."""
 
-The hot path stays in C: locality and physical presence are read by libtpms on every command, so their callbacks are C
-and read one variable each; only storage, which is rare and slow anyway, calls into Python. Functions that libtpms has
-since 0.10 are weak symbols: where they are missing, `vtpm_has_profiles()` says so.
-"""
+from pathlib import Path
 
 from cffi import FFI
 
@@ -45,6 +42,16 @@ ffibuilder.cdef(
     unsigned char *vtpm_response;
     uint32_t       vtpm_response_size;
 
+    struct vtpm_stream {
+        unsigned char is_plain[...];
+        unsigned char received[...];
+        uint32_t received_size;
+        uint32_t sent;
+        uint64_t executed;
+    };
+    enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED };
+    enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, double deadline_s);
+
     extern "Python" TPM_RESULT vtpm_nvram_load(unsigned char **data, uint32_t *length, const char *name);
     extern "Python" TPM_RESULT vtpm_nvram_store(const unsigned char *data, uint32_t length, const char *name);
     extern "Python" TPM_RESULT vtpm_nvram_delete(const char *name, TPM_BOOL must_exist);
@@ -55,61 +62,9 @@ ffibuilder.cdef(
 
 ffibuilder.set_source(
     "swtpm_svc.tpm._libtpms",
-    """
-    #include <stdint.h>
-    #include <stdlib.h>
-    #include <libtpms/tpm_types.h>
-    #include <libtpms/tpm_library.h>
-    #include <libtpms/tpm_error.h>
-    #include <libtpms/tpm_memory.h>
-    #include <libtpms/tpm_tis.h>
-
-    #pragma weak TPMLIB_SetProfile
-    extern TPM_RESULT TPMLIB_SetProfile(const char *profile);
-
-    static uint32_t vtpm_locality;
-    static unsigned char *vtpm_response;       /* libtpms's buffer: grown by it, reused for every command */
-    static uint32_t vtpm_response_size;
-    static uint32_t vtpm_response_capacity;
-
-    static TPM_RESULT vtpm_nvram_load(unsigned char **data, uint32_t *length, const char *name);
-    static TPM_RESULT vtpm_nvram_store(const unsigned char *data, uint32_t length, const char *name);
-    static TPM_RESULT vtpm_nvram_delete(const char *name, TPM_BOOL must_exist);
-
-    static TPM_RESULT on_init(void) { return TPM_SUCCESS; }
-    static TPM_RESULT on_load(unsigned char **data, uint32_t *length, uint32_t number, const char *name)
-    { (void)number; return vtpm_nvram_load(data, length, name); }
-    static TPM_RESULT on_store(const unsigned char *data, uint32_t length, uint32_t number, const char *name)
-    { (void)number; return vtpm_nvram_store(data, length, name); }
-    static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
-    { (void)number; return vtpm_nvram_delete(name, must_exist); }
-    static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *locality, uint32_t number)
-    { (void)number; *locality = vtpm_locality; return TPM_SUCCESS; }
-    static TPM_RESULT on_presence(TPM_BOOL *presence, uint32_t number)
-    { (void)number; *presence = FALSE; return TPM_SUCCESS; }
-
-    static TPM_RESULT vtpm_choose(int tpm2)
-    { return TPMLIB_ChooseTPMVersion(tpm2 ? TPMLIB_TPM_VERSION_2 : TPMLIB_TPM_VERSION_1_2); }
-
-    static TPM_RESULT vtpm_register(void)
-    {
-        struct libtpms_callbacks callbacks = {
-            sizeof(callbacks), on_init, on_load, on_store, on_delete, on_init, on_locality, on_presence,
-        };
-        return TPMLIB_RegisterCallbacks(&callbacks);
-    }
-
-    static TPM_RESULT vtpm_process(unsigned char *command, uint32_t size)
-    {
-        return TPMLIB_Process(&vtpm_response, &vtpm_response_size, &vtpm_response_capacity, command, size);
-    }
-
-    static char *vtpm_get_info(uint64_t flags) { return TPMLIB_GetInfo((enum TPMLIB_InfoFlags)flags); }
-    static void vtpm_free_info(char *info) { free(info); }
-    static int vtpm_has_profiles(void) { return TPMLIB_SetProfile != NULL; }
-    """,
+    Path(__file__).with_name("binding.c").read_text(encoding="ascii"),
     libraries=["tpms"],
-    extra_compile_args=["-O2"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ that may be called from a second thread says so; the others belong to the thread
 libtpms' man pages TPMLIB_*(3) and TPM_IO_*(3).
 """
 
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.tpm._libtpms import ffi, lib
@@ -155,6 +155,51 @@ def process(command: memoryview) -> bytes:
         raise LibtpmsError("TPMLIB_Process", result)
     response: bytes = _buffer(lib.vtpm_response, lib.vtpm_response_size)[:]
     return response
+
+
+class Unsent(NamedTuple):
+    """A command that was executed, its response (empty: libtpms gave none), and how many bytes of that are sent."""
+
+    command: bytes
+    response: bytes
+    sent: int
+
+
+#: What `Stream.serve` leaves to do: nothing (None), bytes that were received and are no plain command (none at all: the
+#: connection has ended), or a response.
+Left = Union[None, bytes, Unsent]
+
+
+class Stream:
+    """Plain commands on stream sockets: received, executed and answered in C, without Python (vtpm_serve in binding.c).
+
+    `others` are the codes that are never plain; neither are codes above 511.
+    """
+
+    def __init__(self, others: "frozenset[int]") -> None:
+        self._stream = ffi.new("struct vtpm_stream *")
+        for code in range(len(self._stream.is_plain)):
+            self._stream.is_plain[code] = code not in others
+
+    @property
+    def executed(self) -> int:
+        """Commands that the last `serve` has executed."""
+        count: int = self._stream.executed
+        return count
+
+    def serve(self, fd: int, epoll: int, deadline_s: float) -> Left:
+        """Serve the socket `fd`, which can be read, and wait on `epoll` for it, as long as nothing else happens there.
+
+        The wait ends at `deadline_s` of time.monotonic(), which may be infinite.
+        """
+        stream = self._stream
+        left = lib.vtpm_serve(stream, fd, epoll, deadline_s)
+        if left == lib.VTPM_NOTHING:
+            return None
+        received: bytes = _buffer(stream.received, stream.received_size)[:]
+        if left == lib.VTPM_RECEIVED:
+            return received
+        return Unsent(received, _buffer(lib.vtpm_response, lib.vtpm_response_size)[:], stream.sent)
 
 
 def cancel() -> None:

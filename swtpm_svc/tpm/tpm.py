@@ -17,7 +17,8 @@ from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.libtpms import LibtpmsError, Storage
+from swtpm_svc.tpm.libtpms import Left, LibtpmsError, Storage, Stream, Unsent
+from swtpm_svc.wire.command_codes import LONG_RUNNING
 from swtpm_svc.wire.tpm import (
     HEADER_SIZE,
     ST_NO_SESSIONS,
@@ -153,6 +154,7 @@ class Tpm:
         self._is_shut_down = False
         #: State blobs that were set and wait for the next power-on.
         self._offered: dict[str, bytes] = {}
+        self._stream = Stream(others=LONG_RUNNING[version] | {_SHUTDOWN_CODE})
         libtpms.open_library(tpm2=version == "2.0", storage=self._storage)
 
     @property
@@ -306,6 +308,21 @@ class Tpm:
             return self.execute(command, code)
         finally:
             libtpms.set_locality(self.locality)
+
+    def serve(self, fd: int, epoll: int, deadline_s: float) -> "tuple[int, Left]":
+        """Execute the plain commands that come on a stream socket, while the TPM runs: `libtpms.Stream.serve`.
+
+        Returns how many were executed, and what is left to do.
+        """
+        left = self._stream.serve(fd, epoll, deadline_s)
+        executed = self._stream.executed
+        if executed:
+            self._volatile_is_stored = self._is_shut_down = False
+            if libtpms.Callbacks.failure is not None:
+                self._on_storage_failure(libtpms.take_failure())
+        if isinstance(left, Unsent) and not left.response:
+            left = left._replace(response=self._dialect.fatal)
+        return executed, left
 
     def fatal(self) -> bytes:
         """The response to a command that the TPM cannot take at all."""

@@ -1,0 +1,206 @@
+/*
+ * The compiled part of the binding to libtpms: its callbacks, and the way of a plain command that needs no Python.
+ *
+ * _build.py puts this between cffi's declarations and the wrappers that it generates. Locality and physical presence are read
+ * by libtpms on every command, so their callbacks are C and read one variable each; only storage, which is rare and slow
+ * anyway, calls into Python. Functions that libtpms has since 0.10 are weak symbols: where they are missing,
+ * vtpm_has_profiles() says so.
+ */
+
+#include <errno.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include <libtpms/tpm_error.h>
+#include <libtpms/tpm_library.h>
+#include <libtpms/tpm_memory.h>
+#include <libtpms/tpm_tis.h>
+#include <libtpms/tpm_types.h>
+
+#pragma weak TPMLIB_SetProfile
+extern TPM_RESULT TPMLIB_SetProfile(const char *profile);
+
+/* There is one TPM in a process, and its callbacks get no context: hence these. */
+static uint32_t vtpm_locality;
+static unsigned char *vtpm_response;    /* libtpms's buffer: grown by it, reused for every command */
+static uint32_t vtpm_response_size;
+static uint32_t vtpm_response_capacity;
+static int storage_failed;              /* since it was last cleared */
+
+/* --- callbacks ---------------------------------------------------------------------------------------------------- */
+
+static TPM_RESULT vtpm_nvram_load(unsigned char **data, uint32_t *length, const char *name);
+static TPM_RESULT vtpm_nvram_store(const unsigned char *data, uint32_t length, const char *name);
+static TPM_RESULT vtpm_nvram_delete(const char *name, TPM_BOOL must_exist);
+
+static TPM_RESULT noted(TPM_RESULT result)
+{
+    if (result != TPM_SUCCESS && result != TPM_RETRY) /* TPM_RETRY: there is no such state */
+        storage_failed = 1;
+    return result;
+}
+
+static TPM_RESULT on_init(void)
+{
+    return TPM_SUCCESS;
+}
+
+static TPM_RESULT on_load(unsigned char **data, uint32_t *length, uint32_t number, const char *name)
+{
+    (void)number;
+    return noted(vtpm_nvram_load(data, length, name));
+}
+
+static TPM_RESULT on_store(const unsigned char *data, uint32_t length, uint32_t number, const char *name)
+{
+    (void)number;
+    return noted(vtpm_nvram_store(data, length, name));
+}
+
+static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
+{
+    (void)number;
+    return noted(vtpm_nvram_delete(name, must_exist));
+}
+
+static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *locality, uint32_t number)
+{
+    (void)number;
+    *locality = vtpm_locality;
+    return TPM_SUCCESS;
+}
+
+static TPM_RESULT on_presence(TPM_BOOL *presence, uint32_t number)
+{
+    (void)number;
+    *presence = FALSE;
+    return TPM_SUCCESS;
+}
+
+/* --- what C says more simply than cffi ---------------------------------------------------------------------------- */
+
+static TPM_RESULT vtpm_choose(int tpm2)
+{
+    return TPMLIB_ChooseTPMVersion(tpm2 ? TPMLIB_TPM_VERSION_2 : TPMLIB_TPM_VERSION_1_2);
+}
+
+static TPM_RESULT vtpm_register(void)
+{
+    struct libtpms_callbacks callbacks = {
+        sizeof(callbacks), on_init, on_load, on_store, on_delete, on_init, on_locality, on_presence,
+    };
+    return TPMLIB_RegisterCallbacks(&callbacks);
+}
+
+static TPM_RESULT vtpm_process(unsigned char *command, uint32_t size)
+{
+    return TPMLIB_Process(&vtpm_response, &vtpm_response_size, &vtpm_response_capacity, command, size);
+}
+
+static char *vtpm_get_info(uint64_t flags)
+{
+    return TPMLIB_GetInfo((enum TPMLIB_InfoFlags)flags);
+}
+
+static void vtpm_free_info(char *info)
+{
+    free(info);
+}
+
+static int vtpm_has_profiles(void)
+{
+    return TPMLIB_SetProfile != NULL;
+}
+
+/* --- plain commands on a stream socket ---------------------------------------------------------------------------- */
+
+enum { HEADER_SIZE = 10, CODES = 512 };
+
+struct vtpm_stream {
+    unsigned char is_plain[CODES];          /* by command code: it runs shortly, and nobody keeps state about it */
+    unsigned char received[4096 + 9];       /* what one recv() takes: a command, and its prefix */
+    uint32_t received_size;
+    uint32_t sent;                          /* bytes of the response */
+    uint64_t executed;                      /* commands, since the call began */
+};
+
+enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED };
+
+static uint32_t big_endian(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+/* One whole command and no more. It has no prefix (00000008): its size would then be 512 KiB and more. */
+static int is_plain(const struct vtpm_stream *stream)
+{
+    const unsigned char *command = stream->received;
+
+    if (stream->received_size < HEADER_SIZE || big_endian(command + 2) != stream->received_size)
+        return 0;
+    uint32_t code = big_endian(command + 6);
+    return code < CODES && stream->is_plain[code];
+}
+
+/* Milliseconds until `deadline_s` of CLOCK_MONOTONIC, rounded up; 0: it is over; -1: it never is. */
+static int time_left(double deadline_s)
+{
+    struct timespec now;
+
+    if (isinf(deadline_s))
+        return -1;
+    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0)
+        return 0;
+    double left_s = deadline_s - (double)now.tv_sec - (double)now.tv_nsec * 1e-9;
+    return left_s <= 0 ? 0 : left_s > 1e6 ? 1000000000 : 1 + (int)(left_s * 1e3);
+}
+
+/* Wait for the next event, in the place of the loop whose `epoll` it is: is it that `fd` can be read, and nothing else? */
+static int next_is(int fd, int epoll, double deadline_s)
+{
+    struct epoll_event events[2];
+    int timeout = time_left(deadline_s);
+
+    return timeout != 0 && epoll_wait(epoll, events, 2, timeout) == 1 && events[0].data.fd == fd && events[0].events == EPOLLIN;
+}
+
+/*
+ * Serve the stream socket `fd`, which can be read: receive a command, execute it, send its response, and go on as long as
+ * this is all that there is to do until `deadline_s`. Runs without the interpreter's lock. What it gives back is for
+ * Python to go on with:
+ *   VTPM_NOTHING    there is nothing left to do here
+ *   VTPM_RECEIVED   received_size bytes that are no plain command; none: the connection has ended
+ *   VTPM_EXECUTED   a command whose response is vtpm_response (empty: libtpms gave none), of which `sent` bytes have gone:
+ *                   the TPM or storage has refused it, or the socket took no more
+ */
+static enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, double deadline_s)
+{
+    stream->executed = 0;
+    do {
+        ssize_t size = recv(fd, stream->received, sizeof(stream->received), MSG_DONTWAIT);
+        if (size < 0 && (errno == EAGAIN || errno == EINTR))
+            return VTPM_NOTHING;
+        stream->received_size = size < 0 ? 0 : (uint32_t)size;
+        if (!is_plain(stream))
+            return VTPM_RECEIVED;
+
+        storage_failed = 0;
+        stream->sent = 0;
+        stream->executed++;
+        if (vtpm_process(stream->received, stream->received_size) != TPM_SUCCESS)
+            vtpm_response_size = 0;
+        if (vtpm_response_size < HEADER_SIZE || big_endian(vtpm_response + 6) != TPM_SUCCESS || storage_failed)
+            return VTPM_EXECUTED;
+
+        ssize_t sent = send(fd, vtpm_response, vtpm_response_size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent != (ssize_t)vtpm_response_size) {
+            stream->sent = sent < 0 ? 0 : (uint32_t)sent;
+            return VTPM_EXECUTED;
+        }
+    } while (next_is(fd, epoll, deadline_s));
+    return VTPM_NOTHING;
+}
