@@ -18,13 +18,13 @@ class Recorder:
     """What the front end told the service."""
 
     def __init__(self):
-        self.failures, self.refusals = [], []
+        self.failures, self.refusals, self.executions = [], [], []
 
     def refused(self, caller, error):
         self.refusals.append((caller.uid, error))
 
     def executed(self, caller, command, response):
-        pass
+        self.executions.append((command, response))
 
     def controlled(self, caller, request, result):
         pass
@@ -40,11 +40,12 @@ class SocketService:
         self.path, self.control_path = path, f"{path}.ctrl"
         self.recorder, self.shutdowns = Recorder(), []
         self.loop = Loop()
-        self.tpm = Tpm(version, MemoryStorage(), self.recorder.failed)
+        self.storage = MemoryStorage()
+        self.tpm = Tpm(version, self.storage, self.recorder.failed)
         controller = Controller(self.tpm, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.recorder.failed)
         self.executor = Executor(self.loop.post)
-        dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: rights, self.recorder)
-        self.frontend = SocketFrontend(self.loop, dispatcher)
+        self.dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: rights, self.recorder)
+        self.frontend = SocketFrontend(self.loop, self.dispatcher)
         self.frontend.listen(parse_address(path), "data", mode=0o600, gid=None, passed=None)
         self.frontend.listen(parse_address(self.control_path), "control", mode=0o600, gid=None, passed=None)
         if tcp:

@@ -1,7 +1,9 @@
 """The serving loop and the executor: what is called, when, and on which thread."""
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
 import time
@@ -95,6 +97,39 @@ def test_the_timer_runs_while_nothing_else_happens(loop):
     loop.run()
     assert len(ticks) == 3
     assert time.monotonic() - begin >= 0.025
+
+
+def test_who_waits_in_the_loops_place_hears_what_the_loop_would(loop, pipe):
+    """A callback that waits on what lend() gave: its own descriptor, a post, the timer, and a stop that is decided already."""
+    reader, writer = pipe
+    seen = []
+
+    def wait():
+        epoll, deadline_s = loop.lend()
+        return select.epoll.fromfd(os.dup(epoll)).poll(min(10, deadline_s - time.monotonic()))
+
+    def serve():
+        seen.append(wait())
+        os.read(reader, 1)
+        loop.post(lambda: seen.append("posted"))
+        seen.append([fd == reader for fd, _events in wait()])
+        loop.every(0.05, loop.stop)
+
+    loop.add(reader, serve)
+    assert loop.lend()[1] == math.inf
+    os.write(writer, b"a")
+    loop.run()
+    assert seen == [[(reader, select.EPOLLIN)], [False], "posted"]
+
+
+def test_one_that_is_to_stop_lends_nobody_time(loop):
+    loop.every(60, lambda: None)
+    deadlines = []
+    loop.post(lambda: deadlines.append(loop.lend()[1]))
+    loop.post(loop.stop)
+    loop.post(lambda: deadlines.append(loop.lend()[1]))
+    loop.run()
+    assert deadlines[0] > time.monotonic() > deadlines[1]
 
 
 def test_jobs_run_one_after_another_and_finish_on_the_loops_thread(loop):
