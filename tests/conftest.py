@@ -60,6 +60,8 @@ CAPABILITIES = {
     "root": Capability(lambda: os.geteuid() == 0, f"needs root: {LABS}"),
     "cuse": Capability(lambda: is_char_device("/dev/cuse"), f"no /dev/cuse: modprobe cuse, or {LABS}"),
     "fuse": Capability(lambda: is_char_device("/dev/fuse"), f"no /dev/fuse: modprobe fuse, or {LABS}"),
+    "pyfuse3": Capability(lambda: importlib.util.find_spec("pyfuse3") is not None, "no pyfuse3: pip install -e .[test]"),
+    "fusermount3": command("fusermount3", "fuse3"),
     "udev": Capability(lambda: os.path.exists("/run/udev/control"), f"no systemd-udevd runs: {LABS}"),
     "systemd": Capability(lambda: os.path.isdir("/run/systemd/system"), "systemd is not process 1: make lab-vm"),
     "accounts": Capability(

@@ -248,7 +248,7 @@ def _mount_by_helper(directory: str) -> int:
     raise VtpmError(
         Code.MOUNT_FAILED,
         f"cannot mount at {directory}: {reason or 'fusermount3 gave no descriptor'}",
-        remedy="the directory must be the user's own, and the user may need to be in group fuse",
+        remedy="the directory must belong to the service's user, who must have an account; or start the service as root",
     )
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -34,9 +35,10 @@ class Recorder:
         tell("failed", error.code.value, error.message)
 
 
-def serve(directory, version="2.0", power=True, startup="clear", fd=None, **access):
+def serve(directory, version="2.0", power=True, startup="clear", fd=None, uid=None, **access):
     from memory_storage import MemoryStorage
 
+    import swtpm_svc.frontends.fuse_files  # noqa: F401 - now, as what follows may not be readable for `uid`
     from swtpm_svc.errors import VtpmError
     from swtpm_svc.frontends.dispatch import Dispatcher
     from swtpm_svc.frontends.fusefs import FuseFrontend
@@ -49,6 +51,10 @@ def serve(directory, version="2.0", power=True, startup="clear", fd=None, **acce
         control = caller.uid in (0, os.geteuid()) or caller.gid == access["control_group"]
         return Rights(control=control, secrets=caller.uid == 0)
 
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
     recorder = Recorder()
     with Loop() as loop:
         tpm = Tpm(version, MemoryStorage(), recorder.failed)
@@ -61,9 +67,11 @@ def serve(directory, version="2.0", power=True, startup="clear", fd=None, **acce
                 tpm.startup(startup)
         loop.on_signal(signal.SIGTERM, loop.stop)
         loop.on_signal(signal.SIGUSR1, lambda: time.sleep(1))  # keep the serving thread busy
-        frontend = FuseFrontend(
-            loop, dispatcher, lambda: {"version": version, "fuse": frontend.describe(), "commands": dispatcher.commands}, **access
-        )
+
+        def describe():
+            return {"version": version, "fuse": frontend.describe(), "commands": dispatcher.commands}
+
+        frontend = FuseFrontend(loop, dispatcher, describe, **access)
         try:
             frontend.open(directory, fd)
         except VtpmError as error:
@@ -83,27 +91,34 @@ def serve(directory, version="2.0", power=True, startup="clear", fd=None, **acce
 
 
 class FuseService:
-    """Starts the program; `close` ends it and takes its mount away, whatever has happened."""
+    """Starts the program; `close` ends it and takes its mount away, whatever has happened.
 
-    def __init__(self, directory, *, python=sys.executable, prefix=(), fd=None, **options):
+    `refusal` is [code, message, remedy] when it could not serve.
+    """
+
+    def __init__(self, directory, *, python=sys.executable, fd=None, **options):
         self.directory = str(directory)
         access = {"owner": os.geteuid(), "group": os.getegid(), "mode": 0o660, "control_group": None}
         options = {"directory": self.directory, "fd": fd, **access, **options}
         environment = dict(os.environ, PYTHONPATH=ROOT)
         self.process = subprocess.Popen(
-            [*prefix, python, __file__, json.dumps(options)],
+            [python, __file__, json.dumps(options)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
             pass_fds=[] if fd is None else [fd],
         )
-        first = self.process.stdout.readline()
+        first = json.loads(self.process.stdout.readline() or "null")
+        self._heard = []
+        # all the time: a service whose words nobody takes would stop, and its clients with it
+        self._listener = threading.Thread(target=lambda: self._heard.extend(map(json.loads, self.process.stdout)))
+        self._listener.start()
         self.refusal = None
-        if first != '["ready"]\n':
+        if first != ["ready"]:
             self.process.wait(30)
-            self.refusal = json.loads(first) if first else None
-            assert self.refusal is not None, "the service ended without a word"
+            assert first, "the service ended without a word"
+            self.refusal = first[1:]
 
     def path(self, *names):
         return "/".join([self.directory, *names])
@@ -116,7 +131,8 @@ class FuseService:
 
     def heard(self):
         """What it told, once it has ended."""
-        return [json.loads(line) for line in self.process.stdout]
+        self._listener.join(10)
+        return self._heard
 
     def close(self):
         try:
@@ -127,9 +143,11 @@ class FuseService:
             self.process.kill()
             self.process.wait(10)
         finally:
+            self._listener.join(10)
             self.process.stdout.close()
             while is_mounted(self.directory):
-                subprocess.run(["umount", "-l", self.directory], check=True)
+                command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+                subprocess.run([*command, self.directory], check=True)
 
 
 def is_mounted(directory):
