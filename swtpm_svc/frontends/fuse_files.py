@@ -28,9 +28,13 @@ from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, read_pcr
 from swtpm_svc.wire.cuse import Caller
 
 _TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
+#: Files that may be open at a time, by kind (_STATUS: all facts), so that who may only look keeps nobody from the TPM.
+_LIMITS = {_TPM: MAX_OPENERS, _CONTROL: 256, _STATUS: 256}
 _NAMES = {"tpm": _TPM, "control": _CONTROL, "tpm_version_major": _VERSION, "status": _STATUS}
 #: A bank's directory has inode number TPM_ALG_ID << 8, PCR n the n + 1st after it.
 _BANK_SHIFT = 8
+
+_FOREVER_S = 1e6
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -75,19 +79,20 @@ class TpmFiles(pyfuse3.Operations):
         self._access = access
         self._user, self._group = os.geteuid(), os.getegid()
         self._time_ns = time.time_ns()
-        self._files: dict[int, File] = {}
+        self._files: dict[int, tuple[int, File]] = {}  # and its kind
+        self._counts = dict.fromkeys(_LIMITS, 0)
         self._last_handle = 0
         self._banks: list[str] = []
 
     @property
     def openers(self) -> int:
         """How many have the TPM open."""
-        return sum(isinstance(file, TpmFile) for file in self._files.values())
+        return self._counts[_TPM]
 
     @property
     def is_settled(self) -> bool:
         """Nobody waits for an answer, or has one that he may still want to read."""
-        unread = (isinstance(file, ControlFile) and file.has_unread for file in self._files.values())
+        unread = (isinstance(file, ControlFile) and file.has_unread for _kind, file in self._files.values())
         return not len(self.waiting) and not any(unread)
 
     # --- the tree ------------------------------------------------------------------------------------------------
@@ -105,7 +110,11 @@ class TpmFiles(pyfuse3.Operations):
     def _attributes(self, inode: int) -> EntryAttributes:
         access, entry = self._access, EntryAttributes()
         entry.st_ino = inode
-        entry.entry_timeout = entry.attr_timeout = 0  # what there is changes with the TPM's power
+        is_bank = inode > ROOT_INODE and not inode % (1 << _BANK_SHIFT)
+        # The kernel may remember all but which banks there are, which changes with the TPM's power, and the root, which
+        # would else look alive after we are dead.
+        entry.entry_timeout = 0 if is_bank else _FOREVER_S
+        entry.attr_timeout = 0 if inode == ROOT_INODE else _FOREVER_S
         entry.st_uid, entry.st_gid, entry.st_nlink = self._user, self._group, 1
         if inode == _TPM:
             entry.st_uid, entry.st_gid, entry.st_mode = access.owner, access.group, stat.S_IFREG | access.mode
@@ -113,7 +122,7 @@ class TpmFiles(pyfuse3.Operations):
             entry.st_mode = stat.S_IFREG | (0o600 if access.control_group is None else 0o660)
             if access.control_group is not None:
                 entry.st_gid = access.control_group
-        elif inode == ROOT_INODE or not inode % (1 << _BANK_SHIFT):
+        elif inode == ROOT_INODE or is_bank:
             entry.st_mode, entry.st_nlink = stat.S_IFDIR | 0o755, 2
         else:
             entry.st_mode = stat.S_IFREG | 0o444
@@ -175,11 +184,17 @@ class TpmFiles(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        if len(self._files) >= MAX_OPENERS:
+        kind = inode if inode in (_TPM, _CONTROL) else _STATUS
+        if self._counts[kind] >= _LIMITS[kind]:
             raise FUSEError(errno.EMFILE)
-        file = await self._make_file(inode, flags, Caller(ctx.uid, ctx.gid, ctx.pid))
+        self._counts[kind] += 1
+        try:
+            file = await self._make_file(inode, flags, Caller(ctx.uid, ctx.gid, ctx.pid))
+        except BaseException:
+            self._counts[kind] -= 1
+            raise
         self._last_handle += 1
-        self._files[self._last_handle] = file
+        self._files[self._last_handle] = kind, file
         # past the page cache: each read() is one of ours, whatever the size in stat()
         return FileInfo(fh=self._last_handle, direct_io=True, nonseekable=not isinstance(file, Fact))
 
@@ -206,9 +221,7 @@ class TpmFiles(pyfuse3.Operations):
         return digest.hex().upper()
 
     def _file(self, handle: int) -> File:
-        file = self._files.get(handle)
-        if file is None:
-            raise FUSEError(errno.EBADF)
+        _kind, file = self._files[handle]  # the kernel's own word: we gave it
         return file
 
     @_guarded
@@ -223,5 +236,7 @@ class TpmFiles(pyfuse3.Operations):
     async def poll(self, inode: int, fh: int, poll_handle: Optional[object], ctx: RequestContext) -> int:
         return self._file(fh).poll(poll_handle)
 
+    @_guarded
     async def release(self, fh: int) -> None:
-        self._files.pop(fh, None)
+        kind, _file = self._files.pop(fh)
+        self._counts[kind] -= 1

@@ -1,6 +1,8 @@
 """Open files of the FUSE front end: the TPM, the control protocol, and facts. Imported only where [fuse] is configured.
 
 A handler that has to wait does so in trio, on the serving thread; what it waits for arrives as a callback of the loop.
+pyfuse3 does not tell of signals that come for a client that waits: its system call ends when the answer is there. A
+command can be cancelled through `control`.
 """
 
 import errno

@@ -20,8 +20,8 @@ _SESSION_TIMEOUT_S = 10
 #: At the end, whoever waits for an answer, or has one to read, is given this long.
 _GRACE_S = 1.0
 _PAUSE_S = 0.02
-#: Requests that wait at a time, such as reads during a long command; more are not received meanwhile.
-_MAX_TASKS = 1024
+#: Requests that are in work at a time: all files that can be open may wait for a long command, and others still look.
+_MAX_TASKS = 2048
 
 
 class Host(Protocol):

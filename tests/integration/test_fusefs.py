@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,8 @@ from tpm_commands import (
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.cuse import CAPABILITIES
+from swtpm_svc.frontends.fusefs import FuseFrontend
+from swtpm_svc.frontends.opener import MAX_OPENERS
 from swtpm_svc.wire import ptm, ptm_socket
 
 pytestmark = pytest.mark.needs("fuse", "pyfuse3", "root", "fusermount3")
@@ -286,6 +288,24 @@ def test_only_one_reader_of_a_file_waits(service):
             os.read(fd, 1)
         thread.join(60)
         assert result_of(results[0]) == 0
+
+
+def test_as_many_files_as_may_be_open(service):
+    """Who may only look at facts keeps nobody from the TPM."""
+    with ExitStack() as stack:
+        for name, count in (("status", 256), ("control", 256), ("tpm", MAX_OPENERS)):
+            for _ in range(count):
+                stack.enter_context(opened(service, name, os.O_RDWR if name != "status" else os.O_RDONLY))
+            with raises(errno.EMFILE):
+                os.open(service.path(name), os.O_RDONLY)
+
+    def all_closed():  # close() does not wait for the service to hear of it
+        with suppress(OSError):
+            return json.loads(fact(service, "status"))["fuse"]["openers"] == 0
+
+    wait_for(all_closed)
+    with opened(service) as fd:
+        assert len(exchange(fd, GET_RANDOM)) == 20
 
 
 def test_close_while_the_command_runs(service):
@@ -783,16 +803,18 @@ def test_somebody_unmounts_it(service, directory):
 def test_a_client_that_is_killed_before_its_request_is_read(either):
     """The request is announced and then withdrawn: the serving thread must not wait for it."""
     fact(either, "status")  # has the kernel learn that close() is no request here; one is made in the client, at exec()
-    with opened(either) as fd:
-        os.write(fd, create_rsa(29, bits=3072))
+    with ExitStack() as stack:
+        files = [stack.enter_context(opened(either)) for _ in range(3)]
+        for number, fd in enumerate(files):
+            os.write(fd, create_rsa(number, bits=3072))
         results = []
-        thread = threading.Thread(target=lambda: results.append(os.read(fd, 4096)))
+        thread = threading.Thread(target=lambda: results.append(os.read(files[-1], 4096)))
         thread.start()
         time.sleep(0.05)
-        either.process.send_signal(signal.SIGUSR1)  # busy for a second
-        time.sleep(0.2)
+        either.process.send_signal(signal.SIGUSR1)  # busy for half a second
+        time.sleep(0.1)
         client = subprocess.Popen(["stat", either.path("status")], stdout=subprocess.DEVNULL)
-        time.sleep(0.3)
+        time.sleep(0.1)
         client.kill()
         assert client.wait(10) == -signal.SIGKILL
         thread.join(60)
@@ -808,3 +830,16 @@ def test_a_mount_without_the_device(directory, monkeypatch):
         fuse_mount.mount(str(directory))
     assert caught.value.code.value == "fuse-unavailable"
     assert "modprobe fuse" in caught.value.remedy
+
+
+def test_without_pyfuse3(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyfuse3", None)
+    with pytest.raises(VtpmError) as caught:
+        FuseFrontend(None, None, dict, owner=0, group=0, mode=0o600, control_group=None)
+    assert caught.value.code.value == "fuse-unavailable"
+    assert "python3-pyfuse3" in caught.value.remedy
+
+
+def test_the_module_alone_loads_neither_trio_nor_pyfuse3():
+    program = "import sys, swtpm_svc.frontends.fusefs; print([n for n in ('trio', 'pyfuse3', 'ctypes') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
