@@ -26,7 +26,7 @@ class Peer:
         self.control, self.data = (socket.socket(socket.AF_UNIX) for _ in range(2))
         for channel, path in ((self.control, "control"), (self.data, "data")):
             channel.settimeout(20)
-            channel.connect(str(folder / path))
+            connect(channel, str(folder / path))
 
     def ask(self, request):
         self.control.sendall(ptm_socket.pack(request))
@@ -41,6 +41,17 @@ class Peer:
         return tpm.decode_header(response), response[tpm.HEADER_SIZE :]
 
 
+def connect(channel, path):
+    """A socket's file is there before anybody listens on it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return channel.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline, f"nobody listens at {path}"
+            time.sleep(0.01)
+
+
 @pytest.fixture
 def swtpm(tmp_path):
     need("swtpm")
@@ -49,11 +60,6 @@ def swtpm(tmp_path):
     sockets = ["--ctrl", f"type=unixio,path={tmp_path}/control", "--server", f"type=unixio,path={tmp_path}/data"]
     process = subprocess.Popen(["swtpm", "socket", *options, *sockets], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while not ((tmp_path / "control").exists() and (tmp_path / "data").exists()):
-            assert process.poll() is None, "swtpm ended at once"
-            assert time.monotonic() < deadline, "swtpm made no sockets"
-            time.sleep(0.01)
         yield Peer(tmp_path)
     finally:
         process.kill()
