@@ -60,6 +60,9 @@ class Frontends:
             VtpmError SOCKET_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED, USER_MISSING
         """
         self._open_fuse(passed.pop(fuse_mount.PASSED_NAME, []))
+        left = passed.pop(kernel_tpm.PARKED_KERNEL_TPM, [])
+        if left:  # of a predecessor whose configuration was another
+            kernel_tpm.discard(self._config.instance, left, self._notifier)
         if kernel is not None:
             self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
             self._proxy.give_up()

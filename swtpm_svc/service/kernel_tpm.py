@@ -51,18 +51,16 @@ def _record_path(instance: str) -> str:
 
 
 def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[KernelTpm]:
-    """The one that was parked, or a new one; None if there is to be none.
+    """The one that was parked, or a new one, which takes root; None if there is to be none.
 
     Raises:
         VtpmError KERNEL_TPM_UNAVAILABLE
         VtpmError DEVICE_NOT_READY: the kernel took it away meanwhile; the next start may make a new one.
     """
-    fds = passed.pop(PARKED_KERNEL_TPM, [])
     instance, version = config.instance, config.tpm.version
     if not config.vtpm_proxy.enabled:
-        if fds:
-            discard(instance, fds, notifier)
         return None
+    fds = passed.pop(PARKED_KERNEL_TPM, [])
     if not fds:
         return make(instance, version, notifier)
     recorded = kernel_tpm_record.read(_record_path(instance))
