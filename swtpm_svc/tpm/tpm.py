@@ -178,7 +178,7 @@ class Tpm:
             self._storage.blobs = {VOLATILE_STATE: None, SAVE_STATE: None}
         try:
             volatile = offered.get(VOLATILE_STATE) or self._storage.load(VOLATILE_STATE)
-            self._main_init()
+            self._main_init(offered)
         finally:
             self._storage.blobs = {}
         if offered:
@@ -237,7 +237,7 @@ class Tpm:
             return
         self._storage.blobs = {PERMANENT_STATE: snapshot.permanent, VOLATILE_STATE: snapshot.volatile}
         try:
-            self._main_init()
+            self._main_init({})
         finally:
             self._storage.blobs = {}
         try:
@@ -252,10 +252,11 @@ class Tpm:
         self._stir()
         self._is_shut_down, self._volatile_is_stored = snapshot.is_shut_down, snapshot.volatile_is_stored
 
-    def _main_init(self) -> None:
-        # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start
+    def _main_init(self, offered: "dict[str, bytes]") -> None:
+        # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start. What was
+        # offered it has seen already, and must not again: in a TPM 1.2 it is then used up, and what is stored starts (measured).
         for name, kind in ((PERMANENT_STATE, libtpms.PERMANENT), (VOLATILE_STATE, libtpms.VOLATILE)):
-            if self._storage.load(name) is not None:
+            if name not in offered and self._storage.load(name) is not None:
                 self._validate(name, kind)
         try:
             libtpms.main_init()

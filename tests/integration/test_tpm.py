@@ -213,6 +213,33 @@ def test_state_blobs_move_a_tpm_to_another_one(make_tpm):
     assert "volatilestate" not in storage.blobs
 
 
+_NO_PCRS = h("0003 000000 1f") + bytes(20)  # TPM_PCR_INFO_SHORT
+#: TPM_NV_DefineSpace of 8 bytes with TPM_NV_PER_OWNERWRITE, which asks nobody before nvLocked is set.
+TPM12_DEFINE_NV = h("00c100000065000000cc 0018 00001234") + 2 * _NO_PCRS + h("0017 00000002 000000 00000008") + bytes(20)
+
+
+def test_state_blobs_replace_the_state_of_a_tpm_1_2_that_has_its_own(make_tpm):
+    """QEMU migrates to a TPM that has been powered on before, and has made itself a permanent state."""
+    tpm = make_tpm("1.2")
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
+    assert result_of(run(tpm, TPM12_DEFINE_NV)) == 0
+    run(tpm, TPM12_PCR_EXTEND_10)
+    extended = run(tpm, TPM12_PCR_READ_10)
+    permanent, volatile = tpm.state("permall"), tpm.state("volatilestate")
+    tpm.stop()
+    storage = MemoryStorage()
+    other = make_tpm("1.2", storage)
+    other.power_on(delete_volatile=True)
+    other.stop()
+    assert storage.blobs["permall"] != permanent
+    other.set_state("permall", permanent)
+    other.set_state("volatilestate", volatile)
+    other.power_on(delete_volatile=True)
+    assert other.state("permall") == storage.blobs["permall"] == permanent
+    assert run(other, TPM12_PCR_READ_10) == extended
+
+
 def test_a_new_permanent_state_is_not_resumed_with_the_old_volatile_state(make_tpm):
     tpm = started(make_tpm)
     permanent = tpm.state("permall")
