@@ -6,11 +6,10 @@ import socket
 from collections import deque
 from typing import Callable, Optional
 
-from swtpm_svc.errors import TPM_BAD_PARAMETER, TPM_FAIL, VtpmError
+from swtpm_svc.errors import TPM_BAD_ORDINAL, TPM_BAD_PARAMETER, TPM_FAIL, VtpmError
 from swtpm_svc.frontends.channel import Channel, Watcher, close_all
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
-from swtpm_svc.tpm.libtpms import TPM_RETRY
 from swtpm_svc.wire import ptm, ptm_socket
 from swtpm_svc.wire.cuse import Caller
 
@@ -141,10 +140,13 @@ class ControlChannel(Channel):
 
 
 def shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:
-    """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm 0.7.1)."""
+    """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm 0.7.1).
+
+    So does a refusal: QEMU waits for all of them, and its guest with it. Only that the TPM is off is swtpm's short answer.
+    """
     if isinstance(request, ptm.GetStateBlob):
         if isinstance(reply, ptm.StateBlobReply):
             return reply._replace(data=reply.data[request.offset :])
-        if isinstance(reply, ptm.Result) and reply.tpm_result == TPM_RETRY:
-            return ptm.StateBlobReply(TPM_RETRY, 0, 0, b"")
+        if isinstance(reply, ptm.Result) and reply.tpm_result != TPM_BAD_ORDINAL:
+            return ptm.StateBlobReply(reply.tpm_result, 0, 0, b"")
     return reply

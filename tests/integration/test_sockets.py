@@ -332,6 +332,13 @@ def test_without_rights_control_is_refused_and_the_tpm_can_be_used(serve):
     assert len(service.recorder.refusals) == 7
 
 
+def test_the_refusal_of_a_state_blob_has_all_fields(serve):
+    """QEMU waits for them. Without, a migration that is refused leaves the guest hanging for good."""
+    service = serve(rights=Rights(control=True, secrets=False))
+    sock = connect(service.control_path)
+    assert exchange(sock, ptm_socket.pack(ptm.GetStateBlob(1, 1, 0))) == h("00000009") + bytes(12)
+
+
 # --- peers that misbehave ------------------------------------------------------------------------------------------------------
 
 
