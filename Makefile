@@ -10,10 +10,10 @@ ARGS    ?=
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-uml lab-vm lab-shell bench install clean distclean help
+.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench install clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -40,7 +40,11 @@ lint: env ## ruff, mypy --strict, shellcheck
 	$(BIN)/mypy
 	shellcheck -x $(SCRIPTS)
 
-lab: lab-uml lab-vm ## both labs
+lab: lab-qemu lab-uml lab-vm ## all labs
+
+lab-qemu: env ## tests/lab/qemu: guests of QEMU and libvirt with our TPMs, migration (no KVM needed)
+	@tools/need.sh qemu
+	@$(BIN)/python -m pytest -p no:cacheprovider tests/lab/qemu $(ARGS)
 
 lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
 	@tools/need.sh uml test

@@ -2,7 +2,7 @@
 # need.sh GROUP... : sees to it that the system packages of these groups are installed
 #   build    the development environment      install  `make install`
 #   test     peers that the tests talk to     lint     what `make lint` runs beside Python's tools
-#   uml, vm  the two labs                     demo     `make run`
+#   qemu, uml, vm  the labs                   demo     `make run`
 # On Debian and its like, as root, what is missing is installed; else it says what to install and exits with 69.
 # Where the packages have other names nothing is checked but that the essential commands are there.
 set -euo pipefail
@@ -11,8 +11,9 @@ packages_of() {
   case $1 in
     build) echo make python3 python3-venv python3-dev gcc libc6-dev pkgconf libtpms-dev libsystemd-dev libfuse3-dev;;
     install) echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
-    test) echo swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 tpm-tools trousers strace util-linux systemd udev procps mandoc qemu-system-x86 fuse3 python3-pyfuse3 python3-cffi-backend;;
+    test) echo swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 tpm-tools trousers strace util-linux systemd udev procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend;;
     lint) echo shellcheck;;
+    qemu) echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients;;
     uml) echo user-mode-linux systemd udev iproute2 kmod util-linux;;
     vm) echo mmdebstrap qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
     demo) echo tpm2-tools libtss2-tcti-device0 swtpm-tools systemd udev util-linux;;
@@ -22,7 +23,7 @@ packages_of() {
 commands_of() { # what stands for the packages where their names are unknown
   case $1 in
     build | install) echo make gcc pkg-config;; test) echo swtpm_ioctl tpm2_getrandom;; lint) echo shellcheck;;
-    uml) echo linux.uml;; vm) echo mmdebstrap qemu-system-x86_64;; demo) echo tpm2_getrandom;;
+    qemu) echo qemu-system-x86_64 qemu-img busybox virsh;; uml) echo linux.uml;; vm) echo mmdebstrap qemu-system-x86_64;; demo) echo tpm2_getrandom;;
   esac
 }
 

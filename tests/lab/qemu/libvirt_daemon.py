@@ -1,0 +1,133 @@
+"""libvirt's system daemon, apart from the machine's own: its folders, network and processes are in namespaces of their own."""
+
+import os
+import subprocess
+import time
+from xml.sax.saxutils import quoteattr
+
+from machine import KERNEL_COMMAND_LINE, Guest, Line, end, read_text
+
+START_S = 60
+COMMAND_S = 60
+
+LIBVIRTD_CONF = """\
+unix_sock_dir = "{directory}"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+"""
+#: No logging daemon, no cgroups, no AppArmor or SELinux: what a container may lack. Users and groups are as always.
+QEMU_CONF = """\
+stdio_handler = "file"
+security_driver = "none"
+cgroup_controllers = [ ]
+namespaces = [ ]
+"""
+#: bash is process 1, so that somebody waits for a QEMU that has ended. Whatever runs ends with it.
+IN_NAMESPACES = """\
+set -e
+mkdir -p /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt
+for folder in /run/libvirt /var/lib/libvirt /var/cache/libvirt; do mount -t tmpfs -o mode=755 none $folder; done
+mount --bind "$1" /etc/libvirt
+mount --bind "$1/log" /var/log/libvirt
+libvirtd -f "$1/libvirtd.conf" -p "$1/pid" &
+wait
+"""
+DOMAIN = """\
+<domain type='qemu'>
+  <name>guest</name><memory unit='MiB'>160</memory><vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{kernel}</kernel><initrd>{initramfs}</initrd><cmdline>{command_line}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <devices>
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+    <serial type='unix'><source mode='connect' path='{orders}'/><target port='1'/></serial>
+    <tpm model={model}><backend type='external'><source type='unix' mode='connect' path={control}/></backend></tpm>
+    <memballoon model='none'/>
+  </devices>
+  {security_label}
+</domain>
+"""
+
+
+class Libvirt:
+    """A libvirtd with at most one domain, `guest`, which is `domain`."""
+
+    def __init__(self, directory, boot):
+        self._directory, self._boot = directory, boot
+        os.makedirs(f"{directory}/log")
+        for name, text in (("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)):
+            with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
+                file.write(text.format(directory=directory))
+        self._orders = Line(f"{directory}/orders")
+        os.chmod(f"{directory}/orders", 0o666)  # for libvirt's user
+        self._process = None
+
+    def start(self):
+        command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        with open(f"{self._directory}/log/libvirtd", "wb") as log:
+            self._process = subprocess.Popen(
+                [*command, "bash", "-c", IN_NAMESPACES, "-", self._directory], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_S
+        while self._virsh("version").returncode:
+            assert self._process.poll() is None, self.story()
+            assert time.monotonic() < deadline, self.story()
+            time.sleep(0.1)
+        return self
+
+    def _virsh(self, *words):
+        command = ["virsh", "-q", "-c", f"qemu+unix:///system?socket={self._directory}/libvirt-sock", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S)
+
+    def virsh(self, *words):
+        """What virsh prints; it must succeed."""
+        result = self._virsh(*words)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def refuses(self, *words):
+        """The error with which virsh fails."""
+        result = self._virsh(*words)
+        assert result.returncode != 0, result.stdout
+        return result.stderr
+
+    def create(self, service, model, security_label=""):
+        """Start the domain, which is to have the TPM that `service` serves; its guest."""
+        kernel, initramfs = self._boot
+        text = DOMAIN.format(
+            kernel=kernel,
+            initramfs=initramfs,
+            command_line=KERNEL_COMMAND_LINE,
+            console=f"{self._directory}/log/console",
+            orders=f"{self._directory}/orders",
+            model=quoteattr(model),
+            control=quoteattr(service.control),
+            security_label=security_label,
+        )
+        with open(f"{self._directory}/guest.xml", "w", encoding="utf-8") as file:
+            file.write(text)
+        self._orders.hang_up()
+        self.virsh("create", f"{self._directory}/guest.xml")
+        return Guest("guest", self._orders, service.version)
+
+    def save(self):
+        self.virsh("save", "guest", self.image)
+        self._orders.hang_up()
+
+    def restore(self):
+        self.virsh("restore", self.image)
+
+    @property
+    def image(self):
+        """Where `save` saves."""
+        return f"{self._directory}/saved"
+
+    def story(self):
+        logs = ("libvirtd", "qemu/guest.log", "console")
+        return "".join(f"--- libvirt, {name}\n{read_text(f'{self._directory}/log/{name}')}" for name in logs)
+
+    def close(self):
+        end(self._process)
+        self._orders.close()
