@@ -74,7 +74,10 @@ CAPABILITIES = {
     "qemu-img": command("qemu-img", "qemu-utils"),
     "ovmf": Capability(lambda: os.path.exists("/usr/share/OVMF/OVMF_CODE_4M.fd"), "no UEFI for QEMU: apt-get install ovmf"),
     "busybox": command("busybox", "busybox-static"),
-    "libvirt": command("virt-qemu-run", "libvirt-clients libvirt-daemon-system libvirt-daemon-driver-qemu"),
+    "libvirt": Capability(
+        lambda: bool(shutil.which("libvirtd") and shutil.which("virsh")),
+        "no libvirt: apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients",
+    ),
     "swtpm": command("swtpm", "swtpm"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),

@@ -12,7 +12,7 @@ import time
 class DaemonProcess:
     """One instance in a folder of its own: its configuration, state, and sockets (`control`, `data`)."""
 
-    def __init__(self, directory, name="lab", *, tpm="", device_keys="", socket_keys="", more=""):
+    def __init__(self, directory, name="lab", *, tpm="", startup="clear", device_keys="", socket_keys="", more=""):
         self.directory, self.name = str(directory), name
         self.control, self.data = f"{directory}/{name}.sock.ctrl", f"{directory}/{name}.sock"
         self.state = f"{directory}/{name}.state"
@@ -20,7 +20,8 @@ class DaemonProcess:
         self.log_path = f"{directory}/{name}.log"
         os.makedirs(self.state, exist_ok=True)
         sockets = socket_keys or f'control = "{self.control}"\ndata = "{self.data}"'
-        text = f'[tpm]\nstartup = "clear"\n{tpm}\n[device]\nenabled = false\n{device_keys}\n[state]\ndirectory = "{self.state}"\n'
+        text = f'[tpm]\nstartup = "{startup}"\n{tpm}\n[device]\nenabled = false\n{device_keys}\n'
+        text += f'[state]\ndirectory = "{self.state}"\n'
         text += f"[socket]\n{sockets}\n{more}"
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(text)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from libvirt_daemon import Libvirt
 from machine import Machine, make_initramfs
@@ -22,9 +23,12 @@ class Lab:
         kernel = subprocess.run([os.path.join(HERE, "kernel.sh")], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
         self.boot = kernel, make_initramfs(self.directory, os.path.join(HERE, "init.sh"))
         self._started = []
+        self._ending = ExitStack()
+        self._ending.callback(shutil.rmtree, self.directory)
 
     def _start(self, process):
-        self._started.append(process)  # first: what fails in its start has to be ended too
+        self._started.append(process)
+        self._ending.callback(process.close)  # first: what fails in its start has to be ended too
         return process.start()
 
     def path(self, name):
@@ -59,9 +63,7 @@ class Lab:
         return "".join(process.story() for process in self._started)
 
     def close(self):
-        for process in reversed(self._started):
-            process.close()
-        shutil.rmtree(self.directory)
+        self._ending.close()
 
 
 def at_once(*functions):

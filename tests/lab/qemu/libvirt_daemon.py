@@ -110,7 +110,7 @@ class Libvirt:
             file.write(text)
         self._orders.hang_up()
         self.virsh("create", f"{self._directory}/guest.xml")
-        return Guest("guest", self._orders, service.version)
+        return Guest(self._orders, service.version)
 
     def save(self):
         self.virsh("save", "guest", self.image)

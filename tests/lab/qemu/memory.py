@@ -15,8 +15,7 @@ class Memory:
     """Something in each kind of a TPM's memory, put there by `__init__`, and looked for by `check`."""
 
     def __init__(self, guest):
-        self._guest = guest
-        self._tpm = tpm = DIALECTS[guest.version](guest.execute)
+        tpm = DIALECTS[guest.version](guest.execute)
         tpm.extend_pcr(OUR_PCR, bytes(range(tpm.digest_bytes)))
         tpm.write_nv(NV_TEXT)
         self._pcrs = self._read_pcrs(tpm)

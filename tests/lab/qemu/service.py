@@ -11,15 +11,24 @@ END_S = 30
 
 
 class Service(DaemonProcess):
-    """A vtpmd. `group` may use the control socket besides root."""
+    """A vtpmd. `group` may use the control socket besides root. `fuse`: it serves the file `tpm` too, and sends no Startup."""
 
-    def __init__(self, directory, name, version="2.0", *, group=None):
+    def __init__(self, directory, name, version="2.0", *, group=None, fuse=False):
         own = os.path.join(directory, name)
         os.mkdir(own)
+        self.version, self._mount = version, f"{own}/fs" if fuse else None
+        self.tpm = f"{self._mount}/tpm"
         more = f'[control]\ngroup = "{os.getegid() if group is None else group}"\n'
-        control = f'control = "{own}/{name}.sock.ctrl"'
-        super().__init__(own, name, tpm=f'version = "{version}"', socket_keys=control, more=more)
-        self.version = version
+        more += f'[fuse]\nenabled = true\ndirectory = "{self._mount}"\n' if fuse else ""
+        super().__init__(
+            own,
+            name,
+            tpm=f'version = "{version}"',
+            startup="none" if fuse else "clear",
+            device_keys=f'owner = "{os.geteuid()}"\ngroup = "{os.getegid()}"',
+            socket_keys=f'control = "{own}/{name}.sock.ctrl"',
+            more=more,
+        )
 
     def wait(self):
         """Wait for the end of the process; its exit status."""
@@ -30,6 +39,8 @@ class Service(DaemonProcess):
 
     def close(self):
         end(self.process)
+        if self._mount:  # the mount of a process that was killed stays
+            subprocess.run(["umount", "-l", "-q", self._mount])
 
 
 class Swtpm:

@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 import pytest
-from dialects import DIALECTS
+from dialects import DIALECTS, Tpm20
 from lab import at_once
 from memory import NV_TEXT, OUR_PCR
 
@@ -86,3 +86,20 @@ def test_a_qemu_that_is_killed_leaves_the_tpm_to_the_next(lab, machines):
     tpm = tpm_of(successor)
     assert tpm.read_pcr(OUR_PCR) == bytes(32)
     assert tpm.endorsement_key() == key
+
+
+@pytest.mark.needs("fuse", "root")
+def test_a_tpm_that_is_passed_through_goes_on_when_the_guest_reboots(lab):
+    """As with a chip of the host: its power is not the guest's. The guest's firmware has to be the first to start it."""
+    service = lab.service("files", fuse=True)
+    guest = lab.machine("passthrough", service, "tpm-tis", passthrough=service.tpm).guest
+    guest.wait_until_booted()
+    tpm = Tpm20(guest.execute)
+    measured = [tpm.read_pcr(number) for number in range(8)]
+    assert bytes(32) not in measured
+    tpm.extend_pcr(OUR_PCR, bytes(range(32)))
+    extended = tpm.read_pcr(OUR_PCR)
+    tpm.write_nv(NV_TEXT)
+    guest.reboot()
+    assert tpm.read_pcr(OUR_PCR) == extended
+    assert tpm.read_nv(len(NV_TEXT)) == NV_TEXT
