@@ -2,7 +2,7 @@
 
 A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and hands
 a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control alone.
-Any number of each may be open at the same time; the TPM is one.
+The mssim protocol has two channels of its own. Any number of each may be open at the same time; the TPM is one.
 """
 
 import errno
@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
@@ -17,8 +18,10 @@ from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.control_channel import ControlChannel
 from swtpm_svc.frontends.data_channel import DataChannel
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.mssim_channel import MssimChannel
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.cuse import Caller
+from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT, Ordinal
 
 #: Connections of one user at a time, and of all; an account cannot keep the others out.
 MAX_CONNECTIONS_OF_ONE = 64
@@ -40,6 +43,11 @@ class Address(NamedTuple):
     path: str
     host: str
     port: int
+
+    @property
+    def next_port(self) -> "Address":
+        """Of the mssim protocol: where `mssim-platform` is, if `mssim` is here."""
+        return self._replace(port=self.port + 1)
 
     def __str__(self) -> str:
         return self.path or f"tcp:{self.host}:{self.port}"
@@ -71,7 +79,7 @@ _Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
 class SocketFrontend:
     """Listens and serves; owns every socket. `close` ends all.
 
-    What a listening socket is for is its service: `control` or `data`.
+    What a listening socket is for is its service: `control`, `data`, or `mssim` and `mssim-platform`, a port apart.
     """
 
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
@@ -79,7 +87,12 @@ class SocketFrontend:
         self._dispatcher = dispatcher
         self._listeners: list[tuple[socket.socket, str]] = []  # and the file that goes with it
         self._channels: dict[Channel, None] = {}
-        self._services: dict[str, _Add] = {"control": self._add_control, "data": self._add_data}
+        self._services: dict[str, _Add] = {
+            "control": self._add_control,
+            "data": self._add_data,
+            "mssim": partial(self._add_mssim, COMMAND_PORT),
+            "mssim-platform": partial(self._add_mssim, PLATFORM_PORT),
+        }
 
     # --- listening -----------------------------------------------------------------------------------------------
 
@@ -170,6 +183,15 @@ class SocketFrontend:
         if not self._has_room(caller):
             return False
         self._channels[DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)] = None
+        return True
+
+    def _add_mssim(
+        self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]
+    ) -> bool:
+        if not self._has_room(caller):
+            return False
+        channel = MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
+        self._channels[channel] = None
         return True
 
     def _forget(self, channel: Channel) -> None:

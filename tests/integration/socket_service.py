@@ -1,6 +1,9 @@
 """A TPM behind the socket front end, served by a thread, without a daemon: for tests that are about the protocol."""
 
+import random
+import socket
 import threading
+import time
 
 from memory_storage import MemoryStorage
 
@@ -12,6 +15,19 @@ from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
 
 ALL = Rights(control=True, secrets=True)
+
+
+def free_ports():
+    """A TCP port that is free, as is the next one."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
 
 
 class Recorder:
@@ -34,9 +50,12 @@ class Recorder:
 
 
 class SocketService:
-    """`path` is the data socket, `path`.ctrl the control socket, as tpm2-tss looks for them."""
+    """`path` is the data socket, `path`.ctrl the control socket, as tpm2-tss looks for them.
 
-    def __init__(self, path, version="2.0", power=True, rights=ALL, tcp=None):
+    `tcp`: both over TCP too, on this port and the next; `mssim`: that protocol's two ports likewise.
+    """
+
+    def __init__(self, path, version="2.0", power=True, rights=ALL, tcp=None, mssim=None):
         self.path, self.control_path = path, f"{path}.ctrl"
         self.recorder, self.shutdowns = Recorder(), []
         self.loop = Loop()
@@ -51,6 +70,10 @@ class SocketService:
         if tcp:
             self.frontend.listen(parse_address(f"tcp:{tcp}"), "data", mode=0, gid=None, passed=None)
             self.frontend.listen(parse_address(f"tcp:{tcp + 1}"), "control", mode=0, gid=None, passed=None)
+        if mssim:
+            address = parse_address(f"tcp:{mssim}")
+            self.frontend.listen(address, "mssim", mode=0, gid=None, passed=None)
+            self.frontend.listen(address.next_port, "mssim-platform", mode=0, gid=None, passed=None)
         if power:
             self.tpm.power_on(delete_volatile=True)
         self._thread = threading.Thread(target=self.loop.run)
@@ -67,6 +90,12 @@ class SocketService:
         self.loop.post(work)
         assert done.wait(10)
         return results[0]
+
+    def wait_for_connections(self, number):
+        deadline = time.monotonic() + 10
+        while (found := self.call(lambda: self.frontend.connections)) != number:
+            assert time.monotonic() < deadline, f"{found} connections, not {number}"
+            time.sleep(0.01)
 
     def close(self):
         self.loop.post(self.loop.stop)

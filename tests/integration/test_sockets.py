@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from socket_service import SocketService
+from socket_service import SocketService, free_ports
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,
@@ -229,14 +229,15 @@ def test_capabilities(serve, version, bits):
 
 @pytest.mark.needs("swtpm_ioctl")
 def test_the_distributions_swtpm_ioctl(serve, tmp_path):
-    service = serve(tcp=23456)
+    port = free_ports()
+    service = serve(tcp=port)
     data = connect(service.path)
     exchange(data, STARTUP_CLEAR)
     exchange(data, PCR_EXTEND_16)
     extended = exchange(data, PCR_READ_16)
 
     def ioctl(*words, tcp=False):
-        where = ("--tcp", "127.0.0.1:23457") if tcp else ("--unix", service.control_path)
+        where = ("--tcp", f"127.0.0.1:{port + 1}") if tcp else ("--unix", service.control_path)
         done = subprocess.run(["swtpm_ioctl", *where, *words], capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, (words, done.stderr)
         return done.stdout + done.stderr
@@ -254,7 +255,7 @@ def test_the_distributions_swtpm_ioctl(serve, tmp_path):
     assert exchange(data, PCR_READ_16) == extended
     ioctl("-h", "abcd", tcp=True)
     refused = subprocess.run(
-        ["swtpm_ioctl", "--tcp", "127.0.0.1:23457", "--save", "permanent", str(tmp_path / "p")],
+        ["swtpm_ioctl", "--tcp", f"127.0.0.1:{port + 1}", "--save", "permanent", str(tmp_path / "p")],
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert refused.returncode != 0  # nobody knows who is at the other end of a TCP connection
@@ -263,8 +264,9 @@ def test_the_distributions_swtpm_ioctl(serve, tmp_path):
 @pytest.mark.needs("tpm2-tools")
 @pytest.mark.parametrize("way", ["unix", "tcp"])
 def test_tpm2_tools(serve, way):
-    service = serve(tcp=23466)
-    tcti = f"swtpm:path={service.path}" if way == "unix" else "swtpm:host=127.0.0.1,port=23466"
+    port = free_ports()
+    service = serve(tcp=port)
+    tcti = f"swtpm:path={service.path}" if way == "unix" else f"swtpm:host=127.0.0.1,port={port}"
     for words in (("tpm2_startup", "-c"), ("tpm2_getrandom", "--hex", "8"), ("tpm2_pcrread", "sha256:0"),
                   ("tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa")):  # fmt: skip
         done = subprocess.run([*words, "-T", tcti], capture_output=True, text=True, timeout=60, check=False)
