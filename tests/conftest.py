@@ -81,6 +81,10 @@ CAPABILITIES = {
     "swtpm": command("swtpm", "swtpm"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
+    "tpm2-pytss": Capability(
+        lambda: os.path.isdir("/usr/lib/python3/dist-packages/tpm2_pytss"),
+        "no tpm2_pytss for /usr/bin/python3: apt-get install python3-tpm2-pytss",
+    ),
     "tpm-tools": command("tpm_version", "tpm-tools"),
     "tcsd": command("tcsd", "trousers"),
     "strace": command("strace", "strace"),

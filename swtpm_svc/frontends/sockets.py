@@ -185,9 +185,7 @@ class SocketFrontend:
         self._channels[DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)] = None
         return True
 
-    def _add_mssim(
-        self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]
-    ) -> bool:
+    def _add_mssim(self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
         if not self._has_room(caller):
             return False
         channel = MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
