@@ -5,6 +5,9 @@ DESTDIR ?=
 PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
 # the lab of `make lab-shell`: uml (a real /dev/cuse, seconds) or vm (systemd too, a minute)
 LAB     ?= uml
+# how long `make fuzz` looks at each target
+SECONDS ?= 600
+FUZZ    := control data mssim cuse
 # for pytest, as in: make test ARGS='-k cuse -x'
 ARGS    ?=
 
@@ -13,7 +16,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench install clean distclean help
+.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench fuzz install clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -61,6 +64,10 @@ lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 bench: env ## the benchmarks, as ratios and microseconds
 	@tools/need.sh uml
 	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
+
+fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control data mssim cuse"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[fuzz]' </dev/null
+	@for target in $(FUZZ); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py "$$target" -max_total_time=$(SECONDS) || exit; done
 
 install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages
 	@tools/need.sh install
