@@ -74,11 +74,6 @@ class Decoder:
         self._after_locality = False
         self._refused = False
 
-    @property
-    def incomplete(self) -> bool:
-        """A request has begun and is not whole: its sender should be given a limited time for the rest."""
-        return len(self._buffer) > (_PADDING if self._after_locality else 0)
-
     def receive(self, data: Union[bytes, bytearray, memoryview]) -> list[Received]:
         """Take what has arrived; the requests that are whole now, in order. After a Refused nothing more comes."""
         if self._refused:

@@ -82,9 +82,7 @@ def test_requests_that_arrive_together_come_out_in_order():
 def test_a_request_waits_for_its_last_byte():
     decoder = Decoder()
     assert decoder.receive(h("0000000d 00000000 00000002 00000003 0102")) == []
-    assert decoder.incomplete
     assert decoder.receive(h("03")) == [ptm.SetStateBlob(0, 2, b"\1\2\3")]
-    assert not decoder.incomplete
 
 
 @pytest.mark.parametrize(("number", "kind"), [("00000005", ptm.SetLocality), ("0000000b", ptm.ResetTpmEstablished)])
@@ -95,7 +93,6 @@ class TestLocality:
     def test_the_locality_is_there_at_once(self, number, kind, padding):
         decoder = Decoder()
         assert decoder.receive(h(number + "03" + padding)) == [kind(3)]
-        assert not decoder.incomplete
 
     @pytest.mark.parametrize("following", ["00000001", "00000005 00", "00000012 0000000000000001 00000000 00000000"])
     def test_the_next_request_is_found(self, number, kind, padding, following):
@@ -112,14 +109,6 @@ class TestLocality:
         assert received == [kind(2), ptm.GetCapability()]
 
 
-def test_half_a_request_after_a_locality_is_incomplete():
-    decoder = Decoder()
-    decoder.receive(h("00000005 00"))
-    assert not decoder.incomplete
-    decoder.receive(h("00000002 0000"))
-    assert decoder.incomplete
-
-
 @pytest.mark.parametrize("number", ["00000000", "00000014", "00000100", "80010000", "ffffffff"])
 def test_an_unknown_command_ends_the_conversation(number):
     decoder = Decoder()
@@ -127,7 +116,6 @@ def test_an_unknown_command_ends_the_conversation(number):
     assert good == ptm.GetCapability()
     assert refused == Refused(0x0A, f"no control command has the number 0x{number}")  # swtpm answers TPM_BAD_ORDINAL, too
     assert decoder.receive(h("00000001")) == []
-    assert not decoder.incomplete
 
 
 @pytest.mark.parametrize("start", ["00000007", "0000000d 00000000 00000001"])
@@ -161,7 +149,6 @@ def test_the_outcome_depends_on_the_bytes_and_not_on_their_arrival(stream, cuts)
         rest = rest[cut:]
     received += pieces.receive(rest)
     assert received == expected
-    assert pieces.incomplete == at_once.incomplete
     assert sum(isinstance(request, Refused) for request in expected[:-1]) == 0
 
 
