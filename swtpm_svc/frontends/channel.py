@@ -21,6 +21,8 @@ class Watcher(Protocol):
 
     def lend(self) -> "tuple[int, float]": ...
 
+    def post(self, callback: Callable[[], None]) -> None: ...
+
 
 class Channel:
     """Owns `sock`. `on_closed(self)` is called once, however it ends."""
@@ -56,6 +58,11 @@ class Channel:
             self._watcher.add(self._socket.fileno(), self.on_readable)
             if self._unsent:
                 self._watcher.want_write(self._socket.fileno(), self._flush)
+
+    def take_turns(self, work: Callable[[], None]) -> None:
+        """Have `work` done in the loop's next turn, when others had theirs; receive nothing until `go_on`."""
+        self.pause()
+        self._watcher.post(work)
 
     def send(self, data: bytes) -> None:
         """Send all of `data`, now or when the peer has room for it."""

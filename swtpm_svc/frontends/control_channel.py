@@ -48,8 +48,8 @@ class ControlChannel(Channel):
         self._rights = rights
         self._decoder = ptm_socket.Decoder()
         self._requests: deque[ptm_socket.Received] = deque()
+        #: What came along last, for the SET_DATAFD that it came with: one at most, or a peer could use up all there are.
         self._descriptors: list[int] = []
-        self._working = False
         super().__init__(sock, caller, watcher, on_closed)
 
     def on_readable(self) -> None:
@@ -66,7 +66,8 @@ class ControlChannel(Channel):
                 received = array.array("i")
                 received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
                 close_all(self._descriptors)
-                self._descriptors = list(received)
+                self._descriptors = list(received[:1])
+                close_all(list(received[1:]))
         if not data:
             self.close()
             return
@@ -79,36 +80,29 @@ class ControlChannel(Channel):
         super().close()
 
     def _work(self) -> None:
-        while self._requests and not self._working and self.is_open:
-            request = self._requests.popleft()
-            if isinstance(request, ptm_socket.Refused):
-                # where the next message begins is unknown from here on
-                self.send(ptm_socket.encode(ptm.Result(request.tpm_result)))
-                self.close()
-            elif isinstance(request, ptm.SetDataFd):
-                self._reply(self._set_data_fd())
-            else:
-                self._carry_out(request)
+        """Carry out the next request, if there is one."""
+        if not self._requests or not self.is_open:
+            return
+        request = self._requests.popleft()
+        if isinstance(request, ptm_socket.Refused):
+            # where the next message begins is unknown from here on
+            self.send(ptm_socket.encode(ptm.Result(request.tpm_result)))
+            self.close()
+        elif isinstance(request, ptm.SetDataFd):
+            self._reply(self._set_data_fd())
+        else:
+            self._carry_out(request)
 
     def _carry_out(self, request: ptm.Request) -> None:
-        waits = self._dispatcher.must_wait(request)
-        if waits:
-            self._working = True
+        if self._dispatcher.must_wait(request):
             self.pause()
 
         def done(reply: ptm.Reply) -> None:
             self._reply(shaped(request, reply))
-            if waits:
-                self._working = False
-                self.go_on()
-                self._work()
 
         try:
             self._dispatcher.control(self.caller, request, done, perform=self._perform, rights=self._rights)
         except VtpmError as error:
-            if waits:
-                self._working = False
-                self.go_on()
             self._reply(shaped(request, ptm.Result(error.fault.tpm_result)))
 
     def _perform(self, request: ptm.Request) -> ptm.Reply:
@@ -117,26 +111,37 @@ class ControlChannel(Channel):
         return self._dispatcher.controller.handle(request)
 
     def _reply(self, reply: ptm.Reply) -> None:
+        """Answer a request, and turn to the next. A peer need not send it before, but if it does, others come in between."""
         self.send(ptm_socket.encode(reply))
+        if self._requests:
+            self.take_turns(self._work)
+        else:
+            self.go_on()
 
     def _set_data_fd(self) -> ptm.Reply:
         if not self._descriptors:
             return ptm.Result(_TPM_IOERROR)
-        fd, *others = self._descriptors
-        self._descriptors = []
-        close_all(others)
+        fd = self._descriptors.pop()
         try:
             sock = socket.socket(fileno=fd)
-            if sock.type != socket.SOCK_STREAM:
-                sock.close()
-                return ptm.Result(TPM_BAD_PARAMETER)
         except OSError:
             os.close(fd)  # not a socket at all
+            return ptm.Result(TPM_BAD_PARAMETER)
+        if not _is_connected_stream(sock):
+            sock.close()
             return ptm.Result(TPM_BAD_PARAMETER)
         if not self._on_data_socket(sock, self.caller):
             sock.close()
             return ptm.Result(TPM_FAIL)
         return ptm.Result(0)
+
+
+def _is_connected_stream(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False  # it listens, or nobody is at its other end
+    return sock.type == socket.SOCK_STREAM
 
 
 def shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:

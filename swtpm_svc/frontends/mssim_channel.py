@@ -18,8 +18,7 @@ from swtpm_svc.wire.mssim import Message, Ordinal
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
-#: What is taken at once is carried out at once, and others wait for that long.
-_RECEIVE_BYTES = 4096
+_RECEIVE_BYTES = 16 * 1024
 
 _DONE, _FAILED = mssim.encode_result(0), mssim.encode_result(1)
 _POWER_ON = ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)
@@ -69,16 +68,19 @@ class MssimChannel(Channel):
         self._work()
 
     def _work(self) -> None:
-        while self.is_open and not self._paused:
-            try:
-                message = self._decoder.next()
-            except ProtocolError:
-                # where the next message begins is unknown from here on
-                self.send(_FAILED)
-                self.close()
-                return
-            if message is None:
-                return
+        """Carry out the next message, if it is there."""
+        if not self.is_open:
+            return
+        try:
+            message = self._decoder.next()
+        except ProtocolError:
+            # where the next message begins is unknown from here on
+            self.send(_FAILED)
+            self.close()
+            return
+        if message is None:
+            self.go_on()
+        else:
             self._carry_out(message)
 
     def _carry_out(self, message: Message) -> None:
@@ -89,15 +91,15 @@ class MssimChannel(Channel):
         elif ordinal is Ordinal.SESSION_END:
             self.close()
         elif ordinal is Ordinal.REMOTE_HANDSHAKE:
-            self.send(mssim.encode_handshake())
+            self._answer(mssim.encode_handshake())
         elif (ordinal is Ordinal.SIGNAL_POWER_ON and is_running) or (ordinal is Ordinal.SIGNAL_RESET and not is_running):
-            self.send(_DONE)
+            self._answer(_DONE)
         elif ordinal is Ordinal.HASH_DATA:
             self._control(ordinal, ptm.HashData(message.data))
         elif ordinal in _CONTROL:
             self._control(ordinal, _CONTROL[ordinal])
         else:
-            self.send(_FAILED if ordinal in _IMPOSSIBLE else _DONE)
+            self._answer(_FAILED if ordinal in _IMPOSSIBLE else _DONE)
 
     def _execute(self, message: Message) -> None:
         dispatcher = self._dispatcher
@@ -105,16 +107,16 @@ class MssimChannel(Channel):
         _ordinal, locality, data = message
         code = HEADER.unpack_from(data)[2] if len(data) >= HEADER_SIZE else 0
         if not dispatcher.may_use_locality(self.caller, locality, self._rights):
-            self.send(mssim.encode_response(dispatcher.tpm.bad_locality()))
+            self._answer(mssim.encode_response(dispatcher.tpm.bad_locality()))
         elif dispatcher.executor.busy or code in dispatcher.long_running:
             self.pause()
 
             def done(response: bytes) -> None:
-                self._resume(mssim.encode_response(response))
+                self._answer(mssim.encode_response(response))
 
             dispatcher.execute_later(self.caller, bytearray(data), code, done, locality=locality)
         else:
-            self.send(mssim.encode_response(dispatcher.execute(self.caller, bytearray(data), code, locality)))
+            self._answer(mssim.encode_response(dispatcher.execute(self.caller, bytearray(data), code, locality)))
 
     def _control(self, ordinal: Ordinal, request: ptm.Request) -> None:
         if self._dispatcher.must_wait(request):
@@ -125,17 +127,17 @@ class MssimChannel(Channel):
             if ordinal is Ordinal.STOP:
                 self.close()  # nothing answers it
             else:
-                self._resume(mssim.encode_result(reply.tpm_result))
+                self._answer(mssim.encode_result(reply.tpm_result))
 
         try:
             self._dispatcher.control(self.caller, request, done, rights=self._rights)
         except VtpmError as error:
-            self.go_on()
-            self.send(mssim.encode_result(error.fault.tpm_result))
+            self._answer(mssim.encode_result(error.fault.tpm_result))
 
-    def _resume(self, answer: bytes) -> None:
-        """Answer, and if the channel was paused go on with what has arrived meanwhile."""
+    def _answer(self, answer: bytes) -> None:
+        """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""
         self.send(answer)
-        if self._paused:
+        if self._decoder.is_empty:
             self.go_on()
-            self._work()
+        else:
+            self.take_turns(self._work)

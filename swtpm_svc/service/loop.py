@@ -112,8 +112,8 @@ class Loop:
                 self.on_fault(error)
 
     def run_posted(self) -> None:
-        """Only what was posted, at once."""
-        while self._posted:
+        """Only what was posted so far, at once: what it posts in turn does not keep descriptors from being served."""
+        for _ in range(len(self._posted)):
             callback = self._posted.popleft()
             try:
                 callback()

@@ -85,6 +85,10 @@ class Decoder:
         self._ordinals = ordinals
         self._buffer = bytearray()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._buffer
+
     def feed(self, data: Union[bytes, bytearray, memoryview]) -> None:
         """Take what has arrived."""
         self._buffer += data

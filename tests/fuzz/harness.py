@@ -65,6 +65,12 @@ class Turns:
         else:
             self.writers[fd] = on_writable
 
+    def lend(self):
+        return -1, 0.0  # nothing else will happen: one command, and back
+
+    def post(self, callback):
+        self.posted.append(callback)
+
     def settle(self):
         """Serve until there is nothing to do."""
         for _ in range(MAX_TURNS):

@@ -67,6 +67,23 @@ def test_more_posts_than_the_pipe_holds_are_all_run(loop):
     assert len(count) == 100_000
 
 
+def test_a_callback_that_posts_itself_does_not_keep_descriptors_from_being_served(loop, pipe):
+    reader, writer = pipe
+    turns = []
+
+    def work():
+        turns.append(1)
+        if len(turns) == 3:
+            os.write(writer, b"x")
+        assert len(turns) < 100, "the descriptor is not served"
+        loop.post(work)
+
+    loop.add(reader, loop.stop)
+    loop.post(work)
+    loop.run()
+    assert len(turns) >= 3
+
+
 def test_a_signal_is_called_back_from_the_loop(loop):
     before = signal.getsignal(signal.SIGUSR1)
     seen = []
