@@ -15,6 +15,7 @@ import time
 import pytest
 from device_clients import Client, wait_for
 from manager import run
+from tcsd import Tcsd, take_ownership
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,
@@ -285,6 +286,20 @@ def test_tpm_1_2(instance):
     assert "0x16fff" in run("swtpm_ioctl", "-c", one.device).stdout
     assert run("swtpm_ioctl", "-h", "abc", one.device).returncode == 0
     client.close()
+
+
+@pytest.mark.needs("setpriv", "tcsd", "tpm-tools")
+def test_trousers(instance, tmp_path):
+    """tcsd opens /dev/tpm0 as user tss, so that is where the device is, and whose."""
+    instance("tpm0", version="1.2", extra='[device]\ngroup = "tss"\n').start()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        os.chmod(folder, 0o755)
+    daemon = Tcsd(str(tmp_path), 30003)
+    try:
+        take_ownership(daemon)
+    finally:
+        daemon.close()
 
 
 def test_wrong_ioctls(tpm2):
