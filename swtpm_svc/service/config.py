@@ -151,7 +151,7 @@ def parse(text: str, path: str, instance: str) -> Config:
 def _refuse_contradictions(config: Config) -> None:
     """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
     tpm, ways = config.tpm, (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled)
-    addresses = (config.socket.control, config.socket.data)
+    addresses = (config.socket.control, config.socket.data, config.socket.mssim)
     for is_so, cause, remedy in (
         (
             tpm.startup == "deactivated" and tpm.version != "1.2",

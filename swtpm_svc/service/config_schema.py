@@ -48,10 +48,11 @@ class DeviceConfig(NamedTuple):
 
 
 class SocketConfig(NamedTuple):
-    """[socket]: QEMU's emulator protocol. `control` and `data` are addresses (frontends.sockets.parse_address)."""
+    """[socket]: QEMU's emulator protocol, and the simulator's. Addresses are those of frontends.sockets.parse_address."""
 
     control: str
     data: str
+    mssim: str
     mode: int
 
 
@@ -191,12 +192,20 @@ def _read_address(value: str) -> str:
     return _read_directory(value)
 
 
+def _read_port_pair(value: str) -> str:
+    """A TCP address whose next port is a port too; or "none"."""
+    if value != "none" and (not value.startswith("tcp:") or int(_read_address(value).rpartition(":")[2]) == PORT_MAX):
+        raise ValueError
+    return value
+
+
 DEVICE_NAME = _text(NAME_PATTERN, NAME_EXPECTED)
 USER = _text(ACCOUNT_PATTERN, "the name or the number of a user")
 GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
+PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
 BOOLEAN = Kind(bool, "true or false", bool)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
 
@@ -219,6 +228,7 @@ SCHEMA = (
     Table("socket", SocketConfig, (
         Key("control", ADDRESS, "/run/vtpm/{instance}/ctrl.sock", "where the control protocol is spoken, as QEMU wants it"),
         Key("data", ADDRESS, "none", "where TPM commands are taken; QEMU brings a socket of its own"),
+        Key("mssim", PORT_PAIR, "none", "where Microsoft's simulator protocol is spoken; its platform port is the next one"),
         Key("mode", MODE, "0660", "the permission bits of the UNIX sockets, whose group is that of [control]"),
     )),
     Table("fuse", FuseConfig, (

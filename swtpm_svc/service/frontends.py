@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.sockets import SocketFrontend, adopt_listener, parse_address
+from swtpm_svc.frontends.sockets import Address, SocketFrontend, adopt_listener, parse_address
 from swtpm_svc.frontends.vtpm_proxy import VtpmProxyFrontend
 from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
 from swtpm_svc.service import config as configuration
@@ -21,11 +21,10 @@ from swtpm_svc.service.notify import Descriptors, Notifier
 if TYPE_CHECKING:
     from swtpm_svc.frontends.fusefs import FuseFrontend
 
-#: Names in systemd's descriptor store: listening sockets of ours, on which clients wait while there is no process.
-SOCKET_CONTROL = "socket-control"
-SOCKET_DATA = "socket-data"
+#: Before a socket's service, its name in systemd's descriptor store: clients wait on it while there is no process.
+PARKED_SOCKET = "socket-"
 #: Names that a socket unit gives to those it passes (FileDescriptorName=, vtpm@.socket).
-ACTIVATED = ("control", "data")
+SERVICES = ("control", "data", "mssim", "mssim-platform")
 
 
 class Frontends:
@@ -66,13 +65,15 @@ class Frontends:
         if kernel is not None:
             self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
             self._proxy.give_up()
-        for name in ACTIVATED:
+        for name in SERVICES:
             for fd in passed.pop(name, []):
                 self._sockets.accept_on(socket.socket(fileno=fd), name)
         config = self._config.socket
-        control_group, device_group = self._config.control.group, self._config.device.group
-        self._listen(SOCKET_CONTROL, "control", config.control, control_group, passed)
-        self._listen(SOCKET_DATA, "data", config.data, device_group, passed)
+        mssim = parse_address(config.mssim)
+        self._listen("control", parse_address(config.control), self._config.control.group, passed)
+        self._listen("data", parse_address(config.data), self._config.device.group, passed)
+        self._listen("mssim", mssim, "", passed)
+        self._listen("mssim-platform", mssim.next_port if mssim else None, "", passed)
 
     def _open_fuse(self, fds: "list[int]") -> None:
         config, device = self._config.fuse, self._config.device
@@ -107,9 +108,9 @@ class Frontends:
             self._journal.error(error, level="warning")
             return None
 
-    def _listen(self, parked: str, service: str, text: str, group: str, passed: Descriptors) -> None:
+    def _listen(self, service: str, address: Optional[Address], group: str, passed: Descriptors) -> None:
         """Listen where the configuration says, on the socket of a predecessor where it is the same."""
-        address = parse_address(text)
+        parked = PARKED_SOCKET + service
         listener = adopt_listener(passed.pop(parked, []), address)
         if listener is None:
             self._notifier.unpark(parked)
@@ -184,8 +185,9 @@ class Frontends:
 
     def unpark(self) -> None:
         """Leave nothing to a successor."""
-        for name in (SOCKET_CONTROL, SOCKET_DATA, kernel_tpm.PARKED_KERNEL_TPM):
-            self._notifier.unpark(name)
+        for name in SERVICES:
+            self._notifier.unpark(PARKED_SOCKET + name)
+        self._notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
 
     def close(self, *, has_successor: bool) -> None:
         """End all connections; what a successor may go on with stays."""

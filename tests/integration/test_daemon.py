@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from daemon_process import DaemonProcess
+from socket_service import free_ports
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, result_of
 
 from swtpm_svc.wire import ptm, ptm_socket
@@ -87,6 +88,20 @@ def test_the_tpm_as_files_beside_its_sockets(make, tmp_path):
     assert daemon.stop() == 0
     assert not files.exists() or not list(files.iterdir())
     assert not os.path.ismount(files)
+
+
+# --- the simulator's protocol ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("tpm2-tools")
+def test_the_simulator_s_two_ports(make):
+    port = free_ports()
+    daemon = make(socket_keys=f'control = "none"\nmssim = "tcp:{port}"').start()
+    assert f"ready: TPM 2.0 at tcp:127.0.0.1:{port}, running" in daemon.log()
+    assert daemon.status()["listening"] == [f"tcp:127.0.0.1:{port}", f"tcp:127.0.0.1:{port + 1}"]
+    tcti = f"mssim:host=127.0.0.1,port={port}"
+    assert len(bytes.fromhex(run("tpm2_getrandom", "--hex", "8", "-T", tcti))) == 8
+    assert "sha256" in run("tpm2_pcrread", "sha256:16", "-T", tcti)
 
 
 # --- vtpmctl without a device ----------------------------------------------------------------------------------------
