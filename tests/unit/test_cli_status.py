@@ -131,6 +131,31 @@ def test_everything_about_an_instance_that_is_served(system, run):
     )
 
 
+def test_an_instance_without_a_device_is_shown_by_its_other_ways_in(system, run):
+    files = "/run/vtpm/vtpm0/fs"
+    others = {
+        "device": None,
+        "kernel_tpm": "/dev/tpm3",
+        "fuse": {"path": files, "openers": 2},
+        "listening": ["/run/vtpm/vtpm0/ctrl.sock", "tcp:127.0.0.1:2321"],
+        "connections": 4,
+    }
+    system.configure("vtpm0", "[device]\nenabled = false\n")
+    system.unit()
+    with system.daemon({**ANSWER, **others}):
+        result, out, err = run("status", "vtpm0")
+    assert (result, err) == (0, "")
+    assert "  device  " not in out
+    assert out.splitlines()[2:5] == [
+        "  kernel     /dev/tpm3",
+        f"  files      {files}: 2 openers",
+        "  sockets    /run/vtpm/vtpm0/ctrl.sock, tcp:127.0.0.1:2321: 4 connections",
+    ]
+    assert " - " in run("list")[1].splitlines()[1], "no device"
+    # down, there is nothing to miss either
+    assert "does not exist" not in run("status", "vtpm0")[1]
+
+
 def test_the_same_as_json(system, run):
     system.configure("vtpm0", '[device]\ngroup = "root"\nmode = "0666"\n')
     system.unit()
