@@ -29,8 +29,8 @@ env: .venv/.ready ## the development environment: .venv with the package, its ex
 	@touch $@
 	@echo "ready: $(BIN)/vtpmd, $(BIN)/vtpmctl, make test, make run"
 
-run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves them running
-	@tools/run-demo $(if $(KEEP),--keep)
+run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves them running, FRONTEND=unit|uml|fuse chooses
+	@FRONTEND=$(FRONTEND) tools/run-demo $(if $(KEEP),--keep)
 
 test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments)
 	@tools/need.sh test
