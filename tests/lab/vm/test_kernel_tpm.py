@@ -52,6 +52,10 @@ def test_the_host_gets_a_tpm_2_and_its_resource_manager(configure):
         assert file.read() == "2\n"
     with open(f"/sys/class/tpm/{os.path.basename(path)}/pcr-sha256/0", encoding="ascii") as file:
         assert len(bytes.fromhex(file.read())) == 32
+    # a client that looks for the host's TPM by itself
+    assert manager in run("systemd-cryptenroll", "--tpm2-device=list").stdout
+    sealed = run("systemd-creds", "encrypt", "--with-key=tpm2", "--name=lab", "-", "-", input="a secret of the lab").stdout
+    assert run("systemd-creds", "decrypt", "--name=lab", "-", "-", input=sealed).stdout == "a secret of the lab"
     systemctl("stop", "host")
     are_gone(path, manager, "/dev/tpm-by-instance/host", "/run/vtpm/host")
     assert show("host", "NFileDescriptorStore") == "0"
