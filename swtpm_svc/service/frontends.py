@@ -83,7 +83,7 @@ class Frontends:
 
         if fds or os.geteuid() == 0:
             owner, group = configuration.user_id(device.owner), configuration.group_id(device.group)
-            control_group = self._control_group_id()
+            control_group = self._group_id(self._config.control.group)
         else:
             # a user's own mount: nobody else may look at it, and he can give nothing away
             owner, group, control_group = os.geteuid(), os.getegid(), None
@@ -100,13 +100,6 @@ class Frontends:
             self._has_made_directory = fuse_mount.make_directory(config.directory)
         self._fuse = fuse
         fuse.open(config.directory, fds[-1] if fds else None)
-
-    def _control_group_id(self) -> Optional[int]:
-        try:
-            return configuration.group_id(self._config.control.group)
-        except VtpmError as error:
-            self._journal.error(error, level="warning")
-            return None
 
     def _listen(self, service: str, address: Optional[Address], group: str, passed: Descriptors) -> None:
         """Listen where the configuration says, on the socket of a predecessor where it is the same."""
@@ -125,14 +118,18 @@ class Frontends:
         if listener is None:
             self._notifier.park(parked, fd)
 
-    def _usable_group(self, name: str) -> Optional[int]:
-        """The group for a UNIX socket; None where the process cannot give it to it."""
+    def _group_id(self, name: str) -> Optional[int]:
+        """None where there is no such group: nobody is in it."""
         try:
-            gid = configuration.group_id(name)
+            return configuration.group_id(name)
         except VtpmError as error:
             self._journal.error(error, level="warning")
             return None
-        if os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
+
+    def _usable_group(self, name: str) -> Optional[int]:
+        """The group for a UNIX socket; None where the process cannot give it to it."""
+        gid = self._group_id(name)
+        if gid is None or os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
             return gid
         self._journal.error(
             VtpmError(
