@@ -18,6 +18,7 @@ base_pkgs+=,policycoreutils,selinux-policy-default,selinux-utils,semodule-utils,
 base_pkgs+=,fuse3
 # tcti libraries, by the name of each suite
 t64=t64; [ "$SUITE" != bookworm ] || t64=''
+[ "$SUITE" = bookworm ] || base_pkgs+=,systemd-cryptsetup   # systemd-cryptenroll, a package of its own
 for tcti in device swtpm mssim; do base_pkgs+=,libtss2-tcti-${tcti}0$t64; done
 # added in the build root only
 build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev pkgconf selinux-policy-dev checkpolicy"
