@@ -94,6 +94,14 @@ CAPABILITIES = {
 }
 
 
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # how long an example may take says something about the load of the machine only
+    settings.register_profile("any-machine", deadline=None)
+    settings.load_profile("any-machine")
+
+
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
