@@ -3,6 +3,7 @@
 A daemon's answer is shown as far as it is understood, and never trusted to be printable.
 """
 
+import re
 import time
 from typing import Any, Optional
 
@@ -83,6 +84,8 @@ def status_values(status: Status) -> "dict[str, Any]":
         "unit": {"name": status.unit.name, "properties": status.unit.properties, "reason": status.unit.reason or None},
         "device": _node_values(status.node) if status.node else None,
         "daemon": status.daemon,
+        "installed": status.installed,
+        "restart_pending": status.restart_pending,
         "files": status.files._asdict() if status.files else None,
         "problems": [error_values(problem) for problem in status.problems],
     }
@@ -102,6 +105,7 @@ def status_text(status: Status) -> str:
     lines += _tpm_lines(status, _table(daemon, "tpm"))
     lines += _state_lines(status, _table(daemon, "state"))
     lines += _daemon_lines(daemon)
+    lines += _installed_lines(status)
     lines += [_row("problem", problem.message) + _remedy(problem) for problem in status.problems]
     return "\n".join(lines)
 
@@ -197,6 +201,19 @@ def _daemon_lines(daemon: "dict[str, Any]") -> "list[str]":
     if last:
         lines.append(_row("last error", clean(f"{_moment(last.get('time'))} {last.get('code')}: {last.get('message')}")))
     return lines
+
+
+def _installed_lines(status: Status) -> "list[str]":
+    """Only where it is news: what an upgrade has installed and the daemon does not run yet."""
+    if not status.restart_pending or status.running is None:
+        return []
+    kind = "a newer version" if _numbers(status.installed) > _numbers(status.running) else "another version"
+    text = f"{status.installed}, {kind} than the one that runs: systemctl restart {status.unit.name} takes it over"
+    return [_row("installed", clean(text))]
+
+
+def _numbers(version: str) -> "list[int]":
+    return [int(number) for number in re.findall(r"[0-9]{1,9}", version)]
 
 
 def _opener_text(opener: Any) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import time
 from typing import Any, NamedTuple, Optional
 
+import swtpm_svc
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
@@ -64,7 +65,7 @@ class StateFiles(NamedTuple):
 class Status(NamedTuple):
     """`daemon` is the status socket's answer, None without one; `files` is None when they may not be looked at.
 
-    `node` is None where the instance is to have no device.
+    `node` is None where the instance is to have no device. `installed` is the version that a restart would run.
     """
 
     instance: str
@@ -74,6 +75,18 @@ class Status(NamedTuple):
     daemon: "Optional[dict[str, Any]]"
     files: Optional[StateFiles]
     problems: "list[VtpmError]"
+    installed: str
+
+    @property
+    def running(self) -> Optional[str]:
+        """The daemon's version, None where none answers or it does not say."""
+        version = (self.daemon or {}).get("version")
+        return version if isinstance(version, str) else None
+
+    @property
+    def restart_pending(self) -> bool:
+        """An upgrade leaves daemons running, so the one that runs may not be the one that is installed."""
+        return self.running not in (None, self.installed)
 
 
 def gather(instance: str, places: Places) -> Status:
@@ -102,7 +115,7 @@ def gather(instance: str, places: Places) -> Status:
     node = look_at_node(path, places) if path is not None else None
     if node is not None:
         problems += _node_problems(node, loaded, is_up=daemon is not None)
-    return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems)
+    return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems, swtpm_svc.__version__)
 
 
 def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import swtpm_svc
 from swtpm_svc.cli import inventory, render, status, vtpmctl
 from swtpm_svc.cli.status import Node, Places, StateFiles, Status, Unit
 from swtpm_svc.errors import Code, VtpmError
@@ -24,7 +25,7 @@ from swtpm_svc.service import config
 
 ANSWER: "dict[str, Any]" = {
     "instance": "vtpm0",
-    "version": "0.1.0",
+    "version": swtpm_svc.__version__,
     "pid": 812,
     "tpm": {"version": "2.0", "power": "running", "locality": 0, "buffer_size": 4096, "pcr_banks": ["sha1", "sha256"]},
     "device": {"path": "/dev/null", "major": 1, "minor": 3},
@@ -125,7 +126,8 @@ def test_everything_about_an_instance_that_is_served(system, run):
         "  TPM        2.0, power running, locality 0, buffer 4096 bytes\n"
         "  PCR banks  sha1, sha256\n"
         "  state      /var/lib/vtpm/vtpm0: permall 5821 bytes, generation of 2023-11-14 22:13:20\n"
-        "  daemon     vtpmd 0.1.0, process 812, since 2023-11-14 22:13:20, 17 commands, 2 restarts unseen by clients\n"
+        f"  daemon     vtpmd {swtpm_svc.__version__}, process 812, since 2023-11-14 22:13:20, "
+        "17 commands, 2 restarts unseen by clients\n"
         "  openers    process 900 of root (a response waits), process 901 of 4242, and 1 more\n"
         "  last error 2023-11-14 22:13:21 state-full: no room\n"
     )
@@ -177,6 +179,46 @@ def test_the_same_as_json(system, run):
     }
     assert found["config"]["device"]["mode"] == "0666"
     assert found["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "running", "line"),
+    [
+        (
+            "0.10.0",
+            "0.9.1",
+            "  installed  0.10.0, a newer version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+        ),
+        (
+            "0.1.0",
+            "0.2.0",
+            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+        ),
+        ("0.1.0", "0.1.0", None),
+        (
+            "0.1.0",
+            "\x1b[31m",
+            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+        ),
+        ("0.1.0", ["0.2.0"], None),
+    ],
+)
+def test_a_version_that_is_installed_but_does_not_run_yet(system, run, monkeypatch, installed, running, line):
+    monkeypatch.setattr("swtpm_svc.__version__", installed)
+    system.configure("vtpm0", '[device]\ngroup = "root"\nmode = "0666"\n')
+    system.unit()
+    with system.daemon({**ANSWER, "version": running}):
+        result, out, _ = run("status", "vtpm0")
+        found = json.loads(run("status", "vtpm0", "--json")[1])
+    assert result == 0, "a restart that is still to be done is no fault"
+    assert [text for text in out.splitlines() if text.startswith("  installed")] == ([line] if line else [])
+    assert (found["installed"], found["restart_pending"]) == (installed, line is not None)
+
+
+def test_a_daemon_that_is_down_has_no_restart_to_wait_for(system, run):
+    system.configure("vtpm0")
+    system.unit(ActiveState="inactive", SubState="dead")
+    assert json.loads(run("status", "vtpm0", "--json")[1])["restart_pending"] is False
 
 
 def test_a_node_that_udev_has_not_dressed(system, run):
@@ -309,7 +351,20 @@ def test_control_characters_do_not_reach_the_terminal(system, run):
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    ["tpm", "device", "path", "state", "bytes", "openers", "opener_count", "last_error", "pid", "uid", "started"]
+                    [
+                        "tpm",
+                        "device",
+                        "path",
+                        "state",
+                        "bytes",
+                        "openers",
+                        "opener_count",
+                        "last_error",
+                        "pid",
+                        "uid",
+                        "started",
+                        "version",
+                    ]
                 )
                 | st.text(max_size=5),
                 inner,
@@ -322,7 +377,7 @@ def test_control_characters_do_not_reach_the_terminal(system, run):
 def test_any_answer_can_be_shown(answer):
     daemon = answer if isinstance(answer, dict) else {"tpm": answer, "state": answer, "openers": answer, "last_error": answer}
     node = Node(status._device_path("vtpm0", None, daemon), exists=False, served=False)
-    shown = Status("vtpm0", None, Unit("vtpm@vtpm0.service", None, "x"), node, daemon, StateFiles({}, None), [])
+    shown = Status("vtpm0", None, Unit("vtpm@vtpm0.service", None, "x"), node, daemon, StateFiles({}, None), [], "0.1.0")
     assert all(line.isprintable() for line in render.status_text(shown).splitlines())
     json.dumps(render.status_values(shown))
 
