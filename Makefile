@@ -13,10 +13,10 @@ ARGS    ?=
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench fuzz install clean distclean help
+.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench fuzz install rpm clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -77,6 +77,10 @@ install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package,
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
 	@for file in packaging/completion/* packaging/completions/*; do [ ! -f "$$file" ] || \
 	  install -D -m 644 "$$file" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$(basename "$$file" .bash)" || exit; done
+
+rpm: ## build/rpm: source and binary RPMs, built in the lab's build root (SUITE as for lab-vm)
+	@tools/need.sh vm
+	@tests/lab/rpm-build.sh build/rpm
 
 clean: ## remove what builds and tests leave (not .venv, nor the lab's images)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swtpm_svc/tpm/_libtpms*.so swtpm_svc/tpm/_libtpms.c

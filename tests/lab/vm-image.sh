@@ -16,7 +16,7 @@ esac
 
 mkdir -p "$image_dir"
 exec 9>"$LAB_CACHE/lock"; flock 9   # two runs at once make it once
-inputs=$(cat "$here/vm-suite.sh" "$here/vm-image.sh" "$here"/guest/lab* "$here"/policy/* | sha256sum)
+inputs=$(cat "$here/vm-suite.sh" "$here/vm-image.sh" "$here"/guest/lab* "$here"/policy/* "$here"/rpm/{dress.sh,names} | sha256sum)
 if [ -f "$image_dir/root.img" ] && [ "$inputs" = "$(cat "$image_dir/inputs" 2>/dev/null)" ]; then
   say "image of $SUITE: as it is"
   exit 0
@@ -48,6 +48,7 @@ apt_lines | sed 's,signed-by=[^]]*,signed-by=/etc/apt/lab.gpg,' >"$build/etc/apt
 printf '%s\n' 'Acquire::Check-Valid-Until "false";' 'APT::Install-Recommends "false";' 'Dpkg::Options {"--force-unsafe-io"; };' \
   'APT::Sandbox::User "root";' >"$build/etc/apt/apt.conf.d/99lab"
 in_build_root bash -ec "export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q -y install $build_pkgs; apt-get clean" >>"$log" 2>&1
+"$here/rpm/dress.sh" "$build" >>"$log" 2>&1
 
 say "kernel"
 for deb in "$image_dir"/kernel/*.deb; do dpkg-deb -x "$deb" "$image_dir/kernel/x"; done
@@ -76,6 +77,7 @@ echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 chroot "$root" passwd -d root >/dev/null
 for person in lab-member lab-operator lab-outsider; do chroot "$root" useradd --no-create-home --home-dir /tmp --shell /bin/bash --user-group $person; done
 rm -f "$root"/var/cache/apt/*.bin "$root"/.autorelabel
+"$here/rpm/dress.sh" "$root" >>"$log" 2>&1
 
 say "SELinux"
 # over 300 modules would make each load of the policy in the guest five times slower

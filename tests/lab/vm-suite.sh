@@ -15,13 +15,14 @@ base_pkgs=systemd,systemd-sysv,udev,dbus,kmod,mount,procps,passwd,e2fsprogs,util
 base_pkgs+=,python3,python3-cffi-backend,python3-systemd,python3-pyfuse3,python3-pytest
 base_pkgs+=,libtpms0,tpm2-tools,tpm-tools,trousers,swtpm,swtpm-tools
 base_pkgs+=,policycoreutils,selinux-policy-default,selinux-utils,semodule-utils,auditd
-base_pkgs+=,fuse3
+base_pkgs+=,fuse3,rpm,dnf
 # tcti libraries, by the name of each suite
 t64=t64; [ "$SUITE" != bookworm ] || t64=''
 [ "$SUITE" = bookworm ] || base_pkgs+=,systemd-cryptsetup   # systemd-cryptenroll, a package of its own
 for tcti in device swtpm mssim; do base_pkgs+=,libtss2-tcti-${tcti}0$t64; done
 # added in the build root only
 build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev pkgconf selinux-policy-dev checkpolicy"
+build_pkgs+=" python3-packaging python3-hypothesis rpmlint createrepo-c file"
 
 say() { echo "== $SECONDS s: $*"; }
 
