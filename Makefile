@@ -13,10 +13,10 @@ ARGS    ?=
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-shell bench fuzz install rpm clean distclean help
+.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -43,7 +43,7 @@ lint: env ## ruff, mypy --strict, shellcheck
 	$(BIN)/mypy
 	shellcheck -x $(SCRIPTS)
 
-lab: lab-qemu lab-uml lab-vm ## all labs
+lab: lab-qemu lab-uml lab-vm lab-rpm ## all labs
 
 lab-qemu: env ## tests/lab/qemu: guests of QEMU and libvirt with our TPMs, migration (no KVM needed)
 	@tools/need.sh qemu
@@ -56,6 +56,10 @@ lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
 lab-vm: ## tests/lab/vm in a QEMU machine with systemd (SUITE=trixie: Debian 13 instead of 12)
 	@tools/need.sh vm
 	@tests/lab/vm.sh -t 1800 python3 -m pytest -p no:cacheprovider tests/lab/vm $(ARGS)
+
+lab-rpm: ## the RPM in a QEMU machine: dnf install, upgrade under load, remove, a reboot (SUITE as for lab-vm)
+	@tools/need.sh vm
+	@tests/lab/rpm.sh $(ARGS)
 
 lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 	@tools/need.sh $(LAB)

@@ -29,9 +29,9 @@ class Client:
 class Load(threading.Thread):
     """A client in a loop on one open file. `errors` are the errnos that it met: it goes on after each."""
 
-    def __init__(self, device, command):
+    def __init__(self, device, command, pause_s=0):
         super().__init__(daemon=True)
-        self.client, self.command = Client(device), command
+        self.client, self.command, self.pause_s = Client(device), command, pause_s
         self.answered, self.errors, self.wrong = 0, [], []
         self.done = False
 
@@ -46,6 +46,7 @@ class Load(threading.Thread):
                 self.answered += 1
             else:
                 self.wrong.append(response)
+            time.sleep(self.pause_s)
 
     def proceeds(self):
         before = self.answered

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm.sh [-t SECONDS] [-o RESULTS] [-k CMDLINE] COMMAND ARGUMENT... : run one command in the QEMU lab
+# vm.sh [-t SECONDS] [-o RESULTS] [-k CMDLINE] [-r FOLDER] [-d DISK] COMMAND ARGUMENT... : run one command in the QEMU lab
 #
 # A machine with Debian's kernel, systemd as process 1, udev and SELinux boots in software (no KVM needed) from an image that
 # is made once and kept. The project is installed there by `make install`, then COMMAND runs as root in a folder that holds
@@ -8,6 +8,8 @@
 #   -t SECONDS  limit from the boot on (default 600, none for the shell); exit status 124 when it is reached
 #   -o RESULTS  folder for the files of $LAB_RESULTS, the journal, audit.log and the console's text
 #   -k CMDLINE  more for the kernel's command line
+#   -r FOLDER   instead of `make install`: dnf knows the repositories FOLDER/current and, disabled, FOLDER/previous
+#   -d DISK     boot this copy of the image, made if it is missing, and keep what changes on it: for a test over a reboot
 # Accounts: root, vtpm, lab-member (group vtpm), lab-operator (groups vtpm and vtpm-admin), lab-outsider (neither).
 # Variables: SUITE (bookworm, trixie, sid), LAB_SELINUX=enforcing (default permissive), LAB_CACHE, LAB_ENV (names of variables to hand
 # on), MEM (MiB), SMP, ACCEL, BOOT_LIMIT (seconds until the machine must have spoken; it is then started again, twice).
@@ -16,9 +18,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lab/vm-suite.sh
 . "$here/vm-suite.sh"
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
-limit=600 results='' extra='' mode=command
-while getopts t:o:k:h option; do
-  case $option in t) limit=$OPTARG;; o) results=$OPTARG;; k) extra=$OPTARG;; h) usage; exit 0;; *) usage >&2; exit 64;; esac
+limit=600 results='' extra='' mode=command repositories='' disk=''
+while getopts t:o:k:r:d:h option; do
+  case $option in t) limit=$OPTARG;; o) results=$OPTARG;; k) extra=$OPTARG;; r) repositories=$OPTARG;; d) disk=$OPTARG;; h) usage; exit 0;; *) usage >&2; exit 64;; esac
 done
 shift $((OPTIND - 1))
 if [ $# = 0 ]; then
@@ -41,7 +43,7 @@ payload=$image_dir/payload
 sources=$(cd "$project" && find swtpm_svc packaging etc docs/man tools Makefile pyproject.toml setup.py -type f \
   ! -name '*.py[co]' ! -name '*.so' ! -name '*.o' ! -name _libtpms.c -print0 2>/dev/null | sort -z | xargs -0 sha256sum | sha256sum)
 exec 9>"$LAB_CACHE/lock"; flock 9
-if [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat "$payload.sources" 2>/dev/null)" ]; then
+if [ -z "$repositories" ] && { [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat "$payload.sources" 2>/dev/null)" ]; }; then
   say "make install in the build root" >&2
   rm -rf "$payload"; mkdir -p "$payload"
   in_build_root -b "$project:/mnt/project" -b "$payload:/mnt/out" \
@@ -51,7 +53,13 @@ if [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat "$payload.sources" 2>/dev/n
   echo "$sources" >"$payload.sources"
 fi
 mkdir "$scratch/in"
-cp "$payload.tar" "$here/guest/run.sh" "$here/guest/install.sh" "$scratch/in/"
+cp "$here/guest/run.sh" "$scratch/in/"
+if [ -n "$repositories" ]; then
+  tar -C "$repositories" --owner=0 --group=0 -cf "$scratch/in/repositories.tar" .
+  cp "$here/guest/repositories.sh" "$scratch/in/install.sh"
+else
+  cp "$payload.tar" "$here/guest/install.sh" "$scratch/in/"
+fi
 exec 9>&-
 tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" tests tools etc pyproject.toml
 { printf 'MODE=%q SHELL_TERM=%q\n' "$mode" "${TERM:-vt100}"
@@ -61,13 +69,18 @@ tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/pro
 tar -C "$scratch/in" -cf "$scratch/in.tar" .; truncate -s %1M "$scratch/in.tar"
 truncate -s 64M "$scratch/out.tar"
 
+drive="file=$image_dir/root.img,snapshot=on"
+if [ -n "$disk" ]; then
+  [ -f "$disk" ] || cp --sparse=always "$image_dir/root.img" "$disk"
+  drive="file=$disk"
+fi
 selinux=0; [ "${LAB_SELINUX:-permissive}" != enforcing ] || selinux=1
 # root is the only NVMe disk: newer kernels number several of them in any order
 # shellcheck disable=SC2054
 qemu=(qemu-system-x86_64 -machine q35 -accel "${ACCEL:-tcg,thread=multi}" -cpu max -smp "${SMP:-2}" -m "${MEM:-1536}"
   -nodefaults -display none -no-reboot -monitor none -kernel "$image_dir/vmlinuz"
   -append "console=ttyS0 root=/dev/nvme0n1 rootfstype=ext4 rw lsm=lockdown,yama,integrity,selinux enforcing=$selinux mitigations=off nokaslr tsc=reliable audit=1 audit_backlog_limit=8192 panic=-1 quiet systemd.firstboot=0 systemd.show_status=0 lab.mode=$mode $extra"
-  -drive "file=$image_dir/root.img,if=none,id=d0,format=raw,snapshot=on,cache=unsafe" -device nvme,drive=d0,serial=root
+  -drive "$drive,if=none,id=d0,format=raw,cache=unsafe" -device nvme,drive=d0,serial=root
   -drive "file=$scratch/in.tar,if=none,id=d1,format=raw,readonly=on" -device virtio-blk-pci,drive=d1,serial=in
   -drive "file=$scratch/out.tar,if=none,id=d2,format=raw,cache=unsafe" -device virtio-blk-pci,drive=d2,serial=out
   -device virtio-rng-pci)

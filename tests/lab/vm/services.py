@@ -7,9 +7,9 @@ import subprocess
 SYSTEMD = int(subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
 
 
-def run(*words, user=None, expect=0, **kw):
+def run(*words, user=None, expect=0, timeout=90, **kw):
     prefix = ["runuser", "-u", user, "--"] if user else []
-    done = subprocess.run([*prefix, *words], capture_output=True, text=True, timeout=90, check=False, **kw)
+    done = subprocess.run([*prefix, *words], capture_output=True, text=True, timeout=timeout, check=False, **kw)
     if expect is not None:
         assert done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
     return done
