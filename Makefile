@@ -8,6 +8,8 @@ LAB     ?= uml
 # how long `make fuzz` looks at each target
 SECONDS ?= 600
 FUZZ    := control data mssim cuse
+# where `make selinux` builds
+SELINUX ?= build/selinux
 # for pytest, as in: make test ARGS='-k cuse -x'
 ARGS    ?=
 
@@ -16,7 +18,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm clean distclean help
+.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -85,6 +87,14 @@ install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package,
 rpm: ## build/rpm: source and binary RPMs, built in the lab's build root (SUITE as for lab-vm)
 	@tools/need.sh vm
 	@tests/lab/rpm-build.sh build/rpm
+
+selinux: ## the SELinux policy module, build/selinux/vtpm.pp, which may allow no more than packaging/swtpm.allowed lists
+	@tools/need.sh selinux
+	@mkdir -p "$(SELINUX)"
+	@for part in te fc if; do cp "packaging/swtpm.$$part" "$(SELINUX)/vtpm.$$part" || exit; done
+	@$(MAKE) -s -C "$(SELINUX)" -f /usr/share/selinux/devel/Makefile vtpm.pp
+	@/usr/libexec/selinux/hll/pp "$(SELINUX)/vtpm.pp" "$(SELINUX)/vtpm.cil"
+	@$(PYTHON) tools/selinux_allowed.py "$(SELINUX)/vtpm.cil" packaging/swtpm.allowed
 
 clean: ## remove what builds and tests leave (not .venv, nor the lab's images)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swtpm_svc/tpm/_libtpms*.so swtpm_svc/tpm/_libtpms.c

@@ -137,6 +137,23 @@ class VtpmError(Exception):
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
 
 
+def selinux_remedy(error: BaseException, enforce_path: str = "/sys/fs/selinux/enforce") -> Optional[str]:
+    """What to try when the kernel said EACCES, here or below, on a machine where SELinux can be the reason."""
+    cause: Optional[BaseException] = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+            break
+        cause = cause.__cause__ or cause.__context__
+    else:
+        return None
+    try:
+        with open(enforce_path, "rb") as file:
+            enforcing = file.read(1) == b"1"
+    except OSError:
+        return None
+    return "permission denied by SELinux? try: ausearch -m avc -ts recent -c vtpmd" if enforcing else None
+
+
 def internal(doing: str, error: BaseException) -> VtpmError:
     """A fault of this program as an error: what it was doing, and in which line, for a bug report."""
     trace, place = error.__traceback__, ""

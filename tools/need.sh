@@ -3,6 +3,7 @@
 #   build    the development environment      install  `make install`
 #   test     peers that the tests talk to     lint     what `make lint` runs beside Python's tools
 #   qemu, uml, vm  the labs                   demo     `make run`
+#   selinux  `make selinux`
 # On Debian and its like, as root, what is missing is installed; else it says what to install and exits with 69.
 # Where the packages have other names nothing is checked but that the essential commands are there.
 set -euo pipefail
@@ -16,6 +17,7 @@ packages_of() {
     qemu) echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients;;
     uml) echo user-mode-linux systemd udev iproute2 kmod util-linux qemu-system-x86;;
     vm) echo mmdebstrap qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
+    selinux) echo make python3 selinux-policy-dev checkpolicy policycoreutils semodule-utils;;
     demo) echo tpm2-tools libtss2-tcti-device0 swtpm-tools systemd udev util-linux fuse3;;
     *) echo "need.sh: no group $1" >&2; exit 64;;
   esac
@@ -24,6 +26,7 @@ commands_of() { # what stands for the packages where their names are unknown
   case $1 in
     build | install) echo make gcc pkg-config;; test) echo swtpm_ioctl tpm2_getrandom;; lint) echo shellcheck;;
     qemu) echo qemu-system-x86_64 qemu-img busybox virsh;; uml) echo linux.uml;; vm) echo mmdebstrap qemu-system-x86_64;; demo) echo tpm2_getrandom;;
+    selinux) echo make checkmodule semodule_package;;
   esac
 }
 

@@ -16,6 +16,7 @@ REPORTS = {
     "list": ("list the instances", None, ""),
     "status": ("show what is known about an instance", "NAME", "an instance, see vtpmctl list"),
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
+    "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
 }
 
 
@@ -29,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: "list[str]") -> argparse.Namespace:
-    """The namespace has `command`, `json`, `name` (but for list), and the operation's own arguments by name.
+    """The namespace has `command`, `json`, `name` (but for list; None: left out), and the operation's own arguments by name.
 
     Raises:
         VtpmError USAGE: the command line is wrong.
@@ -51,7 +52,8 @@ def _parser() -> _Parser:
     for name, (help_text, placeholder, argument_help) in REPORTS.items():
         command = _command(commands, name, help_text)
         if placeholder:
-            command.add_argument("name", metavar=placeholder, help=argument_help)
+            optional = placeholder.startswith("[")
+            command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
     for name, operation in OPERATIONS.items():
         command = _command(commands, name, operation.help)
         command.add_argument("name", metavar="NAME", help=TARGET)

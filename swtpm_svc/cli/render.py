@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any, Optional
 
+from swtpm_svc.cli.doctor import Finding
 from swtpm_svc.cli.inventory import Entry
 from swtpm_svc.cli.status import Node, Status, Unit, describe_access, user_name
 from swtpm_svc.errors import VtpmError
@@ -74,6 +75,27 @@ def list_text(entries: "list[Entry]") -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [entry.error.report(entry.instance) for entry in entries if entry.error]
+    return "\n".join(lines)
+
+
+def doctor_values(findings: "list[Finding]") -> "list[dict[str, Any]]":
+    return [
+        {
+            "verdict": finding.verdict,
+            "check": finding.check,
+            "text": finding.text,
+            "remedy": finding.problem.remedy if finding.problem else None,
+        }
+        for finding in findings
+    ]
+
+
+def doctor_text(findings: "list[Finding]") -> str:
+    lines = []
+    for finding in findings:
+        lines.append(clean(f"{finding.verdict:<4}  {finding.check}: {finding.text}"))
+        if finding.problem is not None and finding.problem.remedy:
+            lines.append(clean(f"        remedy: {finding.problem.remedy}"))
     return "\n".join(lines)
 
 

@@ -67,6 +67,13 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         values = {"path": loaded.path, "config": render.config_values(loaded), "notes": notes}
         _print(options, render.config_text(loaded, notes), values)
         return 0
+    if options.command == "doctor":
+        from swtpm_svc.cli import doctor
+
+        findings = doctor.examine(options.name, places)
+        _print(options, render.doctor_text(findings), render.doctor_values(findings))
+        failed = (one.problem for one in findings if one.verdict == doctor.FAIL and one.problem is not None)
+        return next((problem.fault.exit_status for problem in failed), 0)
     return _operate(options, places)
 
 

@@ -29,6 +29,7 @@ from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import Privileges, find_account
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
 from swtpm_svc.state.store import Store
+from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Power, Tpm
@@ -88,6 +89,8 @@ class Daemon:
         Raises:
             VtpmError: it could not start.
         """
+        if self._notifier.active:
+            libtpms.hide_process()  # systemd before 253: hidden already, since it was root
         self._loop.on_fault = lambda error: self._events.failed(internal("while serving", error))
         passed = passed_descriptors()
         park = self._device.adopt(passed)

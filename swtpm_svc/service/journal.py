@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Optional
 
-from swtpm_svc.errors import VtpmError
+from swtpm_svc.errors import VtpmError, selinux_remedy
 
 #: syslog(3)
 LEVELS = {"error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
@@ -64,5 +64,6 @@ class Journal:
 
     def error(self, error: VtpmError, *, level: str = "error", **fields: object) -> None:
         """A failure, with its remedy."""
-        message = f"{error.message}; remedy: {error.remedy}" if error.remedy else error.message
+        remedy = "; ".join(part for part in (error.remedy, selinux_remedy(error)) if part)
+        message = f"{error.message}; remedy: {remedy}" if remedy else error.message
         self.log(level, message, message_id=error.fault.message_id, VTPM_ERROR=error.code.value, **fields)

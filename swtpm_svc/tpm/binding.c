@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -114,6 +115,12 @@ static void vtpm_free_info(char *info)
 static int vtpm_has_profiles(void)
 {
     return TPMLIB_SetProfile != NULL;
+}
+
+/* Root's from here on are /proc/PID and what is read there, such as the memory and the directories of the process. */
+static void vtpm_hide_process(void)
+{
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
 /* --- plain commands on a stream socket ---------------------------------------------------------------------------- */

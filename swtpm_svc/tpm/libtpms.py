@@ -296,3 +296,8 @@ def reset_established() -> int:
 def has_profiles() -> bool:
     """libtpms >= 0.10: a TPM 2.0 can be made with a profile."""
     return bool(lib.vtpm_has_profiles())
+
+
+def hide_process() -> None:
+    """Processes of the same user, such as other TPMs, no longer reach this one through /proc (proc(5), "dumpable")."""
+    lib.vtpm_hide_process()

@@ -49,6 +49,11 @@ if [ -z "$repositories" ] && { [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat
   in_build_root -b "$project:/mnt/project" -b "$payload:/mnt/out" \
     make -s -C /mnt/project install DESTDIR=/mnt/out PREFIX=/usr PYTHON=/usr/bin/python3 >"$payload.log" 2>&1 ||
     { tail -n 30 "$payload.log" >&2; echo "vm.sh: make install failed" >&2; exit 125; }
+  say "make selinux in the build root" >&2
+  rm -rf "$payload.selinux"; mkdir -p "$payload.selinux"
+  in_build_root -b "$project:/mnt/project" -b "$payload.selinux:/mnt/selinux" \
+    make -s -C /mnt/project selinux SELINUX=/mnt/selinux PYTHON=/usr/bin/python3 >"$payload.log" 2>&1 ||
+    { tail -n 30 "$payload.log" >&2; echo "vm.sh: make selinux failed" >&2; exit 125; }
   tar -C "$payload" --owner=0 --group=0 -cf "$payload.tar" .
   echo "$sources" >"$payload.sources"
 fi
@@ -58,10 +63,10 @@ if [ -n "$repositories" ]; then
   tar -C "$repositories" --owner=0 --group=0 -cf "$scratch/in/repositories.tar" .
   cp "$here/guest/repositories.sh" "$scratch/in/install.sh"
 else
-  cp "$payload.tar" "$here/guest/install.sh" "$scratch/in/"
+  cp "$payload.tar" "$payload.selinux/vtpm.pp" "$here/guest/install.sh" "$scratch/in/"
 fi
 exec 9>&-
-tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" tests tools etc pyproject.toml
+tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" tests tools etc docs pyproject.toml
 { printf 'MODE=%q SHELL_TERM=%q\n' "$mode" "${TERM:-vt100}"
   if [ "$mode" = shell ]; then read -r rows columns < <(stty size); printf 'ROWS=%q COLUMNS=%q\n' "$rows" "$columns"; fi
   for variable in CI ${LAB_ENV:-}; do [ -z "${!variable+x}" ] || printf 'export %s=%q\n' "$variable" "${!variable}"; done; } >"$scratch/in/settings"

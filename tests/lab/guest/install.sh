@@ -8,7 +8,9 @@ systemd-sysusers vtpm.conf
 sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' -e 's/:,/:/' /etc/group
 systemd-tmpfiles --create vtpm.conf
 journalctl --update-catalog
-if selinuxenabled; then tar -tf payload.tar | sed 's,^\.,,' | restorecon -i -f - ; fi
+semodule -i vtpm.pp
+tar -tf payload.tar | sed 's,^\.,,' | restorecon -i -f -
+restorecon -R /run/vtpm /dev/cuse
 udevadm control --reload
 systemctl daemon-reload
 mkdir -p project; tar -C project -xf project.tar

@@ -1,0 +1,228 @@
+"""SELinux: what the other tests in the machine did was denied nothing, and what our domains must not do is denied.
+
+The file's name puts it behind the others. Its first test reads what they left in the audit log; the later ones cause
+denials on purpose.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from services import run, show, systemctl
+
+pytestmark = pytest.mark.needs("systemd", "root", "accounts")
+
+SELINUX_FS = Path("/sys/fs/selinux")
+OURS = re.compile(r":vtpm(?:_\w+)?_t:")
+DAEMON = "system_u:system_r:vtpm_t:s0"
+ATTACH = "system_u:system_r:vtpm_attach_t:s0"
+
+
+def denials():
+    """AVC, USER_AVC and SELINUX_ERR records of the audit log that name a type of ours."""
+    kinds = re.compile(r"type=(AVC|USER_AVC|SELINUX_ERR) ")
+    with open("/var/log/audit/audit.log", encoding="utf-8", errors="replace") as file:
+        return [line for line in file if kinds.search(line) and OURS.search(line) and not re.search(r"avc:\s+granted", line)]
+
+
+def test_nothing_was_denied_to_or_by_our_domains():
+    assert denials() == []
+    assert os.path.getsize("/var/log/audit/audit.log") > 10_000, "there is a log"
+
+
+def test_everything_runs_in_its_domain_and_has_its_label(both):
+    for name in both:
+        with open(f"/proc/{show(name, 'MainPID')}/attr/current", encoding="ascii") as file:
+            assert file.read().rstrip("\0\n") == DAEMON
+    labels = {
+        "/usr/libexec/vtpm/vtpmd": "vtpm_exec_t",
+        "/usr/libexec/vtpm/vtpm-attach": "vtpm_attach_exec_t",
+        "/usr/lib/systemd/system/vtpm@.service": "vtpm_unit_file_t",
+        "/etc/vtpm.d/vtpm0.toml": "vtpm_etc_t",
+        "/var/lib/vtpm/vtpm1/tpm2-00.permall": "vtpm_var_lib_t",
+        "/run/vtpm/vtpm1/ctrl.sock": "vtpm_runtime_t",
+        "/run/vtpm/vtpm1/status": "vtpm_runtime_t",
+        "/dev/cuse": "vtpm_cuse_device_t",
+        "/dev/vtpm0": "vtpm_device_t",
+        "/dev/vtpmx": "vtpm_proxy_device_t",
+    }
+    found = {path: os.getxattr(path, "security.selinux").decode().split(":")[2] for path in labels}
+    assert found == labels
+
+
+# --- what the daemon may not do ----------------------------------------------------------------------------------------
+
+#: A process in the daemon's domain (root's at first: type enforcement is asked, not the file's mode) that tries to open files.
+TRY = """
+import os, sys
+domain, user, *paths = sys.argv[1:]
+if user != "root":
+    import pwd
+    entry = pwd.getpwnam(user)
+    os.setgroups([]); os.setresgid(*[entry.pw_gid] * 3); os.setresuid(*[entry.pw_uid] * 3)
+with open("/proc/self/attr/current", "w") as file:
+    file.write(domain)
+for path in paths:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        print("opened")
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def try_to_open(*paths, domain=DAEMON, user="root", namespace_of=None):
+    enter = ["nsenter", f"--mount=/proc/{namespace_of}/ns/mnt"] if namespace_of else []
+    return run(*enter, sys.executable, "-IB", "-c", TRY, domain, user, *paths).stdout.splitlines()
+
+
+@pytest.fixture
+def enforcing():
+    if (SELINUX_FS / "enforce").read_text() != "1":
+        pytest.skip("SELinux is not enforcing: LAB_SELINUX=enforcing")
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_our_domains_cannot_read_the_passwords():
+    before = len(denials())
+    assert try_to_open("/etc/shadow", "/etc/passwd") == ["Permission denied", "opened"]
+    assert try_to_open("/etc/shadow", "/etc/passwd", domain=ATTACH) == ["Permission denied", "opened"]
+    assert len(denials()) > before, "the first test here would have seen a denial"
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_an_instance_has_its_own_state_and_no_other_s(both):
+    own, other = (int(show(name, "MainPID")) for name in both)
+    paths = [
+        "/var/lib/vtpm/vtpm0/tpm-00.permall",
+        "/var/lib/vtpm/vtpm1/tpm2-00.permall",
+        "/run/vtpm/vtpm1/status",
+        f"/proc/{other}/root/var/lib/vtpm/vtpm1/tpm2-00.permall",
+        f"/proc/{other}/mem",
+        f"/proc/{other}/environ",
+    ]
+    found = try_to_open(*paths, user="vtpm", namespace_of=own)
+    assert found[:3] == ["opened", "No such file or directory", "No such file or directory"]
+    # ProtectProc= of the unit hides the process, or it is there and cannot be looked into
+    assert set(found[3:]) <= {"No such file or directory", "Permission denied"}
+    assert try_to_open(paths[1], user="vtpm") == ["opened"], "outside of the namespace it is there for the same user and domain"
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_the_daemon_executes_nothing_and_makes_no_tcp_socket():
+    code = """
+import os, socket, sys
+with open("/proc/self/attr/current", "w") as file:
+    file.write(sys.argv[1])
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+except OSError as error:
+    print(error.strerror)
+try:
+    os.execv("/bin/true", ["true"])
+except OSError as error:
+    print(error.strerror)
+"""
+    assert run(sys.executable, "-IB", "-c", code, DAEMON).stdout.splitlines() == ["Permission denied"] * 2
+
+
+# --- what the loaded policy says, attributes of others' rules included -------------------------------------------------
+
+CHANGES = ("append", "create", "link", "relabelto", "rename", "setattr", "unlink", "write")
+
+
+def allowed(source, target, kind):
+    """The permissions that the kernel would grant (selinuxfs, "access")."""
+    number = (SELINUX_FS / "class" / kind / "index").read_text()
+    with open(SELINUX_FS / "access", "r+b", buffering=0) as file:
+        file.write(f"{source} {target} {number}".encode())
+        vector = int(file.read().split()[0], 16)
+    names = {path.name: int(path.read_text()) for path in (SELINUX_FS / "class" / kind / "perms").iterdir()}
+    return {name for name, bit in names.items() if vector & 1 << bit - 1}
+
+
+def types_of_files():
+    """All that the policy gives to some file, besides those of processes and file systems that no file_contexts names."""
+    contexts = Path("/etc/selinux/default/contexts/files/file_contexts").read_text()
+    found = set(re.findall(r"\S+:object_r:(\w+):s0", contexts))
+    assert {"shadow_t", "vtpm_etc_t", "etc_t", "user_home_t"} & found >= {"shadow_t", "vtpm_etc_t", "etc_t"}
+    return sorted(found)
+
+
+def test_what_the_daemon_can_change_is_its_own():
+    changeable, readable = set(), set()
+    for name in types_of_files():
+        permissions = allowed(DAEMON, f"system_u:object_r:{name}:s0", "file")
+        if permissions & set(CHANGES):
+            changeable.add(name)
+        if {"open", "read"} <= permissions:
+            readable.add(name)
+    assert changeable == {"vtpm_var_lib_t", "vtpm_runtime_t"}
+    assert not readable & {"shadow_t", "sshd_key_t", "user_home_t", "var_log_t", "auditd_log_t", "selinux_config_t"}
+    for kind in ("capability", "capability2"):
+        assert allowed(DAEMON, DAEMON, kind) <= {"setuid", "setgid"}
+    assert allowed(ATTACH, ATTACH, "capability") == {"dac_override", "sys_admin", "sys_chroot"}
+    assert not allowed(DAEMON, DAEMON, "process") & {"execmem", "execstack", "execheap", "ptrace", "setexec", "dyntransition"}
+
+
+def test_others_need_an_interface_to_reach_a_tpm():
+    """A confined domain of the base policy, as an example of those that were given nothing."""
+    for target, kind in (("vtpm_device_t", "chr_file"), ("vtpm_cuse_device_t", "chr_file"), ("vtpm_var_lib_t", "file")):
+        assert not allowed("system_u:system_r:syslogd_t:s0", f"system_u:object_r:{target}:s0", kind) & {"open", "read", "write"}
+
+
+# --- vtpmctl doctor ----------------------------------------------------------------------------------------------------
+
+
+def doctor(*names, expect=None):
+    return json.loads(run("vtpmctl", "--json", "doctor", *names, expect=expect).stdout)
+
+
+def of(findings, verdict):
+    return [(one["check"], one["text"]) for one in findings if one["verdict"] == verdict]
+
+
+def test_the_doctor_sees_a_healthy_system(both):
+    findings = [one for one in doctor() if one["check"] != "denials"]  # those above are there to be denied
+    assert of(findings, "fail") == []
+    assert [text for _check, text in of(findings, "warn")] in ([], ["is permissive: what would be denied is only logged"])
+    told = {one["text"] for one in findings}
+    assert f"process {show('vtpm1', 'MainPID')} runs as vtpm_t" in told
+    assert "the module vtpm 1.0.0 is loaded" in told
+    assert "is served: /dev/vtpm1 root:vtpm 0660, as configured" in told
+
+
+def test_the_doctor_names_a_wrong_label_and_the_remedy_helps(both):
+    run("chcon", "-t", "device_t", "/dev/vtpm1")
+    found = next(one for one in doctor("vtpm1") if one["check"] == "labels")
+    assert (found["verdict"], found["text"]) == ("fail", "/dev/vtpm1 is device_t, the policy says vtpm_device_t")
+    run(*found["remedy"].split())
+    assert of([one for one in doctor("vtpm1") if one["check"] == "labels"], "fail") == []
+
+
+def test_the_doctor_counts_denials_with_their_meaning(both):
+    found = next(one for one in doctor("vtpm1") if one["check"] == "denials")
+    assert found["verdict"] == "fail"
+    assert re.match(r"\d+ since the boot, the last one: vtpm\w* was denied", found["text"])
+
+
+def test_who_is_not_root_is_told_what_he_cannot_see(both):
+    done = run("vtpmctl", "doctor", "vtpm1", user="lab-outsider", expect=0)
+    assert "warn  denials: cannot be looked at\n        remedy: run this as root\n" in done.stdout
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_a_start_that_selinux_denies_says_so(configure):
+    configure("denied", "")
+    run("chcon", "-t", "shadow_t", "/etc/vtpm.d/denied.toml")
+    systemctl("start", "denied", expect=None)
+    assert show("denied", "ExecMainStatus") == "78"
+    done = subprocess.run(
+        ["journalctl", "-b", "-u", "vtpm@denied.service", "-o", "cat"], capture_output=True, text=True, check=True
+    )
+    assert "permission denied by SELinux? try: ausearch -m avc -ts recent -c vtpmd" in done.stdout
+    assert "vtpmd" in run("ausearch", "--input-logs", "-m", "avc", "-ts", "recent", "-c", "vtpmd").stdout
