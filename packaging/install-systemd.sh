@@ -40,6 +40,7 @@ put() {
 put 755 packaging/libexec/vtpmd "$LIBEXECDIR/vtpmd"
 put 755 packaging/libexec/vtpm-udev-properties "$LIBEXECDIR/vtpm-udev-properties"
 put 755 packaging/libexec/vtpm-attach "$LIBEXECDIR/vtpm-attach"
+put 755 packaging/libexec/vtpm-ima "$LIBEXECDIR/vtpm-ima"
 put 644 packaging/vtpm@.service "$UNITS/vtpm@.service"
 put 644 packaging/vtpm@.socket "$UNITS/vtpm@.socket"
 put 644 packaging/udev/70-vtpm.rules /usr/lib/udev/rules.d/70-vtpm.rules

@@ -79,6 +79,7 @@ CAPABILITIES = {
         "no libvirt: apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients",
     ),
     "swtpm": command("swtpm", "swtpm"),
+    "evmctl": command("evmctl", "ima-evm-utils"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
     "tpm2-pytss": Capability(

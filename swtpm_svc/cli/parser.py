@@ -18,6 +18,8 @@ REPORTS = {
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
     "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
 }
+#: Their options, which take no value.
+REPORT_OPTIONS = {"doctor": {"--ima": "compare each installed file with its IMA signature"}}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: "list[str]") -> argparse.Namespace:
-    """The namespace has `command`, `json`, `name` (but for list; None: left out), and the operation's own arguments by name.
+    """The namespace has `command`, `json`, `name` (but for list; None: left out), and the command's own arguments by name.
 
     Raises:
         VtpmError USAGE: the command line is wrong.
@@ -54,6 +56,8 @@ def _parser() -> _Parser:
         if placeholder:
             optional = placeholder.startswith("[")
             command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
+        for option, option_help in REPORT_OPTIONS.get(name, {}).items():
+            command.add_argument(option, action="store_true", help=option_help)
     for name, operation in OPERATIONS.items():
         command = _command(commands, name, operation.help)
         command.add_argument("name", metavar="NAME", help=TARGET)

@@ -71,6 +71,10 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         from swtpm_svc.cli import doctor
 
         findings = doctor.examine(options.name, places)
+        if options.ima:
+            from swtpm_svc.cli import ima
+
+            findings += ima.examine()
         _print(options, render.doctor_text(findings), render.doctor_values(findings))
         failed = (one.problem for one in findings if one.verdict == doctor.FAIL and one.problem is not None)
         return next((problem.fault.exit_status for problem in failed), 0)

@@ -1,18 +1,19 @@
 #!/bin/bash
-# rpm-build.sh [-V VERSION] [-f] RESULTS : build the RPMs of packaging/swtpm.spec in the lab's build root, into RESULTS
+# rpm-build.sh [-V VERSION] [-i FOLDER] [-f] RESULTS : build the RPMs of packaging/swtpm.spec in the lab's build root, into RESULTS
 #
 # Source package and binary packages of this tree, with Fedora's macros (tests/lab/rpm/macros), built as nobody and without a network; %check
 # runs the tests that need no privileges; rpmlint finds nothing but what packaging/rpmlint.toml accepts. bookworm stands for an enterprise
 # release 9, trixie for a Fedora. Needs root, for the build root.
 #   -V VERSION  give the package this version, for tests of an upgrade
+#   -i FOLDER   with IMA signatures, by the key in FOLDER/key.pem, with FOLDER/certificate.der
 #   -f          fast: no %check, no rpmlint
 # Variables: SUITE, LAB_CACHE
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lab/vm-suite.sh
 . "$here/vm-suite.sh"
-version='' fast=''
-while getopts V:fh option; do
-  case $option in V) version=$OPTARG;; f) fast=1;; h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0;; *) exit 64;; esac
+version='' fast='' ima=()
+while getopts V:i:fh option; do
+  case $option in V) version=$OPTARG;; i) ima=("$OPTARG");; f) fast=1;; h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0;; *) exit 64;; esac
 done
 shift $((OPTIND - 1))
 mkdir -p "${1:?RESULTS}"; results=$(realpath "$1")
@@ -28,6 +29,10 @@ if [ -n "$version" ]; then
   tar -C "$work" -czf "$work/SOURCES/swtpm-svc-$version.tar.gz" "swtpm-svc-$version"
   sed -i "s/^\(Version: *\).*/\1$version/; s/ - $own-\([0-9]*\)$/ - $version-\1/" "$work/python-swtpm.spec"
 fi
+if [ "${#ima[@]}" = 1 ]; then
+  mkdir "$work/ima"; cp "${ima[0]}"/{key.pem,certificate.der} "$work/ima/"
+  ima=(--with ima -D 'vtpm_ima_key /mnt/rpm/ima/key.pem' -D 'vtpm_ima_certificate /mnt/rpm/ima/certificate.der')
+fi
 case $SUITE in
   bookworm) release='%rhel 9'$'\n''%dist .el9';;
   *) release='%fedora 42'$'\n''%dist .fc42';;
@@ -42,7 +47,7 @@ say "rpmbuild on $SUITE${fast:+ (no check)}" >&2
 chown -R nobody:nogroup "$work"
 # shellcheck disable=SC2016
 in_build_root -b "$work:/mnt/rpm" unshare --net bash -ec 'ip link set lo up; exec setpriv --reuid nobody --regid nogroup --clear-groups env HOME=/mnt/rpm "$@"' - \
-  rpmbuild -D '_topdir /mnt/rpm' ${fast:+--without check} -ba /mnt/rpm/python-swtpm.spec >"$work/log" 2>&1 ||
+  rpmbuild -D '_topdir /mnt/rpm' ${fast:+--without check} ${ima[@]+"${ima[@]}"} -ba /mnt/rpm/python-swtpm.spec >"$work/log" 2>&1 ||
   { tail -n 60 "$work/log" >&2; cp "$work/log" "$results/build.log"; echo "rpm-build.sh: rpmbuild failed, see $results/build.log" >&2; exit 1; }
 grep -E '^(=+ |Wrote: ).*(passed|\.rpm)' "$work/log" >&2 || :
 rm -f "$results"/*.rpm

@@ -15,7 +15,7 @@ base_pkgs=systemd,systemd-sysv,udev,dbus,kmod,mount,procps,passwd,e2fsprogs,util
 base_pkgs+=,python3,python3-cffi-backend,python3-systemd,python3-pyfuse3,python3-pytest
 base_pkgs+=,libtpms0,tpm2-tools,tpm-tools,trousers,swtpm,swtpm-tools
 base_pkgs+=,policycoreutils,selinux-policy-default,selinux-utils,semodule-utils,auditd
-base_pkgs+=,fuse3,rpm,dnf
+base_pkgs+=,fuse3,rpm,dnf,ima-evm-utils,keyutils
 # tcti libraries, by the name of each suite
 t64=t64; [ "$SUITE" != bookworm ] || t64=''
 [ "$SUITE" = bookworm ] || base_pkgs+=,systemd-cryptsetup   # systemd-cryptenroll, a package of its own

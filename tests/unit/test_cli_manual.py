@@ -162,6 +162,7 @@ def test_instances_are_completed(directory, command):
 def test_options_are_completed(directory, command):
     arguments = OPERATIONS[command].arguments if command in OPERATIONS else ()
     options = [name for argument in arguments for name in argument.names if name.startswith("-")]
+    options += parser.REPORT_OPTIONS.get(command, {})
     assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
 
 

@@ -34,6 +34,7 @@ def test_every_file_has_its_place(tmp_path):
         "usr/lib/tmpfiles.d/vtpm.conf": "0o644",
         "usr/lib/udev/rules.d/70-vtpm.rules": "0o644",
         "usr/libexec/vtpm/vtpm-attach": "0o755",
+        "usr/libexec/vtpm/vtpm-ima": "0o755",
         "usr/libexec/vtpm/vtpm-udev-properties": "0o755",
         "usr/libexec/vtpm/vtpmd": "0o755",
     }
