@@ -5,6 +5,8 @@ DESTDIR ?=
 PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
 # the lab of `make lab-shell`: uml (a real /dev/cuse, seconds) or vm (systemd too, a minute)
 LAB     ?= uml
+# of the machine of `make lab-vm` and `make lab-rpm`: enforcing or permissive
+LAB_SELINUX ?= enforcing
 # how long `make fuzz` looks at each target
 SECONDS ?= 600
 FUZZ    := control data mssim cuse
@@ -55,13 +57,13 @@ lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
 	@tools/need.sh uml test
 	@tests/lab/uml.sh -v -t 1200 python -m pytest -p no:cacheprovider tests/lab/uml $(ARGS)
 
-lab-vm: ## tests/lab/vm in a QEMU machine with systemd (SUITE=trixie: Debian 13 instead of 12)
+lab-vm: ## tests/lab/vm in a QEMU machine with systemd and SELinux enforcing (SUITE=trixie: Debian 13 instead of 12)
 	@tools/need.sh vm
-	@tests/lab/vm.sh -t 1800 python3 -m pytest -p no:cacheprovider tests/lab/vm $(ARGS)
+	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/vm.sh -t 1800 python3 -m pytest -p no:cacheprovider tests/lab/vm $(ARGS)
 
-lab-rpm: ## the RPM in a QEMU machine: dnf install, upgrade under load, remove, a reboot (SUITE as for lab-vm)
+lab-rpm: ## the RPM in a QEMU machine: dnf install, upgrade under load, remove, a reboot, IMA in force (SUITE as for lab-vm)
 	@tools/need.sh vm
-	@tests/lab/rpm.sh $(ARGS)
+	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/rpm.sh $(ARGS)
 
 lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 	@tools/need.sh $(LAB)

@@ -149,6 +149,8 @@ def selinux_remedy(error: BaseException, enforce_path: str = "/sys/fs/selinux/en
     try:
         with open(enforce_path, "rb") as file:
             enforcing = file.read(1) == b"1"
+    except PermissionError:
+        enforcing = True  # everybody may read this file, so who refuses it is SELinux itself
     except OSError:
         return None
     return "permission denied by SELinux? try: ausearch -m avc -ts recent -c vtpmd" if enforcing else None

@@ -10,11 +10,12 @@ import time
 class Tcsd:
     """A tcsd of its own at `port`, as user tss, with configuration and state in `folder`.
 
-    Its TPM is at TCP port `tpm_port`, or /dev/tpm0.
+    Its TPM is at TCP port `tpm_port`, or /dev/tpm0. The tools run as `user`, or as who tests.
     """
 
-    def __init__(self, folder, port, tpm_port=None):
+    def __init__(self, folder, port, tpm_port=None, user=None):
         self.port = port
+        self.as_user = ["runuser", "-u", user, "--"] if user else []
         os.chmod(folder, 0o755)
         os.mkdir(f"{folder}/state", 0o700)
         shutil.chown(f"{folder}/state", "tss", "tss")
@@ -44,7 +45,7 @@ class Tcsd:
         environment = {**os.environ, "TSS_TCSD_HOSTNAME": "localhost", "TSS_TCSD_PORT": str(self.port)}
         # tpm_version prints what is behind a string's end, which is no text
         options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 60, "check": False}
-        done = subprocess.run(words, env=environment, **options)
+        done = subprocess.run([*self.as_user, *words], env=environment, **options)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 

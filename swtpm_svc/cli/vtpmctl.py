@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from swtpm_svc.cli.status import Places
 
+PACKAGE = __file__.rpartition("cli/")[0]
 # The shells' convention for "ended by signal N": 128 + N.
 STATUS_INTERRUPTED = 130
 STATUS_BROKEN_PIPE = 141
@@ -34,6 +35,10 @@ def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = N
     except VtpmError as error:
         return _report(error, arguments)
     except Exception as error:
+        if isinstance(error, PermissionError) and str(error.filename).startswith(PACKAGE):  # IMA refuses a module
+            remedy = "/usr/libexec/vtpm/vtpm-ima verify says which files are not as they were signed"
+            refused = VtpmError(Code.INSTALLATION, f"a part of the program cannot be read: {error}", remedy=remedy)
+            return _report(refused, arguments)
         cause = (str(error).splitlines() or [""])[0]
         fault = VtpmError(
             Code.INTERNAL, f"a fault of this program ({type(error).__name__}: {cause})", remedy="please report it, with this line"

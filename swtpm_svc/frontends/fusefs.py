@@ -8,6 +8,8 @@ longer to load than all the rest of the daemon.
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Any, Callable, Optional, Protocol
 
@@ -32,6 +34,19 @@ class Host(Protocol):
     def run_posted(self) -> None: ...
 
 
+@contextmanager
+def _starting_no_programs() -> Iterator[None]:
+    """While trio is imported: it has ldconfig and compilers asked for libpthread, to name its threads, which it does without."""
+    import ctypes.util
+
+    find_library = ctypes.util.find_library
+    ctypes.util.find_library = lambda name: None
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = find_library
+
+
 class FuseFrontend:
     """Serves a TPM's files at a directory, from `open` to `close`. One in a process: pyfuse3 has one session.
 
@@ -50,10 +65,11 @@ class FuseFrontend:
         control_group: Optional[int],
     ) -> None:
         try:
-            import pyfuse3
-            import trio
+            with _starting_no_programs():
+                import pyfuse3
+                import trio
 
-            from swtpm_svc.frontends.fuse_files import Access, TpmFiles
+                from swtpm_svc.frontends.fuse_files import Access, TpmFiles
         except ImportError as error:
             raise VtpmError(
                 Code.FUSE_UNAVAILABLE, f"[fuse] needs pyfuse3: {error}", remedy="install python3-pyfuse3, or remove [fuse]"

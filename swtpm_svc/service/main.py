@@ -85,11 +85,12 @@ def main() -> int:
         return error.fault.exit_status
     try:
         from swtpm_svc.service.daemon import serve
-    except ImportError as error:
+    except (ImportError, PermissionError) as error:  # IMA refuses a module with the latter
         missing = VtpmError(
             Code.INSTALLATION,
             f"a part of the program cannot be loaded: {error}",
-            remedy="install libtpms and the Python packages cffi and systemd-python, for this Python; or reinstall",
+            remedy="install libtpms and the Python packages cffi and systemd-python, for this Python; or reinstall; "
+            "where IMA appraises files, vtpmctl doctor --ima says more",
         )
         print(missing.report("vtpmd"), file=sys.stderr)
         return missing.fault.exit_status

@@ -15,7 +15,7 @@ esac
 [ "$(id -u)" = 0 ] || { printf 'vm-image.sh: making the image needs root\n  remedy: sudo make lab-vm\n' >&2; exit 77; }
 
 mkdir -p "$image_dir"
-exec 9>"$LAB_CACHE/lock"; flock 9   # two runs at once make it once
+exec 9>"$image_dir.lock"; flock 9   # two runs at once make it once
 inputs=$(cat "$here/vm-suite.sh" "$here/vm-image.sh" "$here"/guest/lab* "$here"/policy/* "$here"/rpm/{dress.sh,names} | sha256sum)
 if [ -f "$image_dir/root.img" ] && [ "$inputs" = "$(cat "$image_dir/inputs" 2>/dev/null)" ]; then
   say "image of $SUITE: as it is"
@@ -72,6 +72,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.
 done
 sed -i 's/^SELINUX=.*/SELINUX=enforcing/' "$root/etc/selinux/config"
 echo vtpm-lab >"$root/etc/hostname"
+echo 127.0.0.1 localhost vtpm-lab >"$root/etc/hosts"
 echo '/dev/root / ext4 rw,noatime 0 0' >"$root/etc/fstab"
 echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 chroot "$root" passwd -d root >/dev/null

@@ -42,7 +42,7 @@ trap 'exit 130' INT; trap 'exit 143' TERM
 payload=$image_dir/payload
 sources=$(cd "$project" && find swtpm_svc packaging etc docs/man tools Makefile pyproject.toml setup.py -type f \
   ! -name '*.py[co]' ! -name '*.so' ! -name '*.o' ! -name _libtpms.c -print0 2>/dev/null | sort -z | xargs -0 sha256sum | sha256sum)
-exec 9>"$LAB_CACHE/lock"; flock 9
+exec 9>"$image_dir.lock"; flock 9
 if [ -z "$repositories" ] && { [ ! -f "$payload.tar" ] || [ "$sources" != "$(cat "$payload.sources" 2>/dev/null)" ]; }; then
   say "make install in the build root" >&2
   rm -rf "$payload"; mkdir -p "$payload"
@@ -102,7 +102,7 @@ else
     : >"$scratch/output"
     timeout -k 5 "$limit" "${qemu[@]}" -serial "file:$scratch/console.log" -serial "file:$scratch/output" </dev/null >"$scratch/qemu.log" 2>&1 & machine=$!
     waited=0
-    while alive && ! started && [ "$waited" -lt "${BOOT_LIMIT:-90}" ]; do sleep 1; waited=$((waited + 1)); done
+    while alive && ! started && [ "$waited" -lt "${BOOT_LIMIT:-150}" ]; do sleep 1; waited=$((waited + 1)); done
     if started || ! alive; then break; fi
     echo "vm.sh: boot $try: nothing after $waited s" >&2
     kill "$machine"; wait "$machine" || :

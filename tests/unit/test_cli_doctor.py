@@ -17,6 +17,8 @@ from swtpm_svc.cli import doctor, vtpmctl
 from swtpm_svc.cli.status import Places
 from swtpm_svc.errors import Code, VtpmError, selinux_remedy
 
+pytestmark = pytest.mark.needs("root")  # /dev/cuse and what is installed are root's
+
 MODULE = b"\x8f\xff\x7c\xf9SE Linux Module" + b"\x04\0\0\0vtpm" + b"\x05\0\0\0" + doctor.POLICY_VERSION.encode() + b"\0rest"
 AVC = (
     'type=AVC msg=audit(1.2:3): avc:  denied  {{ read }} for  pid=9 comm="vtpmd" name="shadow" dev="nvme0n1" ino=7 '

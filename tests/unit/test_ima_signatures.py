@@ -3,18 +3,22 @@
 With real signatures, keys and attributes; the kernel that refuses files is in tests/lab/rpm/test_ima.py.
 """
 
+import hashlib
 import importlib.machinery
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli import ima
+import swtpm_svc
+from swtpm_svc.cli import ima, vtpmctl
+from swtpm_svc.service import main
 
 ROOT = Path(__file__).resolve().parents[2]
 VTPM_IMA = ROOT / "packaging/libexec/vtpm-ima"
@@ -90,6 +94,15 @@ def installation(tmp_path, monkeypatch):
     return Installation(tmp_path, monkeypatch)
 
 
+def play(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """Programs on the PATH that are these scripts."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
 def attribute(path: Path) -> bytes:
     try:
         return os.getxattr(path, "security.ima")
@@ -110,6 +123,7 @@ def attribute(path: Path) -> bytes:
         ("KEYS", "1f I------     1 perm 1f0f0000     0     0 keyring   .ima: empty\n", False),
         ("KEYS", "1f I------     1 perm 1f0f0000     0     0 keyring   .ima: 1\n", True),
         ("KEYS", "1f I------     1 perm 1f0f0000     0     0 keyring   _uid.0: 1\n", False),
+        ("KEYS", "1f I------     1 perm 1f0f0000     0     0 keyring\n\nx\n", False),
     ],
 )
 def test_where_ima_is_in_use(installation, name, text, used):
@@ -165,6 +179,60 @@ def test_a_host_with_a_key_signs_for_itself(installation, capsys):
         installation.program.main(["apply"])
     assert readable.value.code == 77
     assert "can be read by others" in capsys.readouterr().err
+
+
+@needs_signing
+def test_what_the_policy_refuses_to_read_is_signed_as_the_package_has_it(installation, tmp_path, monkeypatch, capsys):
+    """A policy in force refuses an unsigned file to root too. rpm is a script here."""
+    make_key(installation.program.HOST)
+    module, library = installation.package / "a.py", installation.package / "deep/b.so"
+    content = module.read_bytes()
+    listing = f"{module}\\t{hashlib.sha256(content).hexdigest()}\\t8\\n/etc/vtpm.d\\t\\t8\\n{library}\\tdigest\\t1\\n"
+    play(tmp_path / "bin", monkeypatch, rpm=f"echo asked >>{tmp_path}/rpm.log; printf '{listing}'")
+    refused, read = [module], Path.read_bytes
+
+    def read_bytes(path):
+        if path in refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    module.write_text("changed while nobody could look\n")
+    assert installation.program.main(["apply"]) == 0
+    assert installation.faults() == {str(module): "was changed: its signature is not that of its content"}
+    module.write_bytes(content)
+    assert installation.faults() == {}
+
+    refused.append(library)  # of which the package has no sha256
+    with pytest.raises(SystemExit) as leaving:
+        installation.program.main(["apply"])
+    assert leaving.value.code == 77
+    assert f"{library} is unsigned, and the policy in force refuses to read it" in capsys.readouterr().err
+    assert (tmp_path / "rpm.log").read_text() == "asked\n", "once for all files"
+
+
+@needs_signing
+def test_a_key_that_the_kernel_does_not_have(installation):
+    installation.sign()
+    installation.program.main(["apply"])
+    installation.program.COMMAND_LINE.write_text("ima_appraise=enforce")
+    key_id = attribute(installation.package / "a.py")[3:7].hex()
+    assert installation.faults() == {"IMA": f"no key {key_id} in the keyrings that can be seen"}
+    line = f"0d0c2a8d I------     1 perm 39010000     0     0 asymmetri test: {key_id}: X509.rsa {key_id} []\n"
+    installation.program.KEYS.write_text(line)
+    assert installation.faults() == {}
+
+
+@needs_signing
+def test_what_is_needed_to_verify(installation, tmp_path, monkeypatch):
+    installation.sign()
+    installation.program.main(["apply"])
+    (installation.program.SHIPPED / "certificate.der").unlink()
+    assert installation.faults() == {"IMA": "there is no certificate to verify the signatures with"}
+    shutil.copytree(installation.root / "keys", installation.program.HOST)
+    assert installation.faults() == {}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert installation.faults() == {"IMA": "there is no evmctl to verify the signatures with"}
 
 
 @pytest.mark.parametrize("text", ["no tab\n", "/a\tnot hexadecimal\n", "\udcff"])
@@ -238,6 +306,94 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
     )
     assert done.returncode == 69
     assert not (tree / "usr/share").exists()
+
+
+# --- what is told where IMA refuses a module ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """An import of this module fails as it does where the kernel refuses to read its file."""
+
+    def refuse(name: str) -> str:
+        path = str(Path(swtpm_svc.__file__).parents[1] / f"{name.replace('.', '/')}.py")
+
+        class Refusal:
+            @staticmethod
+            def find_spec(wanted, *_):
+                if wanted == name:
+                    raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Refusal, *sys.meta_path])
+        return path
+
+    return refuse
+
+
+def test_the_daemon_names_a_module_that_is_refused(refuse, monkeypatch, capsys):
+    path = refuse("swtpm_svc.service.daemon")
+    monkeypatch.setattr(sys, "argv", ["vtpmd", "vtpm0"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main.main() == 69
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert cause == f"vtpmd: a part of the program cannot be loaded: [Errno 13] Permission denied: '{path}'"
+    assert remedy.endswith("vtpmctl doctor --ima says more")
+
+
+def test_so_does_vtpmctl(refuse, capsys):
+    path = refuse("swtpm_svc.cli.parser")
+    assert vtpmctl.main(["list"]) == 69
+    assert capsys.readouterr().err.splitlines() == [
+        f"vtpmctl: a part of the program cannot be read: [Errno 13] Permission denied: '{path}'",
+        "  remedy: /usr/libexec/vtpm/vtpm-ima verify says which files are not as they were signed",
+    ]
+
+
+# --- sign-rpm ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sign_rpm(tmp_path, monkeypatch):
+    """With an rpm and an rpmsign that are scripts: Debian's rpmsign cannot sign files, Fedora's can."""
+
+    def run(files: str, options: str) -> "subprocess.CompletedProcess[str]":
+        rpmsign = f'case $1 in --help) echo "{options}" ;; *) echo "rpmsign $*" ;; esac'
+        play(tmp_path / "bin", monkeypatch, rpmsign=rpmsign, rpm=f"printf '%s\\n' {files}")
+        for name in ("key.pem", "a.rpm"):
+            (tmp_path / name).touch()
+        command = [ROOT / "packaging/ima/sign-rpm", "key.pem", "a.rpm"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+LAUNCHER, SIGNATURES = "/usr/libexec/vtpm/vtpmd", "/usr/share/vtpm/ima/signatures"
+
+
+def test_an_rpmsign_that_signs_files_is_used(sign_rpm):
+    done = sign_rpm(LAUNCHER, "--addsign --signfiles --fskpath=KEY")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "rpmsign --addsign --signfiles --fskpath=key.pem a.rpm",
+        "sign-rpm: the signatures are in the packages' headers (rpmsign --signfiles)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "files", [f"{LAUNCHER} {SIGNATURES}", "/usr/share/selinux/packages/vtpm.pp.bz2"], ids=["main", "selinux"]
+)
+def test_without_one_the_package_brings_its_signatures(sign_rpm, files):
+    done = sign_rpm(files, "--addsign --fskpath=KEY")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("sign-rpm: there is no rpmsign with --signfiles; the packages bring their signatures")
+
+
+def test_a_package_without_any_signature_is_no_success(sign_rpm):
+    done = sign_rpm(LAUNCHER, "--addsign --fskpath=KEY")
+    assert done.returncode == 69
+    assert "a.rpm brings no signatures\n  remedy: build it: rpmbuild --with ima" in done.stderr
 
 
 def test_the_manual_and_doctor_agree_on_the_answer_s_form(installation):

@@ -6,13 +6,14 @@ After test_reboot.py, on a machine booted with ima_appraise=enforce. The order o
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from device_clients import Client
-from services import run, show, systemctl
-from tpm_commands import GET_RANDOM
+from services import run, systemctl
+from tpm_commands import GET_RANDOM, TPM12_GET_MANUFACTURER
 
 pytestmark = pytest.mark.needs("systemd", "root", "cuse")
 
@@ -48,12 +49,30 @@ def doctor(expect):
     return {entry["check"]: entry for entry in found if entry["verdict"] == "fail"}
 
 
-def flip_a_byte(path):
-    with open(path, "r+b", buffering=0) as file:
-        file.seek(-2, os.SEEK_END)
-        byte = file.read(1)
-        file.seek(-2, os.SEEK_END)
-        file.write(bytes([byte[0] ^ 1]))
+def flip_a_byte(*paths):
+    """In place, so that the signature stays; once more, and the file is what it was."""
+    for path in paths:
+        with open(path, "r+b", buffering=0) as file:
+            file.seek(-2, os.SEEK_END)
+            byte = file.read(1)
+            file.seek(-2, os.SEEK_END)
+            file.write(bytes([byte[0] ^ 1]))
+
+
+def targets(what):
+    """Files to be changed. Of a module also its .pyc: Python takes the one that the kernel does not refuse."""
+    if what == "launcher":
+        return [LAUNCHER]
+    if what == "module":
+        module = modules() / "service/loop.py"
+        return [module, *(module.parent / "__pycache__").glob("loop.*.pyc")]
+    return list((modules() / "tpm").glob("*.so"))
+
+
+def answers(device, command):
+    client = Client(device)
+    assert client(command)[6:10] == bytes(4)
+    client.close()
 
 
 def test_without_ima_in_use_nothing_was_done():
@@ -77,37 +96,74 @@ def test_what_was_signed_runs_under_the_policy_of_the_manual():
     rules = re.findall(r"^    (appraise .*)$", MANUAL.read_text(), re.MULTILINE)
     assert len(rules) == 5
     Path("/sys/kernel/security/ima/policy").write_text("\n".join(rules) + "\n")
-    systemctl("restart", "a")
-    client = Client("/dev/a")
-    assert client(GET_RANDOM)[6:10] == bytes(4)
-    client.close()
+    LAUNCHER.read_bytes()  # the kernel looks for the keyring as who reads the first file, and keeps it
+    systemctl("restart", "a", "vtpm0")
+    answers("/dev/a", GET_RANDOM)
+    answers("/dev/vtpm0", TPM12_GET_MANUFACTURER)
+    systemctl("stop", "vtpm0")
     assert doctor(expect=0) == {}
+
+
+def test_a_changed_pyc_is_passed_over_and_named():
+    _, *cached = targets("module")
+    assert cached
+    systemctl("stop", "a")
+    flip_a_byte(*cached)
+    systemctl("start", "a")
+    assert set(doctor(expect=69)) == {str(path) for path in cached}
+    systemctl("stop", "a")
+    flip_a_byte(*cached)
 
 
 @pytest.mark.parametrize("what", ["launcher", "module", "shared object"])
 def test_what_was_changed_does_not_run_and_is_named(what):
-    path = {
-        "launcher": LAUNCHER,
-        "module": modules() / "service/loop.py",
-        "shared object": next((modules() / "tpm").glob("*.so")),
-    }[what]
-    systemctl("stop", "a")
-    flip_a_byte(path)
-    if what == "module":  # a changed .pyc is passed over, and so is one that fits no more
-        for cached in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
-            cached.unlink()
+    changed = targets(what)
+    flip_a_byte(*changed)
     systemctl("start", "a", expect=1)
     systemctl("stop", "a")
     assert not os.path.exists("/dev/a")
     run("journalctl", "--sync")
     told = run("journalctl", "-b", "-o", "cat").stdout
     assert "ermission denied" in told
-    refused = [line for line in told.splitlines() if "appraise_data" in line and f'name="{path}"' in line]
+    if run("systemctl", "is-active", "systemd-journald-audit.socket", expect=None).returncode:
+        told = Path("/var/log/audit/audit.log").read_text(errors="replace")  # a journal without audit records, as trixie has it
+    refused = [line for line in told.splitlines() if "appraise_data" in line and f'name="{changed[0]}"' in line]
     assert refused, told[-3000:]
     assert "invalid-signature" in refused[-1]
-    assert str(path) in doctor(expect=69)
+    run("systemctl", "reset-failed", "vtpm@a.service", expect=None)  # else it is named, too
+    assert set(doctor(expect=69)) == {str(path) for path in changed}
+    flip_a_byte(*changed)
+
+
+def test_a_reinstallation_mends_it():
+    flip_a_byte(*targets("launcher"), *targets("module"), *targets("shared object"))
+    systemctl("start", "a", expect=1)
+    systemctl("stop", "a")
     reinstall()
     run("systemctl", "reset-failed", "vtpm@a.service", expect=None)
     systemctl("start", "a")
-    assert show("a", "ActiveState") == "active"
+    answers("/dev/a", GET_RANDOM)
     assert doctor(expect=0) == {}
+
+
+def test_a_host_with_a_key_signs_what_a_policy_in_force_hides():
+    """The new files have no signature, so that nobody can read them: vtpm-ima signs the digests that rpm has."""
+    before = {attribute(path)[3:7] for path in signed_files()}
+    own = Path("/etc/vtpm.d/ima")
+    shutil.copytree("../repositories/host", own)
+    (own / "key.pem").chmod(0o600)
+    ring = run("keyctl", "search", "@u", "keyring", "_ima").stdout.strip()
+    with open(own / "certificate.der", "rb") as certificate:
+        subprocess.run(["keyctl", "padd", "asymmetric", "", ring], stdin=certificate, check=True, capture_output=True)
+    reinstall()
+    assert len(before | {attribute(path)[3:7] for path in signed_files()}) == len(before) + 1
+    systemctl("restart", "a")
+    assert doctor(expect=0) == {}
+
+
+def test_selinux_had_no_objection():
+    run("journalctl", "--sync")
+    log = Path("/var/log/audit/audit.log").read_text(errors="replace")
+    assert "INTEGRITY_DATA" in log
+    denied = [line for line in log.splitlines() if re.search(r"avc: +denied", line) and re.search(r":vtpm(_\w+)?_t:", line)]
+    assert denied == []

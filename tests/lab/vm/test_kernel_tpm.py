@@ -136,8 +136,7 @@ def test_to_give_it_up_takes_a_restart(configure):
 
 
 def test_without_the_module_the_error_says_so(configure):
-    os.makedirs("/run/modprobe.d", exist_ok=True)
-    with open("/run/modprobe.d/none.conf", "w", encoding="ascii") as file:
+    with open("/etc/modprobe.d/none.conf", "w", encoding="ascii") as file:
         file.write("install tpm_vtpm_proxy /bin/false\n")
     run("rmmod", "tpm_vtpm_proxy", expect=None)
     configure("host", CONFIGURATION)
@@ -148,4 +147,4 @@ def test_without_the_module_the_error_says_so(configure):
         entry = next(entry for entry in journal("host") if entry.get("VTPM_ERROR") == "kernel-tpm-unavailable")
         assert "/dev/vtpmx: No such file or directory; remedy: modprobe tpm_vtpm_proxy" in entry["MESSAGE"]
     finally:
-        os.unlink("/run/modprobe.d/none.conf")
+        os.unlink("/etc/modprobe.d/none.conf")
