@@ -46,6 +46,9 @@ class Code(Enum):
     FUSE_UNAVAILABLE = "fuse-unavailable"
     MOUNT_FAILED = "mount-failed"
     DAEMON_UNREACHABLE = "daemon-unreachable"
+    CA_EXISTS = "ca-exists"
+    CA_UNUSABLE = "ca-unusable"
+    CA_SIGNER = "ca-signer"
     INSTALLATION = "installation"
     INTERNAL = "internal"
 
@@ -102,6 +105,9 @@ TABLE = {
     Code.FUSE_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "5e51cfdc8d6449f085d99609be81e021", "there is no FUSE on this machine, or no pyfuse3"),
     Code.MOUNT_FAILED: Fault(errno.EBUSY, TPM_FAIL, 73, "e529237451ca4c6ebe5b67964de5285a", "the FUSE file system cannot be mounted, or is gone"),
     Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TPM_FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
+    Code.CA_EXISTS: Fault(errno.EEXIST, TPM_FAIL, 73, "970569cb94924c4c945b569dbd4ce283", "there is a certification authority already"),
+    Code.CA_UNUSABLE: Fault(errno.EBADMSG, TPM_FAIL, 65, "4d667253770e4aef89e7b07995b73207", "the certification authority is damaged, incomplete or expired"),
+    Code.CA_SIGNER: Fault(errno.EIO, TPM_FAIL, 75, "07363f7927c842d1805ef867b1d3e5e4", "the certification authority's external signer failed"),
     Code.INSTALLATION: Fault(errno.ENOENT, TPM_FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
     Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
 }

@@ -90,6 +90,11 @@ CAPABILITIES = {
     "tcsd": command("tcsd", "trousers"),
     "strace": command("strace", "strace"),
     "setpriv": command("setpriv", "util-linux"),
+    "openssl": command("openssl", "openssl"),
+    "certtool": command("certtool", "gnutls-bin"),
+    "swtpm_cert": command("swtpm_cert", "swtpm-tools"),
+    "softhsm2": command("softhsm2-util", "softhsm2"),
+    "pkcs11-tool": command("pkcs11-tool", "opensc"),
     "systemd-analyze": command("systemd-analyze", "systemd"),
     "udevadm": command("udevadm", "udev"),
 }

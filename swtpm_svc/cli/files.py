@@ -12,8 +12,10 @@ from swtpm_svc.errors import Code, VtpmError
 BLOB_MAX_BYTES = 16 * 1024 * 1024
 
 
-def write_whole(path: str, content: bytes) -> None:
-    """Write a file that only its owner can read. Until it is complete and on disk, what was there before stays.
+def write_whole(path: str, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that, unless `mode` says otherwise, only its owner can read.
+
+    Until it is complete and on disk, what was there before stays.
 
     Raises:
         VtpmError STATE_UNWRITABLE, STATE_FULL, USAGE.
@@ -23,7 +25,7 @@ def write_whole(path: str, content: bytes) -> None:
     directory, name = os.path.split(target)
     temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(6)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(descriptor, "wb") as file:
                 file.write(content)

@@ -5,8 +5,8 @@ import sys
 from typing import NoReturn
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import output
-from swtpm_svc.cli.operations import OPERATIONS
+from swtpm_svc.cli import authority, output
+from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
 from swtpm_svc.errors import Code, VtpmError
 
 TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
@@ -21,6 +21,9 @@ REPORTS = {
 #: Their options, which take no value.
 REPORT_OPTIONS = {"doctor": {"--ima": "compare each installed file with its IMA signature"}}
 
+#: The commands whose first argument is an action: help, the actions.
+GROUPS = {"ca": ("show, hand out or replace the local certification authority", authority.ACTIONS)}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -32,7 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: "list[str]") -> argparse.Namespace:
-    """The namespace has `command`, `json`, `name` (but for list; None: left out), and the command's own arguments by name.
+    """The namespace has `command`, `json`, `name` (but for list and ca; None: left out), and the command's own arguments by name.
+
+    That of ca has `action` and `directory`.
 
     Raises:
         VtpmError USAGE: the command line is wrong.
@@ -61,9 +66,22 @@ def _parser() -> _Parser:
     for name, operation in OPERATIONS.items():
         command = _command(commands, name, operation.help)
         command.add_argument("name", metavar="NAME", help=TARGET)
-        for argument in operation.arguments:
-            command.add_argument(*argument.names, help=argument.help, **argument.options)
+        _add_arguments(command, operation.arguments)
+    for name, (help_text, actions) in GROUPS.items():
+        _add_group(_command(commands, name, help_text), actions)
     return parser
+
+
+def _add_group(command: _Parser, actions: "dict[str, Operation]") -> None:
+    subcommands = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, operation in actions.items():
+        action = _command(subcommands, name, operation.help)
+        _add_arguments(action, (*operation.arguments, authority.PLACE))
+
+
+def _add_arguments(command: _Parser, arguments: "tuple[Argument, ...]") -> None:
+    for argument in arguments:
+        command.add_argument(*argument.names, help=argument.help, **argument.options)
 
 
 def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, help_text: str) -> _Parser:

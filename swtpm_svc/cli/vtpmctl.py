@@ -83,6 +83,12 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         _print(options, render.doctor_text(findings), render.doctor_values(findings))
         failed = (one.problem for one in findings if one.verdict == doctor.FAIL and one.problem is not None)
         return next((problem.fault.exit_status for problem in failed), 0)
+    if options.command == "ca":
+        from swtpm_svc.cli import authority
+
+        report = authority.run(options)
+        _print(options, report.text, report.values)
+        return 0
     return _operate(options, places)
 
 

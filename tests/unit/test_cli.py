@@ -70,11 +70,11 @@ def configure(places: Places, name: str, text: str = '[device]\ngroup = "root"\n
 def test_help_names_every_command(run):
     result = run("--help")
     assert result.status == 0
-    for command in [*parser.REPORTS, *OPERATIONS]:
+    for command in [*parser.REPORTS, *OPERATIONS, *parser.GROUPS]:
         assert f"\n    {command}" in result.out
 
 
-@pytest.mark.parametrize("command", [*parser.REPORTS, *OPERATIONS])
+@pytest.mark.parametrize("command", [*parser.REPORTS, *OPERATIONS, *parser.GROUPS])
 def test_every_command_has_its_own_help(run, command):
     result = run(command, "--help")
     assert result.status == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli import parser, vtpmctl
+from swtpm_svc.cli import authority, parser, vtpmctl
 from swtpm_svc.cli.operations import INFO_FLAGS, OPERATIONS
 from swtpm_svc.errors import TABLE
 from swtpm_svc.service import config
@@ -18,6 +18,7 @@ MANUAL = ROOT / "docs/man"
 COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 COMMANDS = [*parser.REPORTS, *OPERATIONS]
+ACTIONS = {f"{group} {name}": action for group, (_, actions) in parser.GROUPS.items() for name, action in actions.items()}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
 
@@ -68,20 +69,22 @@ def test_every_value_that_can_be_chosen_is_described():
                     assert re.search(rf"\.(It )?Qq {re.escape(choice)}( |$)", text, re.MULTILINE), (key.name, choice)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *ACTIONS])
 def test_every_command_is_described(name):
     assert re.search(rf"^\.It Cm {name}( |$)", page("vtpmctl.8"), re.MULTILINE)
 
 
 def test_no_other_command_is_described():
-    described = re.findall(r"^\.It Cm ([a-z-]+)", page("vtpmctl.8"), re.MULTILINE)
-    assert sorted(described) == sorted(COMMANDS)
+    groups = "|".join(parser.GROUPS)
+    described = re.findall(rf"^\.It Cm ((?:(?:{groups}) )?[a-z-]+)", page("vtpmctl.8"), re.MULTILINE)
+    assert sorted(described) == sorted([*COMMANDS, *ACTIONS])
 
 
 def test_every_option_is_described():
     text = page("vtpmctl.8")
-    options = {name for operation in OPERATIONS.values() for argument in operation.arguments for name in argument.names}
-    for option in {*options, "--json", "--help", "--version"}:
+    operations = [*OPERATIONS.values(), *ACTIONS.values()]
+    options = {name for operation in operations for argument in operation.arguments for name in argument.names}
+    for option in {*options, *authority.PLACE.names, "--json", "--help", "--version"}:
         if option.startswith("-"):
             assert f"Fl -{option[2:]}" in text, option
     for flag in INFO_FLAGS:
@@ -148,7 +151,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_commands_are_completed(directory):
-    assert complete(directory, "") == COMMANDS
+    assert complete(directory, "") == [*COMMANDS, *parser.GROUPS]
     assert complete(directory, "st") == ["status", "stop", "store-volatile"]
 
 
@@ -164,6 +167,15 @@ def test_options_are_completed(directory, command):
     options = [name for argument in arguments for name in argument.names if name.startswith("-")]
     options += parser.REPORT_OPTIONS.get(command, {})
     assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
+
+
+@pytest.mark.parametrize("action", authority.ACTIONS)
+def test_the_actions_of_the_ca_are_completed(directory, action):
+    assert complete(directory, "ca", "") == list(authority.ACTIONS)
+    options = [name for argument in authority.ACTIONS[action].arguments for name in argument.names if name.startswith("-")]
+    assert complete(directory, "ca", action, "--") == ["--help", "--json", *options, "--ca"]
+    assert complete(directory, "ca", action, "--ca", "fi") == ["file"]
+    assert complete(directory, "ca", action, "fi") == (["file"] if action == "import" else [])
 
 
 def test_values_are_completed(directory):

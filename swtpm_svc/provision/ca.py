@@ -1,0 +1,351 @@
+"""The local certification authority: signs what says that a TPM is one of ours.
+
+A root signs an issuer, and the issuer signs the certificates of TPMs (provision/certificates.py). Both are made once, by whoever
+needs them first, or an administrator imports an issuer. In use are these files, in one set (provision/ca_directory.py):
+
+    chain.pem        the issuer's certificate, then that of who signed it, and so on
+    issuer-key.pem   the issuer's key (PKCS #8), or
+    signer.json      {"command": [...]}: the command that signs in its place (provision/ca_signer.py)
+    root-key.pem     the root's key; nothing here reads it, so that it can be taken to a safer place
+
+Our own keys are on P-384: made in a millisecond, where RSA 3072 takes up to a second under the lock, and a TPM's certificate is
+280 bytes shorter, which is NV memory of each TPM. Own certificates do not expire (RFC 5280, 4.1.2.5), because those of the TPMs
+do not; nobody publishes revocations.
+"""
+
+import json
+import os
+import re
+from datetime import datetime, timezone
+from typing import NamedTuple, Optional
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import NameOID
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.provision import CA_DIRECTORY
+from swtpm_svc.provision.ca_directory import CaDirectory, FileSet, unusable
+from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
+
+CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.pem", "signer.json"
+
+#: "No well-defined expiration date": RFC 5280, 4.1.2.5.
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_NO_USAGE = dict.fromkeys(
+    (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    ),
+    False,
+)
+
+
+class Authority(NamedTuple):
+    """A CA that is ready to sign. `chain`: the issuer's certificate first; `signer`: None when the key is here."""
+
+    directory: str
+    chain: "tuple[x509.Certificate, ...]"
+    key: PrivateKey
+    signer: Optional[Command]
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        return self.chain[0]
+
+    def issue(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Sign a certificate that lacks the issuer, the serial number, the validity and the key identifier of the authority.
+
+        Raises:
+            VtpmError CA_SIGNER: the external signer failed. CA_UNUSABLE: the issuer's certificate has expired.
+        """
+        _refuse_expired(self.chain, self.directory)
+        builder = (
+            builder.issuer_name(self.certificate.subject)
+            .serial_number(x509.random_serial_number())  # 159 random bits, positive
+            .not_valid_before(_now())
+            .not_valid_after(FOREVER)
+            .add_extension(_authority_key_identifier(self.certificate), critical=False)
+        )
+        return builder.sign(self.key, signature_hash(self.key.public_key()))
+
+
+def load(directory: str = CA_DIRECTORY) -> Authority:
+    """The CA that is there.
+
+    Raises:
+        VtpmError STATE_MISSING: there is none. CA_UNUSABLE: it is damaged, incomplete, or not to be read.
+    """
+    authority = _find(CaDirectory(directory))
+    if authority is None:
+        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy="make one: vtpmctl ca create")
+    return authority
+
+
+def obtain(directory: str = CA_DIRECTORY) -> Authority:
+    """The CA that is there, or a new one where there never was any. Of several processes one makes it, the others wait.
+
+    Raises:
+        VtpmError CA_UNUSABLE, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
+    """
+    place = CaDirectory(directory)
+    authority = _find(place)
+    if authority is not None:
+        return authority
+    with place.locked() as locked:
+        if place.read() is None:
+            locked.refuse_leftovers()
+            locked.replace(_make())
+    return load(directory)
+
+
+def import_issuer(
+    chain: bytes,
+    *,
+    key: Optional[bytes] = None,
+    command: "tuple[str, ...]" = (),
+    directory: str = CA_DIRECTORY,
+    force: bool = False,
+) -> "tuple[Authority, Optional[str]]":
+    """Use an administrator's own issuer: the certificates and either the key, both in PEM, or the command that signs.
+
+    Returns the CA, and where the one that it has replaced is kept. Nothing is written before a signature was made and verified.
+
+    Raises:
+        VtpmError CA_EXISTS: there is a CA, and `force` is not set. CA_UNUSABLE: certificates, key and each other do not match.
+        CA_SIGNER, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
+    """
+    place = CaDirectory(directory)
+    files = {CHAIN: chain, **({ISSUER_KEY: key} if key is not None else {SIGNER: _signer_file(command)})}
+    owner = os.stat(directory) if os.path.isdir(directory) else None
+    given = FileSet(files, owner.st_uid if owner else os.geteuid(), owner.st_gid if owner else os.getegid())
+    authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
+    _refuse_expired(authority.chain, "the certificates")
+    _prove(authority)
+    files[CHAIN] = b"".join(pem(certificate) for certificate in authority.chain)
+    if key is not None:
+        files[ISSUER_KEY] = _private_pem(authority.key)
+    with place.locked() as locked:
+        # what is there is not looked into: an import with force is also the way out of a damaged CA
+        if not force:
+            if locked.is_in_use():
+                remedy = "keep it; or replace it, and it is kept aside: --force"
+                raise VtpmError(Code.CA_EXISTS, f"there is a CA in {directory}", remedy=remedy)
+            locked.refuse_leftovers()
+        kept = locked.replace(files)
+    return load(directory), kept
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def validity(certificate: x509.Certificate) -> "tuple[datetime, datetime]":
+    """The first and the last second, in UTC."""
+    if hasattr(certificate, "not_valid_after_utc"):  # cryptography 42 and later
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate.not_valid_before.replace(tzinfo=timezone.utc), certificate.not_valid_after.replace(tzinfo=timezone.utc)
+
+
+def describe_key(certificate: x509.Certificate) -> str:
+    key = _supported(certificate)
+    return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"EC {key.curve.name}"
+
+
+def usage(name: str) -> x509.KeyUsage:
+    """The key usage extension with one bit set."""
+    return x509.KeyUsage(**{**_NO_USAGE, name: True})
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def _find(place: CaDirectory) -> Optional[Authority]:
+    found = place.read()
+    if found is None:
+        return None
+    return _open(found, place.path, {name: place.file(name) for name in (CHAIN, ISSUER_KEY, SIGNER)})
+
+
+def _open(found: FileSet, directory: str, names: "dict[str, str]") -> Authority:
+    """Put a CA together from its files. `names` is what messages call them."""
+    chain = _read_chain(found.files, names[CHAIN])
+    public = chain[0].public_key()
+    assert isinstance(public, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey))
+    if SIGNER in found.files:
+        if found.uid not in (0, os.geteuid()) and os.geteuid() != 0:
+            raise unusable(names[SIGNER], f"belongs to the user {found.uid}", "do this as root, or as that user")
+        command = Command(_signer_words(found.files[SIGNER], names[SIGNER]), found.uid, found.gid)
+        return Authority(directory, chain, external_key(command, public), command)
+    if ISSUER_KEY not in found.files:
+        raise unusable(names[ISSUER_KEY], f"is missing, and so is {SIGNER}")
+    return Authority(directory, chain, _read_key(found.files[ISSUER_KEY], public, names[ISSUER_KEY]), None)
+
+
+def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate, ...]":
+    if CHAIN not in files:
+        raise unusable(name, "is missing")
+    blocks = _CERTIFICATE.findall(files[CHAIN])
+    if not blocks or len(blocks) != files[CHAIN].count(b"-----BEGIN "):
+        raise unusable(name, "should have certificates in PEM, and nothing else")
+    try:
+        chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
+        for depth, certificate in enumerate(chain):
+            _check_ca_certificate(certificate, depth)
+        for certificate, parent in zip(chain, (*chain[1:], chain[-1])):
+            _check_signed_by(certificate, parent)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise unusable(name, f"cannot be used: {error}") from error
+    return chain
+
+
+def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
+    """A certificate of the chain, with `depth` CA certificates below it. Raises ValueError."""
+    subject = certificate.subject.rfc4514_string()
+    signature_hash(_supported(certificate))
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        raise ValueError(f"{subject} is not the certificate of a CA") from None
+    if not constraints.ca:
+        raise ValueError(f"{subject} is not the certificate of a CA")
+    if constraints.path_length is not None and constraints.path_length < depth:
+        raise ValueError(f"{subject} allows no more than {constraints.path_length} CAs below it")
+    try:
+        signs = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        signs = True
+    if not signs:
+        raise ValueError(f"{subject} may not sign certificates")
+
+
+def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) -> None:
+    """Raises ValueError. The chain's last certificate is its own parent if it is a root, and is not looked at if it is none."""
+    if certificate is parent and certificate.issuer != certificate.subject:
+        return
+    algorithm = certificate.signature_hash_algorithm
+    try:
+        if certificate.issuer != parent.subject or algorithm is None:
+            raise InvalidSignature
+        verify(_supported(parent), certificate.signature, certificate.tbs_certificate_bytes, algorithm)
+    except InvalidSignature:
+        names = certificate.subject.rfc4514_string(), parent.subject.rfc4514_string()
+        raise ValueError("{} is not signed by {}, which should be the next certificate".format(*names)) from None
+
+
+def _supported(certificate: x509.Certificate) -> PublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
+        raise ValueError(f"{certificate.subject.rfc4514_string()} has neither an RSA nor an EC key")
+    return key
+
+
+def _refuse_expired(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
+    now = _now()
+    for certificate in chain:
+        end = validity(certificate)[1]
+        if end < now:
+            subject = certificate.subject.rfc4514_string()
+            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", "import a valid issuer")
+
+
+def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(content, None)
+    except TypeError:
+        raise unusable(name, "is encrypted", "decrypt it (openssl pkey), or import a command that signs with it") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
+    if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)) or _spki(key.public_key()) != _spki(public):
+        raise unusable(name, f"is not the key of the first certificate in {CHAIN}")
+    return key
+
+
+def _spki(key: PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _private_pem(key: PrivateKey) -> bytes:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
+
+
+def _signer_file(words: "tuple[str, ...]") -> bytes:
+    return json.dumps({"command": words}, indent=2).encode() + b"\n"
+
+
+def _signer_words(content: bytes, name: str) -> "tuple[str, ...]":
+    try:
+        words = json.loads(content)["command"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise unusable(name, 'should have one object with "command", a list of words')
+    if not os.path.isabs(words[0]):
+        raise unusable(name, f"should name the program by its whole path, not {words[0]}")
+    return tuple(words)
+
+
+def _prove(authority: Authority) -> None:
+    """Have the key sign something that is no certificate; a key behind a command verifies what it gets."""
+    message, algorithm = os.urandom(32), signature_hash(authority.key.public_key())
+    if isinstance(authority.key, rsa.RSAPrivateKey):
+        authority.key.sign(message, padding.PKCS1v15(), algorithm)
+    else:
+        authority.key.sign(message, ec.ECDSA(algorithm))
+
+
+def _make() -> "dict[str, bytes]":
+    """The files of a new root and a new issuer."""
+    root_key, issuer_key = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    root = _sign_ca(root_key.public_key(), "vtpm root CA", 1, None, root_key)
+    issuer = _sign_ca(issuer_key.public_key(), "vtpm issuer", 0, root, root_key)
+    return {CHAIN: pem(issuer) + pem(root), ISSUER_KEY: _private_pem(issuer_key), ROOT_KEY: _private_pem(root_key)}
+
+
+def _sign_ca(
+    key: ec.EllipticCurvePublicKey,
+    title: str,
+    below: int,
+    parent: Optional[x509.Certificate],
+    signing_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key)
+    # the name is this CA's alone: those of two hosts meet in one verifier's list of roots
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{title} {identifier.digest[:8].hex()}")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(parent.subject if parent else subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now())
+        .not_valid_after(FOREVER)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=below), critical=True)
+        .add_extension(usage("key_cert_sign"), critical=True)
+        .add_extension(identifier, critical=False)
+    )
+    if parent:
+        builder = builder.add_extension(_authority_key_identifier(parent), critical=False)
+    return builder.sign(signing_key, signature_hash(key))
+
+
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = issuer.public_key()
+        assert isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey))
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)

@@ -1,0 +1,267 @@
+"""The local CA's directory: a set of files that is there whole or not at all. Knows nothing of what is in them.
+
+    DIRECTORY/             0700
+      .lock                held (flock) by who makes or replaces the set
+      current/             the set in use; who reads it needs no lock
+      next/                whole, about to become current: a replacement that was cut short here is finished by the next one
+      .new-XXXXXXXX/       being written; left by a crash, removed by the next one who has the lock
+      replaced-TIME-XXXX/  what an import has replaced
+
+What is written belongs to whom DIRECTORY belongs to, so that root can make a CA that the service's user reads.
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state.files import write_error
+
+CURRENT, NEXT, NEW, REPLACED, LOCK = "current", "next", ".new-", "replaced-", ".lock"
+#: More than any chain or key; what is larger is not read into memory.
+FILE_MAX_BYTES = 1 << 20
+#: The lock is held for as long as two keys and some fsyncs take.
+LOCK_TIME_S = 60.0
+_AS_OWNER = "do this as root, or as the user that the CA belongs to"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def unusable(path: str, cause: str, remedy: str = "") -> VtpmError:
+    """A CA that is there and cannot be used. It is never replaced by a new one: what it has signed would be worth nothing."""
+    return VtpmError(
+        Code.CA_UNUSABLE,
+        f"{path} {cause}",
+        remedy=remedy or "restore the directory of the CA from a backup; nothing was changed",
+    )
+
+
+class FileSet(NamedTuple):
+    """The files of a set by their names, and the user and group that the set belongs to."""
+
+    files: "dict[str, bytes]"
+    uid: int
+    gid: int
+
+
+class CaDirectory:
+    """One CA's directory, which need not exist yet."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def file(self, name: str) -> str:
+        """The path of a file of the set in use, for messages."""
+        return os.path.join(self.path, CURRENT, name)
+
+    def read(self) -> Optional[FileSet]:
+        """The set in use; None when there is none.
+
+        Raises:
+            VtpmError CA_UNUSABLE: something is damaged, or others may read it. STATE_UNREADABLE: it may not be read.
+        """
+        found = self._read_current()
+        if found is None and os.path.lexists(os.path.join(self.path, NEXT)):
+            with self.locked():  # a replacement is under way, or was cut short
+                pass
+            found = self._read_current()
+        return found
+
+    def _read_current(self) -> Optional[FileSet]:
+        path = os.path.join(self.path, CURRENT)
+        try:
+            folder = os.open(path, _FOLDER)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        try:
+            owner = os.fstat(folder)
+            files = {name: self._read_file(folder, name) for name in sorted(os.listdir(folder))}
+            return FileSet(files, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        finally:
+            os.close(folder)
+
+    def _read_file(self, folder: int, name: str) -> bytes:
+        path = self.file(name)
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise unusable(path, "is no regular file")
+            if found.st_mode & 0o077:
+                raise unusable(path, f"has the mode {found.st_mode & 0o777:04o}, others may use it", f"chmod 600 {path}")
+            if found.st_uid not in (os.geteuid(), 0, os.fstat(folder).st_uid):
+                raise unusable(
+                    path, f"belongs to the user {found.st_uid}, not to the CA's", f"see who put it there: ls -l {path}"
+                )
+            return file.read(FILE_MAX_BYTES)
+
+    @staticmethod
+    def _unreadable(path: str, error: OSError) -> VtpmError:
+        if isinstance(error, PermissionError):
+            return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {error.strerror}", remedy=_AS_OWNER)
+        return unusable(path, f"cannot be read: {error.strerror}")
+
+    @contextmanager
+    def locked(self) -> Iterator["LockedCaDirectory"]:
+        """The directory, made if need be, with its lock; what a crash has left in it is settled.
+
+        Raises:
+            VtpmError CA_UNUSABLE, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
+        """
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+        try:
+            if os.fstat(folder).st_mode & 0o022:
+                raise unusable(self.path, "may be written by others", f"chmod 700 {self.path}")
+            lock = self._lock(folder)
+            try:
+                locked = LockedCaDirectory(self.path, folder)
+                locked.settle()
+                yield locked
+            finally:
+                os.close(lock)
+        finally:
+            os.close(folder)
+
+    def _lock(self, folder: int) -> int:
+        path = os.path.join(self.path, LOCK)
+        try:
+            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        except OSError as error:
+            raise _write_error(path, error) from error
+        try:
+            _give_to_owner(lock, folder)
+            deadline = time.monotonic() + LOCK_TIME_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return lock
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise VtpmError(
+                            Code.STATE_LOCKED,
+                            f"{path} is held by another process",
+                            remedy=f"find and stop it, as root: lsof {path}",
+                        ) from None
+                    time.sleep(0.005)
+        except OSError as error:
+            os.close(lock)
+            raise _write_error(path, error) from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+
+class LockedCaDirectory:
+    """What the holder of the lock can do. Paths are relative to the open directory: nobody can put another in its place."""
+
+    def __init__(self, path: str, folder: int) -> None:
+        self.path = path
+        self._folder = folder
+
+    def settle(self) -> None:
+        """Finish the replacement, and remove the drafts, of processes that are gone: whoever had the lock before."""
+        try:
+            names = os.listdir(self._folder)
+            for name in names:
+                if name.startswith(NEW):
+                    self._remove(name)
+            if NEXT in names:
+                self._promote()
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+
+    def is_in_use(self) -> bool:
+        """Whether there is a set, good or not."""
+        return CURRENT in os.listdir(self._folder)
+
+    def refuse_leftovers(self) -> None:
+        """A first CA is made only where there never was one.
+
+        Raises:
+            VtpmError CA_UNUSABLE: the directory holds something else.
+        """
+        found = sorted(set(os.listdir(self._folder)) - {LOCK})
+        if found:
+            raise unusable(
+                self.path,
+                f"has no CA in {CURRENT}, but is not empty: {', '.join(found[:3])}",
+                f"put the CA back as {self.path}/{CURRENT}, or empty the directory if there never was one",
+            )
+
+    def replace(self, files: "dict[str, bytes]") -> Optional[str]:
+        """Make `files` the set in use, and return the path at which the set before is kept, if there was one."""
+        new = NEW + secrets.token_hex(4)
+        try:
+            self._write(new, files)
+            os.rename(new, NEXT, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            return self._promote()
+        except OSError as error:
+            with suppress(OSError):
+                self._remove(new)
+            raise _write_error(self.path, error) from error
+
+    def _promote(self) -> Optional[str]:
+        kept = f"{REPLACED}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+        try:
+            os.rename(CURRENT, kept, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except FileNotFoundError:
+            kept = ""
+        os.rename(NEXT, CURRENT, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.fsync(self._folder)
+        return os.path.join(self.path, kept) if kept else None
+
+    def _write(self, name: str, files: "dict[str, bytes]") -> None:
+        os.mkdir(name, 0o700, dir_fd=self._folder)
+        folder = os.open(name, _FOLDER, dir_fd=self._folder)
+        try:
+            for file_name, content in files.items():
+                descriptor = os.open(file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+                with open(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    _give_to_owner(descriptor, self._folder)
+                    os.fsync(descriptor)
+            _give_to_owner(folder, self._folder)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _remove(self, name: str) -> None:
+        folder = os.open(name, _FOLDER, dir_fd=self._folder)
+        try:
+            for file_name in os.listdir(folder):
+                os.unlink(file_name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=self._folder)
+
+
+def _write_error(path: str, error: OSError) -> VtpmError:
+    if isinstance(error, PermissionError):
+        return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be written: {error.strerror}", remedy=_AS_OWNER)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        remedy = f"make the directory {os.path.dirname(os.path.abspath(path))} first"
+        return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be made: {error.strerror}", remedy=remedy)
+    return write_error(path, error)
+
+
+def _give_to_owner(descriptor: int, folder: int) -> None:
+    owner, ours = os.fstat(folder), os.fstat(descriptor)
+    if (owner.st_uid, owner.st_gid) != (ours.st_uid, ours.st_gid) and os.geteuid() == 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
