@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional
 from swtpm_svc.cli import files
 from swtpm_svc.cli.operations import Argument, Operation, Report
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import CA_DIRECTORY
+from swtpm_svc.provision.ca_directory import DIRECTORY
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +33,7 @@ def run(options: "argparse.Namespace") -> Report:
         remedy = "install it: package python3-cryptography, or pip install cryptography"
         raise VtpmError(Code.INSTALLATION, f"the Python package cryptography cannot be used ({error})", remedy=remedy) from error
     values = {name: value for name, value in vars(options).items() if name not in ("command", "json", "action", "directory")}
-    return ACTIONS[options.action].run(options.directory, **values)
+    return ACTIONS[options.action].run(os.path.abspath(options.directory), **values)
 
 
 def create(directory: str) -> Report:
@@ -121,7 +121,7 @@ def _describe(certificate: "x509.Certificate") -> "dict[str, str]":
 
 #: Every action has this one too.
 PLACE = Argument(
-    ("--ca",), f"the CA's directory (default {CA_DIRECTORY})", {"metavar": "DIR", "default": CA_DIRECTORY, "dest": "directory"}
+    ("--ca",), f"the CA's directory (default {DIRECTORY})", {"metavar": "DIR", "default": DIRECTORY, "dest": "directory"}
 )
 
 # fmt: off

@@ -12,8 +12,8 @@ from swtpm_svc.errors import Code, VtpmError
 BLOB_MAX_BYTES = 16 * 1024 * 1024
 
 
-def write_whole(path: str, content: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that, unless `mode` says otherwise, only its owner can read.
+def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a file, readable by its owner alone unless `mode` says otherwise.
 
     Until it is complete and on disk, what was there before stays.
 

@@ -9,7 +9,7 @@ needs them first, or an administrator imports an issuer. In use are these files,
     root-key.pem     the root's key; nothing here reads it, so that it can be taken to a safer place
 
 Our own keys are on P-384: made in a millisecond, where RSA 3072 takes up to a second under the lock, and a TPM's certificate is
-280 bytes shorter, which is NV memory of each TPM. Own certificates do not expire (RFC 5280, 4.1.2.5), because those of the TPMs
+a quarter shorter, which is NV memory of each TPM. Own certificates do not expire (RFC 5280, 4.1.2.5), because those of the TPMs
 do not; nobody publishes revocations.
 """
 
@@ -26,8 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import CA_DIRECTORY
-from swtpm_svc.provision.ca_directory import CaDirectory, FileSet, unusable
+from swtpm_svc.provision.ca_directory import DIRECTORY, CaDirectory, FileSet, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
 CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.pem", "signer.json"
@@ -80,7 +79,7 @@ class Authority(NamedTuple):
         return builder.sign(self.key, signature_hash(self.key.public_key()))
 
 
-def load(directory: str = CA_DIRECTORY) -> Authority:
+def load(directory: str = DIRECTORY) -> Authority:
     """The CA that is there.
 
     Raises:
@@ -92,7 +91,7 @@ def load(directory: str = CA_DIRECTORY) -> Authority:
     return authority
 
 
-def obtain(directory: str = CA_DIRECTORY) -> Authority:
+def obtain(directory: str = DIRECTORY) -> Authority:
     """The CA that is there, or a new one where there never was any. Of several processes one makes it, the others wait.
 
     Raises:
@@ -114,7 +113,7 @@ def import_issuer(
     *,
     key: Optional[bytes] = None,
     command: "tuple[str, ...]" = (),
-    directory: str = CA_DIRECTORY,
+    directory: str = DIRECTORY,
     force: bool = False,
 ) -> "tuple[Authority, Optional[str]]":
     """Use an administrator's own issuer: the certificates and either the key, both in PEM, or the command that signs.

@@ -22,6 +22,8 @@ from typing import NamedTuple, Optional
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.files import write_error
 
+#: Where the local CA is.
+DIRECTORY = "/var/lib/vtpm-ca"
 CURRENT, NEXT, NEW, REPLACED, LOCK = "current", "next", ".new-", "replaced-", ".lock"
 #: More than any chain or key; what is larger is not read into memory.
 FILE_MAX_BYTES = 1 << 20
