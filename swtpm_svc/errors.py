@@ -49,6 +49,9 @@ class Code(Enum):
     CA_EXISTS = "ca-exists"
     CA_UNUSABLE = "ca-unusable"
     CA_SIGNER = "ca-signer"
+    TPM_REFUSED = "tpm-refused"
+    AUTH_FAILED = "auth-failed"
+    ALREADY_PROVISIONED = "already-provisioned"
     INSTALLATION = "installation"
     INTERNAL = "internal"
 
@@ -108,6 +111,9 @@ TABLE = {
     Code.CA_EXISTS: Fault(errno.EEXIST, TPM_FAIL, 73, "970569cb94924c4c945b569dbd4ce283", "there is a certification authority already"),
     Code.CA_UNUSABLE: Fault(errno.EBADMSG, TPM_FAIL, 65, "4d667253770e4aef89e7b07995b73207", "the certification authority is damaged, incomplete or expired"),
     Code.CA_SIGNER: Fault(errno.EIO, TPM_FAIL, 75, "07363f7927c842d1805ef867b1d3e5e4", "the certification authority's external signer failed"),
+    Code.TPM_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "c85730157b9e462db026ec296c5a260b", "the TPM answered a command with an error"),
+    Code.AUTH_FAILED: Fault(errno.EACCES, TPM_FAIL, 77, "840b95a912cc4d219213424b12a9d63b", "the TPM does not take the password"),
+    Code.ALREADY_PROVISIONED: Fault(errno.EEXIST, TPM_FAIL, 73, "834b9832c61445b99e41c0996405cb75", "the TPM has already what was to be made"),
     Code.INSTALLATION: Fault(errno.ENOENT, TPM_FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
     Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
 }

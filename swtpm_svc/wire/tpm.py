@@ -63,3 +63,15 @@ def encode_response(tag: int, rc: int, body: Bytes = b"") -> bytes:
 def encode_command(tag: int, code: int, body: Bytes = b"") -> bytes:
     """A command; `body` is all that follows the header: handles, sessions, parameters."""
     return _pack(tag, HEADER_SIZE + len(body), code) + body
+
+
+def decode_response(response: Bytes) -> "tuple[int, int, bytes]":
+    """A whole response: its tag, return code and body.
+
+    Raises:
+        ProtocolError: it is shorter or longer than its header says.
+    """
+    tag, size, rc = decode_header(response)
+    if size != len(response):
+        raise ProtocolError(f"a response of {len(response)} bytes says that it has {size}")
+    return tag, rc, bytes(response[HEADER_SIZE:])

@@ -1,0 +1,99 @@
+"""Endorsement keys and ownership of a TPM 2.0, and which version of TPM answers at all."""
+
+from typing import Callable, Optional, Union
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.provision import refused
+from swtpm_svc.provision.ek_templates import EndorsementKey
+from swtpm_svc.provision.refused import RefusedByTpm, already, broken
+from swtpm_svc.provision.tpm2 import Tpm2
+from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
+from swtpm_svc.wire.tpm2 import Public
+
+#: A command that a TPM of each version answers, each in its own way, and that changes nothing.
+PROBE = tpm2.encode(tpm2.Command.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))
+
+#: In the order in which a password is set: the owner's comes last, so that who has it has all.
+_HIERARCHIES = {tpm2.RH_LOCKOUT: "lockout", tpm2.RH_ENDORSEMENT: "endorsement hierarchy", tpm2.RH_OWNER: "owner hierarchy"}
+
+#: What CreatePrimary answers to a template with an algorithm that the TPM does not have.
+_UNSUPPORTED = (refused.RC_VALUE, refused.RC_KEY_SIZE, refused.RC_CURVE)
+
+
+def connect(execute: Callable[[bytes], bytes]) -> Union[Tpm12, Tpm2]:
+    """The TPM at the other end, by its version.
+
+    Raises:
+        VtpmError PROTOCOL, ProtocolError: what answers is no TPM.
+    """
+    tag, _rc, _body = decode_response(execute(PROBE))
+    if tag == ST_NO_SESSIONS:
+        return Tpm2(execute)
+    if tag == TAG_RSP_COMMAND:
+        return Tpm12(execute)
+    raise broken(f"a response with tag {tag:#06x} is none of a TPM")
+
+
+def find_endorsement_key(tpm: Tpm2, key: EndorsementKey) -> Optional[Public]:
+    """What is stored at the key's handle; None: nothing."""
+    try:
+        return tpm.read_public(key.handle)
+    except RefusedByTpm as error:
+        if error.reason == refused.RC_HANDLE:
+            return None
+        raise
+
+
+def create_endorsement_key(
+    tpm: Tpm2, key: EndorsementKey, *, endorsement: bytes = b"", owner: bytes = b"", replace: bool = False
+) -> Public:
+    """Make the endorsement key from the TPM's seed, and store it at its handle.
+
+    `endorsement` and `owner` are the passwords of these hierarchies. `replace`: remove what is stored there, once the new one
+    is made; a TPM whose seed was not changed makes the same key again.
+
+    Raises:
+        VtpmError ALREADY_PROVISIONED: something is stored there. RefusedByTpm, ProtocolError.
+    """
+    stored = find_endorsement_key(tpm, key)
+    if stored is not None and not replace:
+        raise already(f"there is a key at {key.handle:#x} already", "see vtpmctl getpubek; --force replaces it")
+    try:
+        handle, public = tpm.create_primary(tpm2.RH_ENDORSEMENT, key.template, endorsement)
+    except RefusedByTpm as error:
+        if error.reason in _UNSUPPORTED:
+            error.remedy = f"take another --algorithm: this TPM has no {key.label}"
+        raise
+    try:
+        if stored is not None:
+            tpm.persist(key.handle, key.handle, owner)
+        tpm.persist(handle, key.handle, owner)
+    finally:
+        tpm.flush(handle)
+    return public
+
+
+def take_ownership(tpm: Tpm2, password: bytes) -> None:
+    """Set the passwords of lockout, endorsement hierarchy and owner hierarchy; all or, when one fails, none.
+
+    Raises:
+        VtpmError ALREADY_PROVISIONED: one is set. RefusedByTpm, ProtocolError.
+    """
+    taken = ", ".join(_HIERARCHIES[hierarchy] for hierarchy in tpm.authorizations_set())
+    if taken:
+        raise already(f"the TPM has an owner already: a password is set for {taken}", "tpm2_changeauth changes it")
+    done: list[int] = []
+    try:
+        for hierarchy in _HIERARCHIES:
+            tpm.change_auth(hierarchy, password)
+            done.append(hierarchy)
+    except RefusedByTpm as error:
+        for hierarchy in reversed(done):
+            tpm.change_auth(hierarchy, b"", password)
+        if error.reason == refused.RC_SIZE:
+            raise VtpmError(
+                Code.USAGE, f"a password of {len(password)} bytes is too long for the TPM", remedy="32 bytes are always possible"
+            ) from error
+        raise
