@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Optional, TypeVar
+from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar
 
 from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_INVALID_POSTINIT, TPM_NOSPACE, Code, VtpmError
 from swtpm_svc.service import config
@@ -51,8 +51,26 @@ class Target(NamedTuple):
         return f"vtpm@{self.instance}.service" if self.instance else "vtpm@NAME.service"
 
 
-def resolve(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
-    """A path is used as it is; a NAME is an instance, whose file says the device's name.
+def control_path(loaded: Config) -> str:
+    """The device; without one the control socket, which the configuration may have put elsewhere, or nowhere.
+
+    Raises:
+        VtpmError USAGE
+    """
+    if loaded.device.enabled:
+        return loaded.device.node
+    control = loaded.socket.control
+    if not control.startswith("/"):
+        raise VtpmError(
+            Code.USAGE,
+            f'{loaded.path}: there is neither a device nor a UNIX control socket ([socket] control = "{control}")',
+            remedy="give [socket] control a path",
+        )
+    return control
+
+
+def resolve(name: str, directory: str = config.CONFIG_DIRECTORY, path_of: Callable[[Config], str] = control_path) -> Target:
+    """A path is used as it is; a NAME is an instance, in whose configuration `path_of` finds the place.
 
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
@@ -66,21 +84,7 @@ def resolve(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
         if error.code is Code.CONFIG_MISSING:
             error.remedy = f"see vtpmctl list; for a device without a configuration give its path: /dev/{name}"
         raise
-    return Target(name, _path(loaded), instance)
-
-
-def _path(loaded: Config) -> str:
-    """The device; without one the control socket, which the configuration may have put elsewhere, or nowhere."""
-    if loaded.device.enabled:
-        return loaded.device.node
-    control = loaded.socket.control
-    if not control.startswith("/"):
-        raise VtpmError(
-            Code.USAGE,
-            f'{loaded.path}: there is neither a device nor a UNIX control socket ([socket] control = "{control}")',
-            remedy="give [socket] control a path",
-        )
-    return control
+    return Target(name, path_of(loaded), instance)
 
 
 class Device:
@@ -145,7 +149,7 @@ def open_device(target: Target) -> Device:
         if stat.S_ISSOCK(mode):
             return ControlSocket(target)
     except OSError as error:
-        _refuse_open(target, error)
+        refuse_open(target, error)
     raise VtpmError(
         Code.USAGE,
         f"{target.path} is neither a character device nor a socket",
@@ -257,7 +261,7 @@ def _name(request: ptm.Request) -> str:
     return f"PTM_{ptm.command_of(request).name}"
 
 
-def _refuse_open(target: Target, error: OSError) -> NoReturn:
+def refuse_open(target: Target, error: OSError) -> NoReturn:
     start = f"start it: systemctl start {target.unit}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"{target.path} does not exist", remedy=start)

@@ -1,15 +1,18 @@
 """vtpmctl's command line: the operations' table as argparse wants it, and its errors as ours."""
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
 from swtpm_svc import __version__
 from swtpm_svc.cli import authority, output
 from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
+from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
 
 TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
+ANY_TPM = f"{TARGET}, a socket's, or tcp:HOST:PORT; default: $TPM_DEVICE"
 
 #: The commands that are no control operations: help, the argument's placeholder, the argument's help.
 REPORTS = {
@@ -63,9 +66,12 @@ def _parser() -> _Parser:
             command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
         for option, option_help in REPORT_OPTIONS.get(name, {}).items():
             command.add_argument(option, action="store_true", help=option_help)
-    for name, operation in OPERATIONS.items():
+    for name, operation in {**OPERATIONS, **TPM_COMMANDS}.items():
         command = _command(commands, name, operation.help)
-        command.add_argument("name", metavar="NAME", help=TARGET)
+        if name in OPERATIONS:
+            command.add_argument("name", metavar="NAME", help=TARGET)
+        else:
+            command.add_argument("name", metavar="NAME", nargs="?", default=os.environ.get("TPM_DEVICE"), help=ANY_TPM)
         _add_arguments(command, operation.arguments)
     for name, (help_text, actions) in GROUPS.items():
         _add_group(_command(commands, name, help_text), actions)

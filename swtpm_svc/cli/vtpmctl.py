@@ -49,6 +49,7 @@ def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = N
 def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     # imported here: an interrupt or a broken installation is then reported as everything else is
     from swtpm_svc.cli import parser, render
+    from swtpm_svc.cli.operations import OPERATIONS
     from swtpm_svc.cli.status import Places
 
     options = parser.parse(arguments)
@@ -89,7 +90,7 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         report = authority.run(options)
         _print(options, report.text, report.values)
         return 0
-    return _operate(options, places)
+    return _operate(options, places) if options.command in OPERATIONS else _command_tpm(options, places)
 
 
 def _operate(options: "argparse.Namespace", places: "Places") -> int:
@@ -103,6 +104,37 @@ def _operate(options: "argparse.Namespace", places: "Places") -> int:
     with open_device(resolve(name, places.config)) as device:
         report = operation.run(device, **values)
         _print(options, report.text, {"device": device.target.path, "operation": options.command, **report.values})
+    return 0
+
+
+def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
+    from swtpm_svc.cli.ownership import TPM_COMMANDS
+    from swtpm_svc.cli.passwords import Password
+    from swtpm_svc.cli.tpm_connection import find_tpm, open_tpm
+    from swtpm_svc.provision.ownership import connect
+    from swtpm_svc.provision.refused import RefusedByTpm
+    from swtpm_svc.wire.protocol_error import ProtocolError
+
+    values = vars(options).copy()
+    command, name = TPM_COMMANDS[values.pop("command")], values.pop("name")
+    values.pop("json")
+    if not name:
+        raise VtpmError(Code.USAGE, "no TPM is named", remedy="give its NAME or path, or set TPM_DEVICE to it")
+    for role in ("owner", "srk"):
+        if f"{role}_password_file" in values:
+            values[role] = Password.of(role, values)
+    target = find_tpm(name, places.config)
+    try:
+        with open_tpm(target) as connection:
+            report = command.run(connect(connection.execute), **values)
+    except ProtocolError as error:
+        broken = f"{target.name} does not answer as a TPM does: {error}"
+        raise VtpmError(Code.PROTOCOL, broken, remedy="name a TPM: vtpmctl list") from error
+    except RefusedByTpm as error:
+        error.message = f"{target.name}: {error.message}"
+        error.remedy = str(error.remedy).replace("NAME", target.name)
+        raise
+    _print(options, report.text, {"device": target.path, "operation": options.command, **report.values})
     return 0
 
 

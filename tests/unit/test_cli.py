@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from swtpm_svc import __version__
 from swtpm_svc.cli import parser, vtpmctl
 from swtpm_svc.cli.operations import OPERATIONS
+from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.cli.status import Places
 from swtpm_svc.errors import Code, VtpmError
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *parser.GROUPS]
 PROGRAM = "import sys; from swtpm_svc.cli.vtpmctl import main; sys.exit(main())"
 
 
@@ -70,11 +72,11 @@ def configure(places: Places, name: str, text: str = '[device]\ngroup = "root"\n
 def test_help_names_every_command(run):
     result = run("--help")
     assert result.status == 0
-    for command in [*parser.REPORTS, *OPERATIONS, *parser.GROUPS]:
+    for command in COMMANDS:
         assert f"\n    {command}" in result.out
 
 
-@pytest.mark.parametrize("command", [*parser.REPORTS, *OPERATIONS, *parser.GROUPS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_its_own_help(run, command):
     result = run(command, "--help")
     assert result.status == 0
@@ -103,6 +105,12 @@ def test_version(run):
         (["buffer-size", "vtpm0", "0x100000000"], "argument N: found '0x100000000', expected a number from 0 to 0xffffffff"),
         (["info", "vtpm0", "--flags", "colour"], "argument --flags: found 'colour', expected a number or some of specification,"),
         (["info", "vtpm0", "--flags", "1x"], "argument --flags: found '1x', expected a number from 0 to 0xffffffffffffffff"),
+        (["createek"], "no TPM is named"),
+        (["createek", "vtpm0", "--algorithm", "rsa1024"], "argument --algorithm: invalid choice: 'rsa1024'"),
+        (["getpubek", "vtpm0", "--owner-password-fd", "x"], "argument --owner-password-fd: invalid int value: 'x'"),
+        (["takeown", "vtpm0", "--owner-password"], "unrecognized arguments: --owner-password"),
+        (["takeown", "tcp:lab:x"], "tcp:lab:x is no address"),
+        (["takeown", "a b"], 'instance name: found "a b", expected 1 to 32 letters,'),
         (["init", "a b"], 'instance name: found "a b", expected 1 to 32 letters,'),
         (["status", "../vtpm0"], 'instance name: found "../vtpm0", expected 1 to 32 letters,'),
     ],
@@ -133,7 +141,7 @@ def test_flags_are_numbers_or_names():
 
 @given(
     st.lists(
-        st.text(max_size=12) | st.sampled_from([*OPERATIONS, *parser.REPORTS, "--json", "--reset", "-", "--", "vtpm0"]),
+        st.text(max_size=12) | st.sampled_from([*COMMANDS, "--json", "--reset", "-", "--", "vtpm0"]),
         max_size=6,
     )
 )
@@ -145,7 +153,7 @@ def test_any_words_are_understood_or_refused(words):
         code = error.code
     except SystemExit as leaving:  # --help, --version
         code = leaving.code
-    assert code in (Code.USAGE, 0) if options is None else options.command in {**OPERATIONS, **parser.REPORTS}
+    assert code in (Code.USAGE, 0) if options is None else options.command in COMMANDS
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

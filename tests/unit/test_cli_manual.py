@@ -10,14 +10,17 @@ import pytest
 
 from swtpm_svc.cli import authority, parser, vtpmctl
 from swtpm_svc.cli.operations import INFO_FLAGS, OPERATIONS
+from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.errors import TABLE
+from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service import config
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = ROOT / "docs/man"
 COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
-COMMANDS = [*parser.REPORTS, *OPERATIONS]
+WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
+COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
 ACTIONS = {f"{group} {name}": action for group, (_, actions) in parser.GROUPS.items() for name, action in actions.items()}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
@@ -82,13 +85,13 @@ def test_no_other_command_is_described():
 
 def test_every_option_is_described():
     text = page("vtpmctl.8")
-    operations = [*OPERATIONS.values(), *ACTIONS.values()]
+    operations = [*WITH_ARGUMENTS.values(), *ACTIONS.values()]
     options = {name for operation in operations for argument in operation.arguments for name in argument.names}
     for option in {*options, *authority.PLACE.names, "--json", "--help", "--version"}:
         if option.startswith("-"):
-            assert f"Fl -{option[2:]}" in text, option
-    for flag in INFO_FLAGS:
-        assert flag in text
+            assert f"Fl {option[1:]}" in text, option
+    for word in [*INFO_FLAGS, *ENDORSEMENT_KEYS]:
+        assert word in text
 
 
 def test_every_exit_status_and_error_code_is_described():
@@ -163,8 +166,8 @@ def test_instances_are_completed(directory, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_are_completed(directory, command):
-    arguments = OPERATIONS[command].arguments if command in OPERATIONS else ()
-    options = [name for argument in arguments for name in argument.names if name.startswith("-")]
+    arguments = WITH_ARGUMENTS[command].arguments if command in WITH_ARGUMENTS else ()
+    options = [name for argument in arguments for name in argument.names if name.startswith("--")]
     options += parser.REPORT_OPTIONS.get(command, {})
     assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
 
@@ -186,6 +189,10 @@ def test_values_are_completed(directory):
     assert complete(directory, "locality", "vtpm0", "") == ["0", "1", "2", "3", "4"]
     assert complete(directory, "established", "vtpm0", "--reset", "--locality", "") == ["3", "4"]
     assert complete(directory, "info", "vtpm0", "--flags", "") == list(INFO_FLAGS)
+    assert complete(directory, "createek", "vtpm0", "--algorithm", "") == list(ENDORSEMENT_KEYS)
+    assert complete(directory, "takeown", "vtpm0", "--owner-password-file", "fi") == ["file"]
+    assert complete(directory, "takeown", "--owner-password-fd", "5", "v") == ["vtpm0"]
+    assert complete(directory, "getpubek", "vtpm0", "-pwdo", "") == []
     assert complete(directory, "list", "") == []
 
 
