@@ -8,7 +8,7 @@ needs them first, or an administrator imports an issuer. In use are these files,
     signer.json      {"command": [...]}: the command that signs in its place (provision/ca_signer.py)
     root-key.pem     the root's key; nothing here reads it, so that it can be taken to a safer place
 
-Our own keys are on P-384: made in a millisecond, where RSA 3072 takes up to a second under the lock, and a TPM's certificate is
+Our own keys are on P-384: made in a millisecond, where RSA 3072 takes a second or more under the lock, and a TPM's certificate is
 a quarter shorter, which is NV memory of each TPM. Own certificates do not expire (RFC 5280, 4.1.2.5), because those of the TPMs
 do not; nobody publishes revocations.
 """
@@ -33,7 +33,7 @@ CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.p
 
 #: "No well-defined expiration date": RFC 5280, 4.1.2.5.
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _NO_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -130,7 +130,7 @@ def import_issuer(
     given = FileSet(files, owner.st_uid if owner else os.geteuid(), owner.st_gid if owner else os.getegid())
     authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
     _refuse_expired(authority.chain, "the certificates")
-    _prove(authority)
+    _prove(authority.key)
     files[CHAIN] = b"".join(pem(certificate) for certificate in authority.chain)
     if key is not None:
         files[ISSUER_KEY] = _private_pem(authority.key)
@@ -196,7 +196,7 @@ def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate
     if CHAIN not in files:
         raise unusable(name, "is missing")
     blocks = _CERTIFICATE.findall(files[CHAIN])
-    if not blocks or len(blocks) != files[CHAIN].count(b"-----BEGIN "):
+    if not blocks or b"-----" in _CERTIFICATE.sub(b"", files[CHAIN]):
         raise unusable(name, "should have certificates in PEM, and nothing else")
     try:
         chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
@@ -204,8 +204,8 @@ def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate
             _check_ca_certificate(certificate, depth)
         for certificate, parent in zip(chain, (*chain[1:], chain[-1])):
             _check_signed_by(certificate, parent)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        raise unusable(name, f"cannot be used: {error}") from error
+    except Exception as error:  # what cryptography raises for bad certificates has no common base: KeyError is among it
+        raise unusable(name, f"cannot be used: {' '.join(str(error).split())[:200]}") from error
     return chain
 
 
@@ -230,8 +230,8 @@ def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
 
 
 def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) -> None:
-    """Raises ValueError. The chain's last certificate is its own parent if it is a root, and is not looked at if it is none."""
-    if certificate is parent and certificate.issuer != certificate.subject:
+    """Raises ValueError. The chain's last certificate is its own parent, unless it says that it is no root."""
+    if certificate is parent and _is_signed_by_another(certificate):
         return
     algorithm = certificate.signature_hash_algorithm
     try:
@@ -239,8 +239,21 @@ def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) ->
             raise InvalidSignature
         verify(_supported(parent), certificate.signature, certificate.tbs_certificate_bytes, algorithm)
     except InvalidSignature:
-        names = certificate.subject.rfc4514_string(), parent.subject.rfc4514_string()
-        raise ValueError("{} is not signed by {}, which should be the next certificate".format(*names)) from None
+        subject = certificate.subject.rfc4514_string()
+        if certificate is parent:
+            raise ValueError(f"{subject} is not signed by itself, and the certificate of who signed it does not follow") from None
+        raise ValueError(f"{subject} is not signed by {parent.subject.rfc4514_string()}, which should be next") from None
+
+
+def _is_signed_by_another(certificate: x509.Certificate) -> bool:
+    """By both signs that RFC 5280 wants (4.2.1.1): a root with a damaged issuer's name has no key identifier."""
+    if certificate.issuer == certificate.subject:
+        return False
+    try:
+        certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return False
+    return True
 
 
 def _supported(certificate: x509.Certificate) -> PublicKey:
@@ -268,6 +281,10 @@ def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
         raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)) or _spki(key.public_key()) != _spki(public):
         raise unusable(name, f"is not the key of the first certificate in {CHAIN}")
+    try:
+        _prove(key)  # OpenSSL loads an EC key whose secret half is another's
+    except (InvalidSignature, ValueError) as error:
+        raise unusable(name, "is damaged: what it signs does not verify") from error
     return key
 
 
@@ -296,13 +313,19 @@ def _signer_words(content: bytes, name: str) -> "tuple[str, ...]":
     return tuple(words)
 
 
-def _prove(authority: Authority) -> None:
-    """Have the key sign something that is no certificate; a key behind a command verifies what it gets."""
-    message, algorithm = os.urandom(32), signature_hash(authority.key.public_key())
-    if isinstance(authority.key, rsa.RSAPrivateKey):
-        authority.key.sign(message, padding.PKCS1v15(), algorithm)
+def _prove(key: PrivateKey) -> None:
+    """Have the key sign something that is no certificate.
+
+    Raises:
+        InvalidSignature. VtpmError CA_SIGNER: from a key behind a command.
+    """
+    message, public = os.urandom(32), key.public_key()
+    algorithm = signature_hash(public)
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(message, padding.PKCS1v15(), algorithm)
     else:
-        authority.key.sign(message, ec.ECDSA(algorithm))
+        signature = key.sign(message, ec.ECDSA(algorithm))
+    verify(public, signature, message, algorithm)
 
 
 def _make() -> "dict[str, bytes]":

@@ -17,6 +17,7 @@ import os
 import pwd
 import signal
 import subprocess
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Union
 
 from cryptography.exceptions import InvalidSignature
@@ -157,12 +158,13 @@ def _run(command: Command, message: bytes) -> bytes:
     with process:
         try:
             output, complaint = process.communicate(message, timeout=SIGN_TIME_S)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
+            with suppress(OSError):  # all that it has started, too: one of them may be what has not ended
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             remedy = "see what it waits for; it has no terminal"
             raise _failed(command, f"gave no answer in {SIGN_TIME_S:.0f} s", remedy) from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
         words = " ".join(complaint.decode(errors="replace").split())[-300:]
         raise _failed(command, f"failed with status {process.returncode}" + (f": {words}" if words else ""), "try it by hand")

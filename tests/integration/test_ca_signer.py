@@ -134,10 +134,11 @@ def test_a_signer_that_does_not_sign_is_refused(tmp_path, capsys, text, words):
     assert not (tmp_path / "ca").exists()
 
 
-def test_a_signer_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+@pytest.mark.parametrize("then", ["wait", "exit 0"])
+def test_a_signer_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch, then):
     monkeypatch.setattr(ca_signer, "SIGN_TIME_S", 0.5)
     _, certificate = make_issuer(tmp_path, "p256")
-    signer = script(tmp_path / "signer", f"sleep 300 & echo $! > {tmp_path}/child; wait")
+    signer = script(tmp_path / "signer", f"sleep 300 & echo $! > {tmp_path}/child; {then}")
     with pytest.raises(VtpmError) as caught:
         ca.import_issuer(certificate.read_bytes(), command=(signer,), directory=str(tmp_path / "ca"))
     assert "gave no answer" in caught.value.message

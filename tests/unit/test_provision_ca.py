@@ -1,5 +1,6 @@
 """The local CA's directory and files: made once, read back, never made anew; what does not fit is refused with its cause."""
 
+import base64
 import datetime
 import json
 import os
@@ -24,6 +25,11 @@ NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "ca"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> ca.Authority:
+    return ca.obtain(str(tmp_path_factory.mktemp("module") / "ca"))
 
 
 def refusal(call, *arguments, **options) -> VtpmError:
@@ -56,6 +62,8 @@ def certificate(name: str, key, parent=None, parent_key=None, *, is_ca=True, bel
     )
     if is_ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(is_ca, below if is_ca else None), critical=True)
+    if parent:
+        builder = builder.add_extension(ca._authority_key_identifier(parent), critical=False)
     if usage:
         builder = builder.add_extension(ca.usage(usage), critical=True)
     return builder.sign(parent_key or key, None if isinstance(parent_key or key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
@@ -75,7 +83,7 @@ def test_the_first_one_makes_it_and_the_next_one_finds_it(place):
 
 
 def test_the_files_are_for_their_owner_only(place):
-    os.umask(os.umask(0))  # whatever it is
+
     ca.obtain(str(place))
     modes = {path.name: path.stat().st_mode & 0o777 for path in [place, *place.rglob("*")]}
     assert modes == {
@@ -185,7 +193,7 @@ def test_a_damaged_ca_is_an_error_and_is_not_replaced(place, tmp_path, name, dam
     assert contents(place) == before
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_byte_that_is_changed_is_an_error_or_does_not_matter(data, tmp_path):
     """Of a certificate's text only the base64 counts, so some changes are none; a key is never taken for another."""
@@ -208,6 +216,30 @@ def test_any_byte_that_is_changed_is_an_error_or_does_not_matter(data, tmp_path)
         assert found.key.public_key().public_numbers() == made.key.public_key().public_numbers()
     else:
         assert code is Code.CA_UNUSABLE
+
+
+def test_a_marker_that_is_damaged_does_not_hide_a_certificate(place):
+    ca.obtain(str(place))
+    file = place / "current/chain.pem"
+    good = file.read_bytes()
+    for marker in (b"-----BEGIN", b"-----END"):
+        for which in (good.index(marker), good.rindex(marker)):
+            file.write_bytes(good[:which] + b"\0" + good[which + 1 :])
+            assert refusal(ca.load, str(place)).code is Code.CA_UNUSABLE
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a")  # a serial number that is negative now
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_any_bit_of_the_certificates_counts(data, authority):
+    ders = [found.public_bytes(serialization.Encoding.DER) for found in authority.chain]
+    which = data.draw(st.integers(0, len(ders) - 1))
+    bit = data.draw(st.integers(0, 8 * len(ders[which]) - 1))
+    changed = bytearray(ders[which])
+    changed[bit // 8] ^= 1 << bit % 8
+    ders[which] = bytes(changed)
+    blocks = [b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in ders]
+    assert refusal(ca._read_chain, {ca.CHAIN: b"".join(blocks)}, "chain.pem").code is Code.CA_UNUSABLE
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
@@ -274,6 +306,18 @@ def test_the_root_may_be_left_out(place):
     root_key, key = KEYS["p256"](), KEYS["p256"]()
     issuer = certificate("issuer", key, certificate("root", root_key), root_key)
     assert ca.import_issuer(ca.pem(issuer), key=key_pem(key), directory=str(place))[0].chain == (issuer,)
+
+
+def test_a_root_whose_issuer_is_damaged_is_no_intermediate(place):
+    """One byte in that name, and nothing below the root would notice."""
+    root = ca.obtain(str(place)).chain[1]
+    der = root.public_bytes(serialization.Encoding.DER)
+    position = der.index(b"vtpm root CA")
+    damaged = x509.load_der_x509_certificate(der[:position] + b"w" + der[position + 1 :])
+    chain = place / "current/chain.pem"
+    chain.write_bytes(chain.read_bytes().replace(ca.pem(root), ca.pem(damaged)))
+    error = refusal(ca.load, str(place))
+    assert "is not signed by itself" in error.message
 
 
 def test_an_import_over_a_ca_needs_force_and_keeps_the_old_one(place):
