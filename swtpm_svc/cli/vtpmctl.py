@@ -125,6 +125,12 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
             values[role] = Password.of(role, values)
     target = find_tpm(name, places.config)
     try:
+        import cryptography  # noqa: F401 - before anything is changed: a key that was made could not be shown without it
+    except ImportError as error:
+        raise VtpmError(
+            Code.INSTALLATION, f"the cryptography package is missing ({error})", remedy="install python3-cryptography"
+        ) from error
+    try:
         with open_tpm(target) as connection:
             report = command.run(connect(connection.execute), **values)
     except ProtocolError as error:

@@ -437,6 +437,14 @@ def test_a_person_at_a_terminal_is_asked(owned, session):
     other.done("getpubek", "other", "--owner-password-file", other.password_file)
 
 
+def test_without_cryptography_nothing_is_changed(session, monkeypatch):
+    one = session("1.2")
+    monkeypatch.setitem(sys.modules, "cryptography", None)  # what an import of it then raises is ImportError
+    assert "remedy: install python3-cryptography" in one.refused(69, "createek", "lab")
+    monkeypatch.undo()
+    one.done("createek", "lab")
+
+
 def test_cryptography_is_not_imported_where_nothing_is_encrypted():
     """D12."""
     code = "import sys; from swtpm_svc.cli import ownership, parser, tpm_connection; print('cryptography' in sys.modules)"
