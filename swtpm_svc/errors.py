@@ -32,6 +32,8 @@ class Code(Enum):
     STATE_LOCKED = "state-locked"
     STATE_CORRUPT = "state-corrupt"
     STATE_FOREIGN = "state-foreign"
+    STATE_KEY = "state-key"
+    KEY_UNUSABLE = "key-unusable"
     HANDOVER_REFUSED = "handover-refused"
     LIBTPMS = "libtpms"
     PROTOCOL = "protocol"
@@ -70,7 +72,9 @@ class Fault(NamedTuple):
 TPM_BAD_PARAMETER = 0x03
 TPM_FAIL = 0x09
 TPM_BAD_ORDINAL = 0x0A
+TPM_KEYNOTFOUND = 0x0D
 TPM_NOSPACE = 0x11
+TPM_DECRYPT_ERROR = 0x21
 TPM_INVALID_POSTINIT = 0x26
 TPM_BAD_LOCALITY = 0x3D
 
@@ -93,7 +97,9 @@ TABLE = {
     Code.STATE_FULL: Fault(errno.ENOSPC, TPM_NOSPACE, 74, "e504d8e3039f40aaa52a837d0cea6121", "the file system that holds the state is full"),
     Code.STATE_LOCKED: Fault(errno.EBUSY, TPM_FAIL, 75, "41e6389e7eba415ca44ec30f78e76872", "another process holds the state"),
     Code.STATE_CORRUPT: Fault(errno.EBADMSG, TPM_FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
-    Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, newer, or encrypted"),
+    Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, or newer"),
+    Code.STATE_KEY: Fault(errno.EACCES, TPM_DECRYPT_ERROR, 65, "25d0346a0b2c4efd824448e597e64510", "the state is encrypted with another key than what is configured, or is not encrypted"),
+    Code.KEY_UNUSABLE: Fault(errno.EACCES, TPM_FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is no key, or is not secret"),
     Code.HANDOVER_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what a predecessor left in memory cannot be used"),
     Code.LIBTPMS: Fault(errno.EIO, TPM_FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
     Code.PROTOCOL: Fault(errno.EBADMSG, TPM_BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),

@@ -11,7 +11,16 @@ import stat
 from types import TracebackType
 from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar
 
-from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_INVALID_POSTINIT, TPM_NOSPACE, Code, VtpmError
+from swtpm_svc.errors import (
+    TPM_BAD_LOCALITY,
+    TPM_BAD_ORDINAL,
+    TPM_DECRYPT_ERROR,
+    TPM_INVALID_POSTINIT,
+    TPM_KEYNOTFOUND,
+    TPM_NOSPACE,
+    Code,
+    VtpmError,
+)
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.wire import ptm, ptm_ioctl, ptm_socket, return_codes
@@ -29,6 +38,8 @@ RESULT_CODES = {
     TPM_INVALID_POSTINIT: Code.TPM_NOT_RUNNING,
     TPM_BAD_LOCALITY: Code.BAD_LOCALITY,
     TPM_NOSPACE: Code.STATE_FULL,
+    TPM_KEYNOTFOUND: Code.STATE_KEY,
+    TPM_DECRYPT_ERROR: Code.STATE_KEY,
 }
 
 
@@ -251,6 +262,7 @@ def refuse_result(target: Target, request: ptm.Request, tpm_result: int) -> NoRe
         Code.TPM_RUNNING: f"power it off first: vtpmctl stop {target.name}",
         Code.TPM_NOT_RUNNING: f"power it on first: vtpmctl init {target.name}",
         Code.BAD_LOCALITY: "use a locality from 0 to 4 that the operation allows",
+        Code.STATE_KEY: "the blob is encrypted: name its key in [state] (key-file, migration-key-file ...)",
         Code.STATE_FULL: "make room in the file system that holds the state",
         Code.LIBTPMS: f"see what the service says: journalctl -u {target.unit}",
     }

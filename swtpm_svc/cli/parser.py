@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import authority, output
+from swtpm_svc.cli import authority, output, rekey
 from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
 from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
@@ -20,6 +20,7 @@ REPORTS = {
     "status": ("show what is known about an instance", "NAME", "an instance, see vtpmctl list"),
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
     "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
+    "rekey": ("encrypt the state of a stopped instance with another key", "NAME", "an instance, see vtpmctl list"),
 }
 #: Their options, which take no value.
 REPORT_OPTIONS = {"doctor": {"--ima": "compare each installed file with its IMA signature"}}
@@ -66,6 +67,7 @@ def _parser() -> _Parser:
             command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
         for option, option_help in REPORT_OPTIONS.get(name, {}).items():
             command.add_argument(option, action="store_true", help=option_help)
+        _add_arguments(command, rekey.ARGUMENTS if name == "rekey" else ())
     for name, operation in {**OPERATIONS, **TPM_COMMANDS}.items():
         command = _command(commands, name, operation.help)
         if name in OPERATIONS:

@@ -203,6 +203,8 @@ def _state_lines(status: Status, state: "dict[str, Any]") -> "list[str]":
     else:
         text += ": " + ", ".join(f"{name} {size} bytes" for name, size in sorted(sizes.items()))
         text += f", generation of {_moment(generation)}"
+    if state.get("encryption"):
+        text += f", encrypted with {state['encryption']}"
     return [_row("state", clean(text))]
 
 

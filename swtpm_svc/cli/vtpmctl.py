@@ -84,6 +84,12 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         _print(options, render.doctor_text(findings), render.doctor_values(findings))
         failed = (one.problem for one in findings if one.verdict == doctor.FAIL and one.problem is not None)
         return next((problem.fault.exit_status for problem in failed), 0)
+    if options.command == "rekey":
+        from swtpm_svc.cli import rekey
+
+        report = rekey.run(options.name, options.old, options.new, places.config)
+        _print(options, report.text, report.values)
+        return 0
     if options.command == "ca":
         from swtpm_svc.cli import authority
 

@@ -17,8 +17,9 @@ MAX_BLOB_BYTES = 1 << 20
 class Download:
     """The blob that a client is fetching, and how far it is."""
 
-    def __init__(self, blob_type: int, blob: bytes) -> None:
+    def __init__(self, blob_type: int, blob: bytes, state_flags: int) -> None:
         self.blob_type = blob_type
+        self.state_flags = state_flags
         self._blob = blob
         self._position = 0
 

@@ -360,9 +360,10 @@ class CuseFrontend:
             reply = self._dispatcher.controller.handle(request)
             if not isinstance(reply, ptm.StateBlobReply):
                 return reply
-            opener.download = download = Download(request.type, reply.data)
+            opener.download = download = Download(request.type, reply.data, reply.state_flags)
         # the total is that of the whole blob here, as swtpm_ioctl counts on; on a socket it is what is left
-        return ptm.StateBlobReply(TPM_SUCCESS, 0, len(download), download.chunk(request.offset, ptm.STATE_BLOB_CHUNK))
+        chunk = download.chunk(request.offset, ptm.STATE_BLOB_CHUNK)
+        return ptm.StateBlobReply(TPM_SUCCESS, download.state_flags, len(download), chunk)
 
     def _set_state_blob(self, opener: _Opener, request: ptm.SetStateBlob) -> ptm.Reply:
         if opener.upload is None or opener.upload.blob_type != request.type:

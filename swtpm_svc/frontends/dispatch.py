@@ -139,7 +139,8 @@ class Dispatcher:
         is_cancel = isinstance(request, ptm.CancelTpmCommand)
         if not (is_cancel and is_own):
             try:
-                authorize(request, rights or self._rights_of(caller))
+                in_clear = isinstance(request, ptm.GetStateBlob) and self.controller.gives_clear(request)
+                authorize(request, rights or self._rights_of(caller), in_clear=in_clear)
             except VtpmError as error:
                 self.events.refused(caller, error)
                 raise

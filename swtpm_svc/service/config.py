@@ -145,6 +145,8 @@ def parse(text: str, path: str, instance: str) -> Config:
     tables = {table.field: _read_table(table, document.get(table.name, {}), path, instance) for table in SCHEMA}
     config = Config(instance=instance, path=path, **tables)
     _refuse_contradictions(config)
+    _refuse_key_contradictions(config, "")
+    _refuse_key_contradictions(config, "migration-")
     return config
 
 
@@ -171,6 +173,28 @@ def _refuse_contradictions(config: Config) -> None:
     ):
         if is_so:
             raise VtpmError(Code.CONFIG_INVALID, f"{config.path}: {cause}", remedy=remedy)
+
+
+def _refuse_key_contradictions(config: Config, prefix: str) -> None:
+    """Of a key: one place, and a format that fits it."""
+    names = [f"{prefix}{name}" for name in ("key-credential", "key-file", "passphrase-file")]
+    values = [getattr(config.state, name.replace("-", "_")) for name in names]
+    named = [name for name, value in zip(names, values) if value != "none"]
+    found = [
+        (f"{prefix}{name}", getattr(config.state, f"{prefix}{name}".replace("-", "_"))) for name in ("key-format", "key-mode")
+    ]
+    cause = ""
+    if len(named) > 1:
+        cause, remedy = f"found {' and '.join(named)}, expected one of them", "remove all but one"
+    elif not named:
+        name, value = next(((name, value) for name, value in found if value != "auto"), ("", ""))
+        if name:
+            cause, remedy = f'{name}: found "{value}", but no key', f"name one: {', '.join(names[:-1])} or {names[-1]}"
+    elif named == names[2:] and found[0][1] in ("hex", "binary"):
+        cause = f'{found[0][0]}: found "{found[0][1]}", expected "auto", "pbkdf2" or "sha512" for a passphrase'
+        remedy = f"write {names[1]} instead of {names[2]}, or another format"
+    if cause:
+        raise VtpmError(Code.CONFIG_INVALID, f"{config.path}: [state] {cause}", remedy=remedy)
 
 
 def changes(old: Config, new: Config) -> list[Change]:

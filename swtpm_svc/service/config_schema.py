@@ -7,12 +7,16 @@ and an entry in `SCHEMA`.
 
 import os
 import re
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+from swtpm_svc.state.encryption import MODES
+from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the first a letter or digit"
 ACCOUNT_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}")
 TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:)?[0-9]{1,5}")
+CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
@@ -70,9 +74,46 @@ class VtpmProxyConfig(NamedTuple):
 
 
 class StateConfig(NamedTuple):
-    """[state]: where what survives power-off is kept."""
+    """[state]: where what survives power-off is kept, and how it is encrypted. Of each three places of a key one may be named."""
 
     directory: str
+    key_credential: str
+    key_file: str
+    passphrase_file: str
+    key_format: str
+    key_mode: str
+    migration_key_credential: str
+    migration_key_file: str
+    migration_passphrase_file: str
+    migration_key_format: str
+    migration_key_mode: str
+
+    @property
+    def key(self) -> Optional[Source]:
+        """Where the key of the state files is; None: they are in clear."""
+        return _key_source(self.key_credential, self.key_file, self.passphrase_file, self.key_format, self.key_mode)
+
+    @property
+    def migration_key(self) -> Optional[Source]:
+        """Where the key of the control protocol's state blobs is."""
+        return _key_source(
+            self.migration_key_credential,
+            self.migration_key_file,
+            self.migration_passphrase_file,
+            self.migration_key_format,
+            self.migration_key_mode,
+        )
+
+
+def _key_source(credential: str, file: str, passphrase_file: str, key_format: str, mode: str) -> Optional[Source]:
+    for kind, name, default in (
+        ("credential", credential, "hex"),
+        ("file", file, "hex"),
+        ("file", passphrase_file, DEFAULT_KDF),
+    ):
+        if name != "none":
+            return Source(kind, name, default if key_format == "auto" else key_format, None if mode == "auto" else mode)
+    return None
 
 
 class ControlConfig(NamedTuple):
@@ -179,6 +220,10 @@ def _read_directory(value: str) -> str:
     return os.path.normpath("/" + value.lstrip("/"))
 
 
+def _read_file(value: str) -> str:
+    return value if value == "none" else _read_directory(value)
+
+
 def _read_address(value: str) -> str:
     """What frontends.sockets.parse_address takes; that the path fits a socket address (unix(7)) is checked here too."""
     if value == "none":
@@ -204,6 +249,10 @@ USER = _text(ACCOUNT_PATTERN, "the name or the number of a user")
 GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
+FILE = Kind(str, '"none" or an absolute path without ..', _read_file)
+CREDENTIAL = _text(CREDENTIAL_PATTERN, '"none" or the name of a credential: letters, digits, dots, dashes and underscores')
+KEY_FORMAT = _one_of("auto", *FORMATS)
+KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
 BOOLEAN = Kind(bool, "true or false", bool)
@@ -240,6 +289,16 @@ SCHEMA = (
     )),
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, "/var/lib/vtpm/{instance}", "where the TPM's state is kept"),
+        Key("key-credential", CREDENTIAL, "none", "the credential that holds the key of the state files"),
+        Key("key-file", FILE, "none", "the file that holds it"),
+        Key("passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
+        Key("key-format", KEY_FORMAT, "auto", "what is there: a key, hex or binary, or a passphrase for pbkdf2 or sha512"),
+        Key("key-mode", KEY_MODE, "auto", "the cipher"),
+        Key("migration-key-credential", CREDENTIAL, "none", "the credential that holds the key of state blobs"),
+        Key("migration-key-file", FILE, "none", "the file that holds it"),
+        Key("migration-passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
+        Key("migration-key-format", KEY_FORMAT, "auto", "what is there, as for key-format"),
+        Key("migration-key-mode", KEY_MODE, "auto", "the cipher"),
     )),
     Table("control", ControlConfig, (
         Key("group", GROUP, "vtpm-admin", "members may use the control operations", reloads=True),

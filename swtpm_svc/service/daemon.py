@@ -15,7 +15,7 @@ from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
-from swtpm_svc.service import kernel_tpm, udev
+from swtpm_svc.service import kernel_tpm, state_keys, udev
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import ServedDevice
@@ -28,6 +28,7 @@ from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import Privileges, find_account
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
+from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller
@@ -69,6 +70,7 @@ class Daemon:
         self._restarts = 0
         self._events = EventLog(journal, config.tpm.version, self._show_power, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
+        self._keys = NO_KEYS
         self._store: Store
         self._tpm: Tpm
         self._dispatcher: Dispatcher
@@ -97,7 +99,8 @@ class Daemon:
         self._device.obtain(passed)
         kernel = kernel_tpm.obtain(self._config, passed, self._notifier)
         privileges = self._leave_root(udev=park is not None or udev.is_running())
-        self._store = Store.open(self._config.state.directory, self._config.tpm.version)
+        self._keys = state_keys.load(self._config.state)
+        self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
         with self._store:
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
             handover = park.read() if park is not None else None
@@ -165,7 +168,7 @@ class Daemon:
         return True
 
     def _make_dispatcher(self) -> Dispatcher:
-        controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self._events.failed)
+        controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self._events.failed, keys=self._keys)
         dispatcher = Dispatcher(self._tpm, controller, self._executor, self._authorization.rights, events=self._events)
         dispatcher.trace = self._config.log.level == "debug"
         return dispatcher
@@ -331,6 +334,7 @@ class Daemon:
                 "directory": config.state.directory,
                 "generation": self._store.generation,
                 "bytes": self._store.sizes(),
+                "encryption": self._keys.state.mode if self._keys.state else None,
             },
             "openers": [
                 {"handle": record.handle, "pid": record.pid, "uid": record.uid, "pending": pending or bool(record.response)}

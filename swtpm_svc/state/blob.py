@@ -13,6 +13,10 @@ measured on the files and blobs of swtpm 0.7.1, TPM 1.2 and 2.0, with and withou
     blob, migration key                   6 (22: 256 bit)   ENCRYPTED_MIGRATION_DATA, HMAC, MIGRATION_IV
     blob, both keys                       7 (31: 256 bit)   the same, around the encrypted form
 
+A file's encrypted text is the payload; that of a blob is the TLVs that it would have without migration key. Asked for in clear
+(PTM_STATE_FLAG_DECRYPTED), a blob is without the file key's encryption, but never without the migration key's. How it is
+encrypted: encryption.py.
+
 A reader must know at least `min_version`; TLVs that it does not know it skips. Two older forms are read too: version 1,
 where the payload follows the header at once, and the bare payload without a header.
 
@@ -25,6 +29,8 @@ import struct
 from enum import IntEnum, IntFlag, unique
 from typing import NamedTuple, Optional, Union
 from zlib import crc32
+
+from swtpm_svc.state.encryption import MAC_SIZE, MODES, NO_KEYS, Keys, NotAuthentic, Sealed, StateKey
 
 HEADER = struct.Struct(">BBHHI")  # version min_version header_size flags total_length
 TLV = struct.Struct(">HI")  # tag length
@@ -56,6 +62,10 @@ class NewerBlob(BlobError):
 
 class EncryptedBlob(BlobError):
     """It is encrypted, and no key is configured."""
+
+
+class WrongKey(BlobError):
+    """It is encrypted with another key or cipher than what is configured."""
 
 
 @unique
@@ -120,20 +130,34 @@ def decode(data: Buffer) -> Blob:
     return Blob(version, min_version, flags, tlvs)
 
 
-def payload(blob: Blob) -> bytes:
-    """What libtpms is to get, from a plain file or from a plain blob of the control protocol.
+def is_encrypted(blob: Blob) -> bool:
+    """Is what it holds encrypted with a key for files, whether or not there is a migration key's encryption around it?"""
+    return bool(blob.flags & Flag.ENCRYPTED)
+
+
+def payload(blob: Blob, keys: Keys = NO_KEYS) -> bytes:
+    """What libtpms is to get, from a file or from a blob of the control protocol. A key that is not needed is not used.
 
     Raises:
-        EncryptedBlob: it needs a key. Decryption belongs here: ENCRYPTED_MIGRATION_DATA with the migration key first
-            (its HMAC, then MIGRATION_IV), then ENCRYPTED_DATA with the file key (its HMAC, then IV).
+        EncryptedBlob: it needs a key that is not among these
+        WrongKey: it needs another one
         DamagedBlob: there is no payload in it
     """
-    if blob.flags & (Flag.ENCRYPTED | Flag.MIGRATION_ENCRYPTED):
-        raise EncryptedBlob("it is encrypted, and no key is configured")
     tlvs = blob.tlvs
-    if Tag.MIGRATION_DATA in tlvs:
+    is_checked = Tag.CHECKSUM in tlvs
+    if blob.flags & Flag.MIGRATION_ENCRYPTED:
+        parts, is_256_bit = (Tag.ENCRYPTED_MIGRATION_DATA, Tag.MIGRATION_IV), bool(blob.flags & Flag.MIGRATION_KEY_256_BIT)
+        inner = _open(tlvs, parts, keys.migration, "migration key", is_256_bit=is_256_bit, is_checked=is_checked)
+        tlvs = _decode_tlvs(memoryview(inner), 0)
+    elif Tag.MIGRATION_DATA in tlvs:
         tlvs = _decode_tlvs(memoryview(tlvs[Tag.MIGRATION_DATA]), 0)
-    found = tlvs.get(Tag.DATA)
+    if blob.flags & Flag.ENCRYPTED:
+        is_256_bit = bool(blob.flags & Flag.KEY_256_BIT)
+        found: Optional[bytes] = _open(
+            tlvs, (Tag.ENCRYPTED_DATA, Tag.IV), keys.state, "key", is_256_bit=is_256_bit, is_checked=is_checked
+        )
+    else:
+        found = tlvs.get(Tag.DATA)
     if not found:
         raise DamagedBlob("there is no TPM state in it")
     return found
@@ -144,16 +168,58 @@ def encode_plain(payload: Buffer) -> bytes:
     return _encode(0, _tlv(Tag.DATA, payload))
 
 
-def encode_checked(payload: Buffer) -> bytes:
-    """A plain file with our checksum behind the payload."""
-    size = HEADER.size + TLV.size + len(payload) + TLV.size + CHECKSUM.size
-    front = HEADER.pack(VERSION, MIN_VERSION, HEADER.size, 0, size) + _tlv(Tag.DATA, payload)
+def encode_checked(payload: Buffer, key: Optional[StateKey] = None) -> bytes:
+    """A file, plain or encrypted, with our checksum behind all else."""
+    flags, body = _state_part(payload, key)
+    size = HEADER.size + len(body) + TLV.size + CHECKSUM.size
+    front = HEADER.pack(VERSION, MIN_VERSION, HEADER.size, flags, size) + body
     return front + _tlv(Tag.CHECKSUM, CHECKSUM.pack(crc32(front)))
 
 
-def encode_migration(payload: Buffer) -> bytes:
-    """A plain blob as GET_STATEBLOB gives it out, byte for byte as swtpm's."""
-    return _encode(Flag.MIGRATION, _tlv(Tag.MIGRATION_DATA, _tlv(Tag.DATA, payload)))
+def encode_migration(payload: Buffer, keys: Keys = NO_KEYS, *, decrypted: bool = False) -> bytes:
+    """A blob as GET_STATEBLOB gives it out; without keys byte for byte as swtpm's. `decrypted`: not with the key for files."""
+    flags, body = _state_part(payload, None if decrypted else keys.state)
+    flags |= Flag.MIGRATION
+    if keys.migration is None:
+        return _encode(flags, _tlv(Tag.MIGRATION_DATA, body))
+    flags |= Flag.MIGRATION_ENCRYPTED | (Flag.MIGRATION_KEY_256_BIT if _is_256_bit(keys.migration) else 0)
+    return _encode(flags, _sealed_part(body, keys.migration, Tag.ENCRYPTED_MIGRATION_DATA, Tag.MIGRATION_IV))
+
+
+def _state_part(payload: Buffer, key: Optional[StateKey]) -> tuple[int, bytes]:
+    """The flags and TLVs of a payload."""
+    if key is None:
+        return 0, _tlv(Tag.DATA, payload)
+    flags = Flag.ENCRYPTED | (Flag.KEY_256_BIT if _is_256_bit(key) else 0)
+    return flags, _sealed_part(bytes(payload), key, Tag.ENCRYPTED_DATA, Tag.IV)
+
+
+def _sealed_part(text: bytes, key: StateKey, data_tag: Tag, iv_tag: Tag) -> bytes:
+    sealed = key.seal(text)
+    return _tlv(data_tag, sealed.ciphertext) + _tlv(Tag.HMAC, sealed.mac) + _tlv(iv_tag, sealed.iv)
+
+
+def _is_256_bit(key: StateKey) -> bool:
+    return MODES[key.mode] == 32
+
+
+def _open(
+    tlvs: dict[int, bytes], parts: tuple[Tag, Tag], key: Optional[StateKey], name: str, *, is_256_bit: bool, is_checked: bool
+) -> bytes:
+    """Decrypt what has the tags of data and IV in `parts`, and an HMAC."""
+    mode = "aes-256-cbc" if is_256_bit else "aes-cbc"
+    if key is None:
+        raise EncryptedBlob(f"it is encrypted with {mode}, and no {name} is configured")
+    missing = [tag.name for tag in (parts[0], Tag.HMAC, parts[1]) if tag not in tlvs]
+    if missing or len(tlvs[Tag.HMAC]) != MAC_SIZE:
+        raise DamagedBlob(f"it says that it is encrypted, but has no good {' and '.join(map(str, missing)) or 'HMAC'}")
+    if key.mode != mode:
+        raise WrongKey(f"it is encrypted with {mode}, but the {name} is one for {key.mode}")
+    try:
+        return key.open(Sealed(tlvs[parts[0]], tlvs[Tag.HMAC], tlvs[parts[1]]))
+    except NotAuthentic:
+        either = f"it is encrypted with another {name}"
+        raise WrongKey(either if is_checked else f"{either}, or damaged") from None
 
 
 #: The magic numbers at offset 2 of a TPM 2.0's permanent and volatile state.

@@ -7,6 +7,10 @@
     TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
     *.bad                     what restore_previous() replaced
     .lock                     see lock.py
+    .rekey                    state under a new key that is about to replace the old: see replacement.py
+
+With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key as well as
+encrypted state without one, for a mistake must not decide whether secrets are kept. vtpmctl rekey takes it from one to the other.
 
 State that cannot be used is refused and left as it is. A TPM is only made anew in a directory where there are no traces of one.
 """
@@ -15,7 +19,8 @@ from types import TracebackType
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.state import blob
+from swtpm_svc.state import blob, replacement
+from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.lock import StateLock
 
@@ -28,6 +33,16 @@ BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
 _TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
 _UNTOUCHED = "nothing was changed"
+_KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey NAME; {_UNTOUCHED}"
+
+
+def is_state_file(version: str, name: str) -> bool:
+    """Is that a state file of such a TPM, of this or another generation?"""
+    return name.startswith(_PREFIX[version])
+
+
+def is_leftover(version: str, name: str) -> bool:
+    return name.startswith(_TEMPORARY_PREFIX[version])
 
 
 def file_name(version: str, name: str) -> str:
@@ -48,24 +63,27 @@ class Store:
     Payloads are what libtpms' callbacks hand over and want back; the names are libtpms'.
     """
 
-    def __init__(self, directory: Directory, lock: StateLock, version: str) -> None:
+    def __init__(self, directory: Directory, lock: StateLock, version: str, key: Optional[StateKey]) -> None:
         self.version = version
         self.stores = 0
+        self.key = key
         self._directory = directory
         self._lock = lock
 
     @classmethod
-    def open(cls, directory: str, version: str) -> "Store":
+    def open(cls, directory: str, version: str, key: Optional[StateKey] = None) -> "Store":
         """Lock the directory and check all that is in it. An empty directory is good: the TPM is then yet to be made.
+
+        `key` encrypts the files; None: they are in clear.
 
         The check reads and decodes; libtpms alone can say whether it likes a payload (see `damaged`).
 
         Raises:
             VtpmError: STATE_MISSING, STATE_LOCKED, STATE_UNREADABLE, STATE_UNWRITABLE, STATE_FULL (no room for .lock),
-                STATE_CORRUPT, STATE_FOREIGN. No state file was changed, whichever it is.
+                STATE_CORRUPT, STATE_FOREIGN, STATE_KEY. No state file was changed, whichever it is.
         """
-        opened, lock = _open_locked(directory)
-        store = cls(opened, lock, version)
+        opened, lock = open_locked(directory)
+        store = cls(opened, lock, version, key)
         try:
             store._check()
         except BaseException:
@@ -122,20 +140,22 @@ class Store:
             VtpmError: STATE_FULL, STATE_UNWRITABLE. The old content is there still (one exception: files.Directory.replace).
         """
         keep_as = self._file(name) + PREVIOUS if name == PERMALL else None
-        self._directory.replace(self._file(name), self._temporary(name), blob.encode_checked(payload), keep_as=keep_as)
+        data = blob.encode_checked(payload, self.key)
+        self._directory.replace(self._file(name), self._temporary(name), data, keep_as=keep_as)
         self.stores += 1
 
     def store_raw(self, name: str, data: bytes) -> None:
         """Write a state blob of either form (a file's, or SET_STATEBLOB's) as a state file, durably.
 
         Raises:
-            VtpmError: STATE_CORRUPT, STATE_FOREIGN: it is none, or not for this TPM; as store() otherwise
+            VtpmError: STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is none, or not for this TPM; as store() otherwise
         """
         self.store(name, self.unwrap(name, data))
 
     def unwrap(self, name: str, data: bytes) -> bytes:
-        """The payload of a state blob that someone handed over. Raises: VtpmError STATE_CORRUPT, STATE_FOREIGN."""
-        return _unwrap(data, self.version, f"the {name} blob", remedy="get the blob again from the TPM that it is of")
+        """The payload of a state blob that someone handed over. Raises: VtpmError STATE_CORRUPT, STATE_FOREIGN, STATE_KEY."""
+        remedy = "get the blob again from the TPM that it is of"
+        return unwrap(data, self.version, self.key, f"the {name} blob", remedy=remedy, may_be_clear=True)
 
     def delete(self, name: str, *, must_exist: bool) -> None:
         """Remove a state file, durably. Raises: VtpmError STATE_MISSING (only with must_exist), STATE_UNWRITABLE."""
@@ -184,12 +204,12 @@ class Store:
             )
 
     def _payload(self, name: str, data: bytes) -> bytes:
-        return _unwrap(data, self.version, self._path(name), remedy=self._remedy(name))
+        return unwrap(data, self.version, self.key, self._path(name), remedy=self._remedy(name))
 
     def _previous_is_good(self) -> bool:
         try:
             data = self._directory.read(self._file(PERMALL) + PREVIOUS)
-            return data is not None and bool(_unwrap(data, self.version, "", remedy=""))
+            return data is not None and bool(unwrap(data, self.version, self.key, "", remedy=""))
         except VtpmError:
             return False
 
@@ -212,17 +232,18 @@ class Store:
         return f"{_UNTOUCHED}; restore it from a backup; for a new TPM give it an empty directory"
 
 
-def restore_previous(directory: str, version: str) -> Restored:
+def restore_previous(directory: str, version: str, key: Optional[StateKey] = None) -> Restored:
     """Make the previous generation the current one. The TPM must not be running: the lock is taken.
 
     What it replaces becomes `NAME.bad`; so do the volatile and the saved state, which belong to the generation that goes.
     The permanent state is in place, old or restored, at every moment.
 
     Raises:
-        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN: it is no good; as Store.open()
+        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is no good;
+            as Store.open()
     """
-    opened, lock = _open_locked(directory)
-    store = Store(opened, lock, version)
+    opened, lock = open_locked(directory)
+    store = Store(opened, lock, version, key)
     with store:
         opened.check_writable()
         file = file_name(version, PERMALL)
@@ -230,7 +251,7 @@ def restore_previous(directory: str, version: str) -> Restored:
         data = opened.read(file + PREVIOUS)
         if data is None:
             raise VtpmError(Code.STATE_MISSING, f"there is no {path}{PREVIOUS}", remedy=f"restore {path} from a backup")
-        _unwrap(data, version, path + PREVIOUS, remedy=f"restore {path} from a backup")
+        unwrap(data, version, key, path + PREVIOUS, remedy=f"restore {path} from a backup")
         aside = [path] if opened.size(file) is not None else []
         for name in (VOLATILESTATE, SAVESTATE):
             if opened.set_aside(file_name(version, name), file_name(version, name) + BAD):
@@ -239,23 +260,35 @@ def restore_previous(directory: str, version: str) -> Restored:
         return Restored(path, tuple(one + BAD for one in aside))
 
 
-def _open_locked(path: str) -> tuple[Directory, StateLock]:
+def open_locked(path: str) -> tuple[Directory, StateLock]:
+    """The directory, locked, and with all of one set of files in it. Raises: VtpmError as Store.open()."""
     directory = Directory(path)
     try:
-        return directory, StateLock.acquire(directory.fd, path)
+        lock = StateLock.acquire(directory.fd, path)
+        try:
+            replacement.settle(directory)
+        except BaseException:
+            lock.close()
+            raise
+        return directory, lock
     except BaseException:
         directory.close()
         raise
 
 
-def _unwrap(data: bytes, version: str, what: str, *, remedy: str) -> bytes:
-    """The payload of a blob, `what` being its name in an error."""
+def unwrap(data: bytes, version: str, key: Optional[StateKey], what: str, *, remedy: str, may_be_clear: bool = False) -> bytes:
+    """The payload of a blob, `what` being its name in an error, `remedy` what to do if it is damaged.
+
+    `may_be_clear`: under a key too, as what a TPM takes from another one (swtpm does so).
+
+    Raises:
+        VtpmError: STATE_CORRUPT, STATE_FOREIGN, STATE_KEY
+    """
     try:
-        payload = blob.payload(blob.decode(data))
-    except blob.EncryptedBlob as error:
-        raise VtpmError(
-            Code.STATE_FOREIGN, f"{what}: {error}", remedy=f"serve it with the program that has the key; {_UNTOUCHED}"
-        ) from None
+        decoded = blob.decode(data)
+        payload = blob.payload(decoded, Keys(state=key))
+    except (blob.EncryptedBlob, blob.WrongKey) as error:
+        raise VtpmError(Code.STATE_KEY, f"{what}: {error}", remedy=_KEY_REMEDY) from None
     except blob.NewerBlob as error:
         raise VtpmError(
             Code.STATE_FOREIGN, f"{what}: {error}", remedy=f"serve it with the program that wrote it; {_UNTOUCHED}"
@@ -268,5 +301,11 @@ def _unwrap(data: bytes, version: str, what: str, *, remedy: str) -> bytes:
             Code.STATE_FOREIGN,
             f"{what} is the state of a TPM {found}, not of a TPM {version}",
             remedy=f'set version = "{found}" in [tpm]; {_UNTOUCHED}',
+        )
+    if key is not None and not blob.is_encrypted(decoded) and not may_be_clear:
+        raise VtpmError(
+            Code.STATE_KEY,
+            f"{what} is not encrypted, but a key is configured",
+            remedy=f"encrypt it with that key: vtpmctl rekey NAME; {_UNTOUCHED}",
         )
     return payload

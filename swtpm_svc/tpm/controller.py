@@ -5,11 +5,20 @@ TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARA
 D9) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
 """
 
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
-from swtpm_svc.errors import TPM_BAD_LOCALITY, TPM_BAD_ORDINAL, TPM_BAD_PARAMETER, Code, VtpmError
+from swtpm_svc.errors import (
+    TPM_BAD_LOCALITY,
+    TPM_BAD_ORDINAL,
+    TPM_BAD_PARAMETER,
+    TPM_DECRYPT_ERROR,
+    TPM_KEYNOTFOUND,
+    Code,
+    VtpmError,
+)
 from swtpm_svc.state import blob
-from swtpm_svc.state.blob import BlobError
+from swtpm_svc.state.blob import BlobError, EncryptedBlob, Flag, WrongKey
+from swtpm_svc.state.encryption import NO_KEYS, Keys
 from swtpm_svc.tpm.libtpms import TPM_RETRY, TPM_SUCCESS, LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, Tpm
 from swtpm_svc.wire import ptm
@@ -54,8 +63,9 @@ def needs_control(request: ptm.Request) -> bool:
     return True
 
 
-def authorize(request: ptm.Request, rights: Rights) -> None:
-    """
+def authorize(request: ptm.Request, rights: Rights, *, in_clear: bool) -> None:
+    """`in_clear`: what the request gives out is not encrypted.
+
     Raises:
         VtpmError NOT_PERMITTED: the caller may not make this request.
     """
@@ -66,16 +76,18 @@ def authorize(request: ptm.Request, rights: Rights) -> None:
             f"{command} needs the rights of the control group",
             remedy="add the user to the group that [control] group names, or ask root",
         )
-    if isinstance(request, ptm.GetStateBlob) and not rights.secrets:
+    if isinstance(request, ptm.GetStateBlob) and in_clear and not rights.secrets:
         raise VtpmError(
             Code.NOT_PERMITTED,
             f"{command} gives the TPM's secrets in clear, which only root and the service's user may have",
-            remedy="save the state as root",
+            remedy="save the state as root, or configure a migration key",
         )
 
 
 class Controller:
     """Executes control requests on one TPM. `on_shutdown` is told once when a client has shut the TPM down.
+
+    `keys` encrypt state blobs: the one for files where a blob is not asked for in clear, the one for migration always.
 
     GET_CAPABILITY is not among them: what can be done is a front end's to say.
     """
@@ -86,8 +98,10 @@ class Controller:
         *,
         on_shutdown: Callable[[], None],
         on_error: Callable[[VtpmError], None],
+        keys: Keys = NO_KEYS,
     ) -> None:
         self._tpm = tpm
+        self._keys = keys
         self._on_shutdown = on_shutdown
         self._on_error = on_error
 
@@ -101,11 +115,9 @@ class Controller:
             self._on_error(error)
             return ptm.Result(error.fault.tpm_result)
 
-    def state_blob(self, request: ptm.GetStateBlob) -> "Optional[bytes]":
-        """The whole state blob that `request` asks for, as files and migration carry it; None where there is none."""
-        name = BLOB_NAMES.get(request.type)
-        payload = self._tpm.state(name) if name else None
-        return None if payload is None else blob.encode_migration(payload)
+    def gives_clear(self, request: ptm.GetStateBlob) -> bool:
+        """Is the state blob that `request` asks for one in clear?"""
+        return self._keys.migration is None and (self._keys.state is None or bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED))
 
     def _init(self, request: ptm.Init) -> ptm.Reply:
         self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
@@ -162,24 +174,38 @@ class Controller:
     def _get_state_blob(self, request: ptm.GetStateBlob) -> ptm.Reply:
         if not self._tpm.is_running:
             return ptm.Result(TPM_BAD_ORDINAL)
-        whole = self.state_blob(request)
-        if whole is None:
+        name = BLOB_NAMES.get(request.type)
+        payload = self._tpm.state(name) if name else None
+        if payload is None:
             return ptm.Result(TPM_RETRY)
-        return ptm.StateBlobReply(TPM_SUCCESS, 0, len(whole), whole)
+        decrypted = bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
+        whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
+        # encrypted: with the key for files; that of the migration key is not told (measured)
+        is_encrypted = self._keys.state is not None and not decrypted
+        return ptm.StateBlobReply(TPM_SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)
 
     def _set_state_blob(self, request: ptm.SetStateBlob) -> ptm.Reply:
         name = BLOB_NAMES.get(request.type)
         if self._tpm.is_running or name is None:
             return ptm.Result(TPM_BAD_ORDINAL if name else TPM_BAD_PARAMETER)
         try:
-            payload = blob.payload(blob.decode(request.data))
+            decoded = blob.decode(request.data)
+            if request.state_flags & ptm.STATE_FLAG_ENCRYPTED:
+                decoded = decoded._replace(flags=decoded.flags | Flag.ENCRYPTED)  # whoever says so wants no other (measured)
+            payload = blob.payload(decoded, self._keys)
+        except EncryptedBlob:
+            return ptm.Result(TPM_KEYNOTFOUND)
+        except WrongKey:
+            return ptm.Result(TPM_DECRYPT_ERROR)
         except BlobError:
             return ptm.Result(TPM_BAD_PARAMETER)
         self._tpm.set_state(name, payload)
         return ptm.Result(TPM_SUCCESS)
 
     def _get_config(self, _request: ptm.GetConfig) -> ptm.Reply:
-        return ptm.ConfigReply(TPM_SUCCESS, 0)
+        flags = ptm.CONFIG_FLAG_FILE_KEY if self._keys.state else 0
+        flags |= ptm.CONFIG_FLAG_MIGRATION_KEY if self._keys.migration else 0
+        return ptm.ConfigReply(TPM_SUCCESS, flags)
 
     def _set_data_fd(self, _request: ptm.SetDataFd) -> ptm.Reply:
         return ptm.Result(TPM_BAD_ORDINAL)

@@ -231,29 +231,6 @@ def test_swtpm_takes_our_state_blobs(version, kind, tmp_path):
         assert tpm.ioctl("-i").returncode == 0
 
 
-KEYS = {"aes-cbc": 16, "aes-256-cbc": 32}
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("mode", KEYS)
-def test_encrypted_state_is_refused_and_untouched(version, mode, tmp_path):
-    key = tmp_path / "key"
-    key.write_bytes(bytes(range(KEYS[mode])))
-    state = tmp_path / "state"
-    state.mkdir()
-    options = f"file={key},format=binary,mode={mode}"
-    with swtpm(version, state, "--key", options, "--migration-key", options) as tpm:
-        assert tpm.ioctl("--save", "permanent", str(tmp_path / "blob")).returncode == 0
-    before = files(state)
-    with pytest.raises(VtpmError, match="it is encrypted, and no key is configured") as caught:
-        Store.open(str(state), version)
-    assert caught.value.code is Code.STATE_FOREIGN
-    assert file_name(version, PERMALL) in caught.value.message
-    assert files(state) == before
-    with pytest.raises(blob.EncryptedBlob):
-        blob.payload(blob.decode((tmp_path / "blob").read_bytes()))
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_swtpms_directory_of_the_other_version_is_refused_and_untouched(version, tmp_path):
     other = "1.2" if version == "2.0" else "2.0"

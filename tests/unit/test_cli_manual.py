@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli import authority, parser, vtpmctl
+from swtpm_svc.cli import authority, parser, rekey, vtpmctl
 from swtpm_svc.cli.operations import INFO_FLAGS, OPERATIONS
 from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.errors import TABLE
@@ -22,6 +22,7 @@ PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
 COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
 ACTIONS = {f"{group} {name}": action for group, (_, actions) in parser.GROUPS.items() for name, action in actions.items()}
+ARGUMENTS = {"rekey": rekey.ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
 
@@ -85,8 +86,8 @@ def test_no_other_command_is_described():
 
 def test_every_option_is_described():
     text = page("vtpmctl.8")
-    operations = [*WITH_ARGUMENTS.values(), *ACTIONS.values()]
-    options = {name for operation in operations for argument in operation.arguments for name in argument.names}
+    groups = [*ARGUMENTS.values(), *(action.arguments for action in ACTIONS.values())]
+    options = {name for arguments in groups for argument in arguments for name in argument.names}
     for option in {*options, *authority.PLACE.names, "--json", "--help", "--version"}:
         if option.startswith("-"):
             assert f"Fl {option[1:]}" in text, option
@@ -166,8 +167,7 @@ def test_instances_are_completed(directory, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_are_completed(directory, command):
-    arguments = WITH_ARGUMENTS[command].arguments if command in WITH_ARGUMENTS else ()
-    options = [name for argument in arguments for name in argument.names if name.startswith("--")]
+    options = [name for argument in ARGUMENTS.get(command, ()) for name in argument.names if name.startswith("--")]
     options += parser.REPORT_OPTIONS.get(command, {})
     assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
 
@@ -194,6 +194,7 @@ def test_values_are_completed(directory):
     assert complete(directory, "takeown", "--owner-password-fd", "5", "v") == ["vtpm0"]
     assert complete(directory, "getpubek", "vtpm0", "-pwdo", "") == []
     assert complete(directory, "list", "") == []
+    assert complete(directory, "rekey", "vtpm0", "--from", "f") == ["file=", "fd="]
 
 
 def test_the_daemon_is_completed(directory):

@@ -34,7 +34,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         socket=config.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mssim="none", mode=0o660),
         fuse=config.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         vtpm_proxy=config.VtpmProxyConfig(enabled=False),
-        state=config.StateConfig(directory="/var/lib/vtpm/vtpm7"),
+        state=config.StateConfig("/var/lib/vtpm/vtpm7", *("none", "none", "none", "auto", "auto") * 2),
         control=config.ControlConfig(group="vtpm-admin"),
         log=config.LogConfig(level="info"),
     )
