@@ -43,7 +43,10 @@ class Trusted(NamedTuple):
     gids: tuple[int, ...] = ()
 
 
-def load(source: Source, trusted: Trusted = Trusted()) -> StateKey:  # noqa: B008 (a tuple)
+NOBODY_ELSE = Trusted()
+
+
+def load(source: Source, trusted: Trusted = NOBODY_ELSE) -> StateKey:
     """
     Raises:
         VtpmError KEY_UNUSABLE: there is none, it may not be read, others may read it, or it is no key.

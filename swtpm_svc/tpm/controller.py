@@ -5,7 +5,7 @@ TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARA
 D9) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import (
     TPM_BAD_LOCALITY,
@@ -102,6 +102,8 @@ class Controller:
     ) -> None:
         self._tpm = tpm
         self._keys = keys
+        #: The encrypted blob that was given out last, and which it is.
+        self._sealed: Optional[tuple[tuple[int, bool], bytes]] = None
         self._on_shutdown = on_shutdown
         self._on_error = on_error
 
@@ -174,12 +176,16 @@ class Controller:
     def _get_state_blob(self, request: ptm.GetStateBlob) -> ptm.Reply:
         if not self._tpm.is_running:
             return ptm.Result(TPM_BAD_ORDINAL)
-        name = BLOB_NAMES.get(request.type)
-        payload = self._tpm.state(name) if name else None
-        if payload is None:
-            return ptm.Result(TPM_RETRY)
         decrypted = bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
-        whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
+        if request.offset and self._sealed is not None and self._sealed[0] == (request.type, decrypted):
+            whole = self._sealed[1]  # encrypted once more it would be another one, and its end would not fit the beginning
+        else:
+            name = BLOB_NAMES.get(request.type)
+            payload = self._tpm.state(name) if name else None
+            if payload is None:
+                return ptm.Result(TPM_RETRY)
+            whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
+            self._sealed = None if self.gives_clear(request) else ((request.type, decrypted), whole)
         # encrypted: with the key for files; that of the migration key is not told (measured)
         is_encrypted = self._keys.state is not None and not decrypted
         return ptm.StateBlobReply(TPM_SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)

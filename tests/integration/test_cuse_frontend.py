@@ -29,6 +29,8 @@ from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.opener import MAX_OPENERS
 from swtpm_svc.service.parking import Park
+from swtpm_svc.state import blob as state_blob
+from swtpm_svc.state.encryption import NO_KEYS, Keys, StateKey
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller, Rights
 from swtpm_svc.tpm.executor import Executor
@@ -63,7 +65,7 @@ class Events:
 class Service:
     """A front end on a running TPM 2.0, and the kernel that talks to it."""
 
-    def __init__(self, version="2.0"):
+    def __init__(self, version="2.0", keys=NO_KEYS):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.sockets = ours, theirs
@@ -72,7 +74,9 @@ class Service:
         self.park = Park.create("vtpm0")
         self.tpm = Tpm(version, self.storage, self.events.failed)
         self.shutdowns = []
-        self.controller = Controller(self.tpm, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.events.failed)
+        self.controller = Controller(
+            self.tpm, on_shutdown=lambda: self.shutdowns.append(1), on_error=self.events.failed, keys=keys
+        )
         self.executor = Executor(self.posted.append)
         self.frontend = self.make_frontend()
         self.kernel = Kernel(self.frontend.serve_one, theirs)
@@ -369,6 +373,38 @@ def test_state_blobs_go_out_by_read_and_in_by_write(service, kernel):
         assert kernel.control(handle, ptm.SetStateBlob(0, blob_type, b""))[1] == ptm.Result(0)
     assert kernel.control(handle, ptm.Init(1))[1] == ptm.Result(0)
     assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
+
+
+K128, K256 = StateKey(bytes(16)), StateKey(bytes(32))
+#: The keys, what a blob is asked for as, whether one without the right to secrets gets it, and what it is then said to be.
+SECRECY = [
+    (Keys(K128, None), 0, True, ptm.STATE_FLAG_ENCRYPTED),
+    (Keys(K128, None), ptm.STATE_FLAG_DECRYPTED, False, 0),
+    (Keys(None, K256), 0, True, 0),
+    (Keys(None, K256), ptm.STATE_FLAG_DECRYPTED, True, 0),
+    (Keys(K128, K256), 0, True, ptm.STATE_FLAG_ENCRYPTED),
+    (Keys(K128, K256), ptm.STATE_FLAG_DECRYPTED, True, 0),
+]
+
+
+@pytest.mark.parametrize(("keys", "wanted", "is_given", "flags"), SECRECY, ids=str)
+def test_an_encrypted_blob_is_for_all_who_may_control(keys, wanted, is_given, flags):
+    """In chunks, of which each says what the blob is, and which are all of one: encrypted twice it is never the same."""
+    service = Service(keys=keys).start()
+    try:
+        kernel = service.kernel
+        handle = kernel.open()
+        if not is_given:
+            assert kernel.control(handle, ptm.GetStateBlob(wanted, 2, 0), uid=OPERATOR) == (errno.EPERM, None)
+        whole, total = b"", 1
+        while len(whole) < total:
+            _, reply = kernel.control(handle, ptm.GetStateBlob(wanted, 2, len(whole)), uid=OPERATOR if is_given else 0)
+            assert (reply.tpm_result, reply.state_flags) == (0, flags)
+            whole, total = whole + reply.data, reply.total_length
+        assert len(whole) > 2 * 3072
+        assert state_blob.payload(state_blob.decode(whole), keys)
+    finally:
+        service.close()
 
 
 @pytest.mark.parametrize("blob", [b"\xde\xad\xbe\xef", b"", bytes(3071), bytes(4000)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
+from swtpm_svc.state.keys import Source
 
 PATH = "/etc/vtpm.d/vtpm0.toml"
 ROOT = Path(__file__).resolve().parents[2]
@@ -386,3 +387,53 @@ def test_the_examples_show_every_key_with_its_default(name):
         assert f"\n[{table.name}]\n" in text
         for key in table.keys:
             assert re.search(rf"^#?{key.name} = ", text, re.MULTILINE), key.name
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def state(text: str) -> config.StateConfig:
+    return config.parse(f"[state]\n{text}", PATH, "vtpm0").state
+
+
+@pytest.mark.parametrize("prefix", ["", "migration-"])
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("", None),
+        ('{}key-credential = "state-key"', Source("credential", "state-key", "hex")),
+        ('{}key-credential = "pass.1"\n{}key-format = "sha512"', Source("credential", "pass.1", "sha512")),
+        ('{}key-file = "/etc//k"\n{}key-mode = "aes-256-cbc"', Source("file", "/etc/k", "hex", "aes-256-cbc")),
+        ('{}key-file = "/k"\n{}key-format = "binary"', Source("file", "/k", "binary")),
+        ('{}passphrase-file = "/p"', Source("file", "/p", "pbkdf2")),
+        ('{}passphrase-file = "/p"\n{}key-format = "sha512"', Source("file", "/p", "sha512")),
+    ],
+)
+def test_a_key_has_a_source(prefix, text, source):
+    found = state(text.replace("{}", prefix))
+    assert (found.migration_key if prefix else found.key) == source
+    assert (found.key if prefix else found.migration_key) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "migration-"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{}key-file = "/k"\n{}passphrase-file = "/p"', "found {}key-file and {}passphrase-file, expected one of them"),
+        ('{}key-file = "/k"\n{}key-credential = "c"', "found {}key-credential and {}key-file, expected one of them"),
+        ('{}key-format = "hex"', '{}key-format: found "hex", but no key'),
+        ('{}key-mode = "aes-cbc"', '{}key-mode: found "aes-cbc", but no key'),
+        ('{}passphrase-file = "/p"\n{}key-format = "hex"', '{}key-format: found "hex", expected "auto", "pbkdf2" or "sha512"'),
+        ('{}key-file = "k"', '{}key-file: found "k", expected "none" or an absolute path'),
+        ('{}key-file = "/a/../k"', "{}key-file: found"),
+        ('{}key-credential = "../k"', '{}key-credential: found "../k"'),
+        ('{}key-credential = ".k"', '{}key-credential: found ".k"'),
+        ('{}key-mode = "aes-128-cbc"', '{}key-mode: found "aes-128-cbc"'),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(prefix, text, says):
+    with pytest.raises(VtpmError) as caught:
+        state(text.replace("{}", prefix))
+    assert caught.value.code is Code.CONFIG_INVALID
+    assert says.replace("{}", prefix) in caught.value.message
+    assert caught.value.remedy
