@@ -7,6 +7,8 @@ from swtpm_svc.cli.status import Places, ask_daemon, ask_systemd
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
+from swtpm_svc.service.privileges import find_account
+from swtpm_svc.state import keys
 
 
 class Entry(NamedTuple):
@@ -72,7 +74,7 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
     Returns what is in force, and notes about what is allowed but hardly meant.
 
     Raises:
-        VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE: as the daemon would say it.
+        VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, KEY_UNUSABLE, USAGE: as the daemon would say it.
         VtpmError USER_MISSING: [device] owner or group does not exist here.
         VtpmError DEVICE_NAME_TAKEN, STATE_LOCKED: another instance's configuration has the same device or state.
     """
@@ -86,7 +88,7 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
         config.user_id(loaded.device.owner)
         config.group_id(loaded.device.group)
     _refuse_sharing(loaded, places)
-    return loaded, _notes(loaded)
+    return loaded, [*_notes(loaded), *_check_keys(loaded)]
 
 
 def _notes(loaded: Config) -> "list[str]":
@@ -97,6 +99,26 @@ def _notes(loaded: Config) -> "list[str]":
         notes.append(f"{error.message}: only root and the service's user may use the control operations")
     if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
         notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
+    return notes
+
+
+def _check_keys(loaded: Config) -> "list[str]":
+    """Key files as the service would see them; only root can look for it. A credential is not there before the unit runs."""
+    if os.geteuid() != 0:
+        return []
+    try:
+        account = find_account("vtpm")
+    except VtpmError:
+        return []
+    notes = []
+    for source in (loaded.state.key, loaded.state.migration_key):
+        if source is None or source.kind != "file":
+            continue
+        keys.load(source, keys.Trusted((account.uid,), (account.gid,)))
+        found = os.stat(source.name)
+        right = 0o400 if found.st_uid == account.uid else 0o040 if found.st_gid == account.gid else 0
+        if not found.st_mode & right:
+            notes.append(f"{source.name} cannot be read by user vtpm: chgrp vtpm and chmod 0640, if the service runs as vtpm")
     return notes
 
 

@@ -41,7 +41,7 @@ def place(text: str) -> Place:
     if kind == "credential" and "/" in value:
         is_good = False
     if options["format"] not in ("", *FORMATS) or options["mode"] not in ("", *MODES) or not is_good:
-        raise ArgumentTypeError(f"found {text!r}, expected {EXPECTED}")
+        raise ArgumentTypeError(f"expected {EXPECTED}")  # what was found is not repeated: it may be a key
     form = options["format"] or (DEFAULT_KDF if kind == "prompt" else "hex")
     return Place(Source(kind, value, form, options["mode"] or None))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service.config_schema import (
+    KEY_PATTERN,
     NAME_EXPECTED,
     NAME_PATTERN,
     SCHEMA,
@@ -357,6 +358,8 @@ def _found(value: object, expected: type) -> str:
         return "a table"
     if isinstance(value, list):
         return "an array"
+    if isinstance(value, str) and KEY_PATTERN.fullmatch(value):
+        return f"{len(value)} hex digits, which are not shown"
     if isinstance(value, str):
         text, kind = f'"{_one_line(value)}"', "string"
     elif isinstance(value, bool):

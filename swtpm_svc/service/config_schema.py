@@ -17,6 +17,8 @@ NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the firs
 ACCOUNT_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}")
 TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:)?[0-9]{1,5}")
 CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
+#: What looks like a key, written where its place should be named: it is in no error.
+KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
@@ -224,6 +226,12 @@ def _read_file(value: str) -> str:
     return value if value == "none" else _read_directory(value)
 
 
+def _read_credential(value: str) -> str:
+    if not CREDENTIAL_PATTERN.fullmatch(value) or KEY_PATTERN.fullmatch(value):
+        raise ValueError
+    return value
+
+
 def _read_address(value: str) -> str:
     """What frontends.sockets.parse_address takes; that the path fits a socket address (unix(7)) is checked here too."""
     if value == "none":
@@ -250,7 +258,7 @@ GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 FILE = Kind(str, '"none" or an absolute path without ..', _read_file)
-CREDENTIAL = _text(CREDENTIAL_PATTERN, '"none" or the name of a credential: letters, digits, dots, dashes and underscores')
+CREDENTIAL = Kind(str, '"none" or the name of a credential: letters, digits, dots, dashes and underscores', _read_credential)
 KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)

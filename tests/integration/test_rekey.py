@@ -21,7 +21,10 @@ from daemon_process import DaemonProcess
 from test_state_faults import Steps
 from test_state_swtpm import SECRET, swtpm
 
+from swtpm_svc.cli import inventory
+from swtpm_svc.cli.status import Places
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.service.privileges import Account
 from swtpm_svc.state import blob, files, replacement
 from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.state.rekey import CLEAR, OLD, rekey
@@ -368,6 +371,7 @@ def test_a_key_on_the_command_line_or_what_is_no_place_is_refused(lab, word):
     done = lab.rekey("--to", word)
     assert (done.returncode, done.stdout) == (64, "")
     assert "expected none, prompt, file=PATH" in done.stderr
+    assert "0011" not in done.stderr
 
 
 def test_a_file_that_others_can_read_is_refused(lab):
@@ -447,6 +451,29 @@ def test_root_works_as_the_owner_of_the_state():
         assert is_under(str(lab.state), "2.0", A)
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.mark.needs("root")
+def test_check_looks_at_the_keys(lab, monkeypatch):
+    """As the service would: root's file is as good as none for user vtpm."""
+    monkeypatch.setattr(inventory, "find_account", lambda _name: Account("vtpm", 65534, 65534))
+    monkeypatch.setattr(inventory.config, "user_id", lambda _name: 0)
+    monkeypatch.setattr(inventory.config, "group_id", lambda _name: 0)
+    places, key = Places(str(lab.directory)), lab.key("key", HEX_A)
+    lab.configure(f'key-file = "{key}"')
+    assert any("cannot be read by user vtpm" in note for note in inventory.check("lab", places)[1])
+    shutil.chown(key, 0, 65534)
+    key.chmod(0o640)
+    assert inventory.check("lab", places)[1] == []
+    shutil.chown(key, 65534, 65534)
+    key.chmod(0o400)
+    assert inventory.check("lab", places)[1] == []
+    for mode, text in ((0o644, HEX_A), (0o400, "no key")):
+        key.chmod(mode)
+        key.write_text(text)
+        with pytest.raises(VtpmError) as caught:
+            inventory.check("lab", places)
+        assert caught.value.code is Code.KEY_UNUSABLE
 
 
 @pytest.mark.needs("binding")

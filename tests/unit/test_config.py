@@ -415,6 +415,17 @@ def test_a_key_has_a_source(prefix, text, source):
     assert (found.key if prefix else found.migration_key) is None
 
 
+@pytest.mark.parametrize(
+    "key", ["key-file", "key-credential", "passphrase-file", "migration-key-file", "migration-key-credential"]
+)
+@pytest.mark.parametrize("value", ["5ec4e7aa" * 4, "5EC4E7aa" * 8, "0x" + "5ec4e7aa" * 4])
+def test_a_key_in_the_place_of_its_place_is_not_shown(key, value):
+    with pytest.raises(VtpmError) as caught:
+        state(f'{key} = "{value}"')
+    assert "hex digits, which are not shown" in caught.value.message
+    assert "5ec4e7" not in (caught.value.message + (caught.value.remedy or "")).lower()
+
+
 @pytest.mark.parametrize("prefix", ["", "migration-"])
 @pytest.mark.parametrize(
     ("text", "says"),
