@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision.ca_directory import DIRECTORY, CaDirectory, FileSet, unusable
+from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
 CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.pem", "signer.json"
@@ -128,8 +128,13 @@ def import_issuer(
     files = {CHAIN: chain, **({ISSUER_KEY: key} if key is not None else {SIGNER: _signer_file(command)})}
     owner = os.stat(directory) if os.path.isdir(directory) else None
     given = FileSet(files, owner.st_uid if owner else os.geteuid(), owner.st_gid if owner else os.getegid())
-    authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
-    _refuse_expired(authority.chain, "the certificates")
+    try:
+        authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
+        _refuse_expired(authority.chain, "the certificates")
+    except VtpmError as error:
+        if error.remedy == RESTORE:
+            error.remedy = "give what vtpmctl(8) says of ca import; nothing was changed"
+        raise
     _prove(authority.key)
     files[CHAIN] = b"".join(pem(certificate) for certificate in authority.chain)
     if key is not None:

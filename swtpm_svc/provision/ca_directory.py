@@ -29,17 +29,14 @@ CURRENT, NEXT, NEW, REPLACED, LOCK = "current", "next", ".new-", "replaced-", ".
 FILE_MAX_BYTES = 1 << 20
 #: The lock is held for as long as two keys and some fsyncs take.
 LOCK_TIME_S = 60.0
+RESTORE = "restore the directory of the CA from a backup; nothing was changed"
 _AS_OWNER = "do this as root, or as the user that the CA belongs to"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unusable(path: str, cause: str, remedy: str = "") -> VtpmError:
+def unusable(path: str, cause: str, remedy: str = RESTORE) -> VtpmError:
     """A CA that is there and cannot be used. It is never replaced by a new one: what it has signed would be worth nothing."""
-    return VtpmError(
-        Code.CA_UNUSABLE,
-        f"{path} {cause}",
-        remedy=remedy or "restore the directory of the CA from a backup; nothing was changed",
-    )
+    return VtpmError(Code.CA_UNUSABLE, f"{path} {cause}", remedy=remedy)
 
 
 class FileSet(NamedTuple):

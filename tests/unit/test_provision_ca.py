@@ -401,6 +401,7 @@ def test_what_does_not_fit_is_not_imported(place, case, words):
     error = refusal(ca.import_issuer, chain, key=text, directory=str(place))
     assert error.code is Code.CA_UNUSABLE
     assert words in error.message
+    assert "restore" not in error.remedy
     assert not place.exists()
 
 
