@@ -12,7 +12,7 @@ keyring=${LAB_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 
 # in the machine
 base_pkgs=systemd,systemd-sysv,udev,dbus,kmod,mount,procps,passwd,e2fsprogs,util-linux,iproute2,sudo,strace
-base_pkgs+=,python3,python3-cffi-backend,python3-systemd,python3-pyfuse3,python3-pytest
+base_pkgs+=,python3,python3-cffi-backend,python3-cryptography,python3-systemd,python3-pyfuse3,python3-pytest
 base_pkgs+=,libtpms0,tpm2-tools,tpm-tools,trousers,swtpm,swtpm-tools
 base_pkgs+=,policycoreutils,selinux-policy-default,selinux-utils,semodule-utils,auditd
 base_pkgs+=,fuse3,rpm,dnf,ima-evm-utils,keyutils
