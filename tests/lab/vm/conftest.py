@@ -17,7 +17,8 @@ def configure():
     made = []
 
     def write(name, text):
-        made.append(name)
+        if name not in made:
+            made.append(name)
         with open(f"/etc/vtpm.d/{name}.toml", "w", encoding="utf-8") as file:
             file.write(text)
 
