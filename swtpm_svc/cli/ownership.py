@@ -27,6 +27,9 @@ _BYTES_A_LINE = 16
 
 Tpm = Union[Tpm12, Tpm2]
 
+#: Those that set a TPM up, and so start it if nobody has.
+STARTING = ("createek", "takeown")
+
 
 def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Report:
     if isinstance(tpm, Tpm12):

@@ -114,9 +114,10 @@ def _operate(options: "argparse.Namespace", places: "Places") -> int:
 
 
 def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
-    from swtpm_svc.cli.ownership import TPM_COMMANDS
+    from swtpm_svc.cli.ownership import STARTING, TPM_COMMANDS
     from swtpm_svc.cli.passwords import Password
     from swtpm_svc.cli.tpm_connection import find_tpm, open_tpm
+    from swtpm_svc.provision import startup
     from swtpm_svc.provision.ownership import connect
     from swtpm_svc.provision.refused import RefusedByTpm
     from swtpm_svc.wire.protocol_error import ProtocolError
@@ -138,7 +139,9 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
         ) from error
     try:
         with open_tpm(target) as connection:
-            report = command.run(connect(connection.execute), **values)
+            starts = options.command in STARTING
+            execute = startup.when_needed(connection.execute) if starts else connection.execute
+            report = command.run(connect(execute), **values)
     except ProtocolError as error:
         broken = f"{target.name} does not answer as a TPM does: {error}"
         raise VtpmError(Code.PROTOCOL, broken, remedy="name a TPM: vtpmctl list") from error

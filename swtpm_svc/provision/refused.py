@@ -3,7 +3,7 @@
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import command_codes, return_codes
 
-START = '[tpm] startup = "clear" starts it, once its service is stopped and started (vtpmctl init does not)'
+START = 'vtpmctl createek and takeown start it; [tpm] startup = "clear" does so at each power-on'
 POWER = "power it on: vtpmctl init NAME"
 PASSWORD = "give the password that the owner has set"
 
@@ -47,7 +47,7 @@ _MEANINGS = {
         TPM_INVALID_POSTINIT: (Code.TPM_NOT_RUNNING, START),
     },
     "2.0": {
-        RC_INITIALIZE: (Code.TPM_NOT_RUNNING, f"tpm2_startup -c starts it; {START}"),
+        RC_INITIALIZE: (Code.TPM_NOT_RUNNING, f"tpm2_startup -c, {START}"),
         RC_FAILURE: (Code.TPM_NOT_RUNNING, POWER),
         RC_AUTH_FAIL: (Code.AUTH_FAILED, PASSWORD),
         RC_BAD_AUTH: (Code.AUTH_FAILED, PASSWORD),

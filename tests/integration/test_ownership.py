@@ -31,10 +31,10 @@ MODULUS = re.compile(rf"pubek\.pem successfully written\nPubek keylength 256\nMo
 class Session:
     """One instance, and vtpmctl on it as an administrator types it, in a folder of its own."""
 
-    def __init__(self, directory, capsys, version, name="lab", **daemon):
+    def __init__(self, directory, capsys, version, name="lab", tpm_keys="", **daemon):
         self.folder = directory / name
         self.folder.mkdir()
-        self.daemon = DaemonProcess(self.folder, name, tpm=f'version = "{version}"', **daemon).start()
+        self.daemon = DaemonProcess(self.folder, name, tpm=f'version = "{version}"\n{tpm_keys}', **daemon).start()
         self.capsys = capsys
         self.places = Places(config=str(self.folder))
         self.password_file = self.write("owner", PASSWORD + "\n")
@@ -140,19 +140,30 @@ def test_ownership_survives_a_restart(session):
     assert one.done("getpubek", "lab", "--owner-password-file", one.password_file) == before
 
 
-def test_a_tpm_that_was_not_started(session):
-    one = session("1.2", startup="none")
-    err = one.refused(69, "createek", "lab")
-    assert "lab: TPM_CreateEndorsementKeyPair gave 0x26 (TPM_INVALID_POSTINIT" in err
-    assert 'startup = "clear"' in err
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+def test_the_classic_session_from_power_on(session, version):
+    """Nothing but these commands: no firmware, no configuration and no other program sends a Startup."""
+    one = session(version, name="vtpm0", startup="none", tpm_keys='power-on = "manual"')
+    password = ("--owner-password-file", one.password_file)
+    one.done("init", "vtpm0")
+    one.done("createek", "vtpm0")
+    one.done("takeown", "vtpm0", *password)
+    modulus = modulus_of(one.done("getpubek", "vtpm0", *password))
+    assert modulus == openssl_modulus(one.folder / "pubek.pem")
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+def test_a_tpm_that_was_not_started(session, version):
+    """Who only looks at it does not start it; and who sets it up cannot start it twice."""
+    one = session(version, startup="none")
+    err = one.refused(69, "getpubek", "lab")
+    assert ("TPM_INVALID_POSTINIT" if version == "1.2" else "TPM_RC_INITIALIZE") in err
+    assert "vtpmctl createek and takeown start it" in err
+    one.done("createek", "lab")
     one.done("stop", one.daemon.control)
     assert f"remedy: power it on: vtpmctl init {one.daemon.data}\n" in one.refused(69, "createek", one.daemon.data)
-    one.daemon.stop()
-    with open(one.daemon.config, encoding="utf-8") as file:
-        text = file.read()
-    one.write("lab.toml", text.replace('startup = "none"', 'startup = "clear"'))
-    one.daemon.start()
-    one.done("createek", "lab")  # the remedy is one
+    one.done("init", one.daemon.control)
+    one.done("takeown", one.daemon.data, "--owner-password-file", one.password_file)
 
 
 def test_what_a_tpm_1_2_cannot_do_is_said(session):
