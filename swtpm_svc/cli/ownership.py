@@ -4,7 +4,6 @@ They send TPM commands, so they work on any TPM of either version, one of ours o
 arguments by name, and returns a `Report`, as the control operations do.
 """
 
-from hashlib import sha256
 from typing import Any, Union
 
 from swtpm_svc.cli import files, passwords
@@ -49,7 +48,7 @@ def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Repo
 
 
 def _made(key: PublicKey, algorithm: str, values: "dict[str, Any]") -> Report:
-    fingerprint = sha256(public_key.to_der(key)).hexdigest()
+    fingerprint = public_key.fingerprint(key)
     place = f" at {values['handle']}" if values else ""
     text = f"the endorsement key is made: {ENDORSEMENT_KEYS[algorithm].label}{place}, fingerprint sha256:{fingerprint}"
     return Report(text, {"algorithm": algorithm, **values, "fingerprint": fingerprint})

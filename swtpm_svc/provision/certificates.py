@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from cryptography.x509.oid import ObjectIdentifier as Oid
 
 from swtpm_svc.provision.ca import Authority, usage
+from swtpm_svc.provision.der import OCTET_STRING, SEQUENCE, SET, UTF8_STRING, element, integer
 
 TPM_MANUFACTURER, TPM_MODEL, TPM_VERSION = Oid("2.23.133.2.1"), Oid("2.23.133.2.2"), Oid("2.23.133.2.3")
 #: tcg-paa-platformManufacturerStr, -platformModel, -platformVersion, -platformSerial.
@@ -29,8 +30,7 @@ VERIFIED_RESIDENCY, VERIFIED_FIXED, VERIFIED_RESTRICTED = (Oid(f"2.23.133.11.1.{
 HARDWARE_MODULE_NAME, PERMANENT_IDENTIFIER = Oid("1.3.6.1.5.5.7.8.4"), Oid("1.3.6.1.5.5.7.8.3")
 SUBJECT_DIRECTORY_ATTRIBUTES = Oid("2.5.29.9")
 
-# the tags and the object identifiers of the few structures that `cryptography` has no class for
-_INTEGER, _OCTET_STRING, _UTF8_STRING, _SEQUENCE, _SET = 0x02, 0x04, 0x0C, 0x30, 0x31
+# the object identifiers of the few structures that `cryptography` has no class for
 _TPM_SPECIFICATION = bytes.fromhex("06056781050210")  # tcg-at-tpmSpecification, 2.23.133.2.16
 _TPM_2_0 = bytes.fromhex("06056781050102")  # tcg-sv-tpm20, 2.23.133.1.2
 _EK_SHA256 = bytes.fromhex("06056781050c01")  # tcg-on-ekPermIdSha256, 2.23.133.12.1
@@ -130,10 +130,10 @@ def _name(attributes: "list[tuple[Oid, str]]") -> x509.Name:
 
 def _specification(tpm: TpmFacts) -> x509.UnrecognizedExtension:
     """SubjectDirectoryAttributes (RFC 5280, 4.2.1.8) with one attribute: family, level and revision (EK profile, 3.1.3)."""
-    family = _der(_UTF8_STRING, tpm.family.encode())
-    value = _der(_SEQUENCE, family, _integer(tpm.level), _integer(tpm.revision))
-    attribute = _der(_SEQUENCE, _TPM_SPECIFICATION, _der(_SET, value))
-    return x509.UnrecognizedExtension(SUBJECT_DIRECTORY_ATTRIBUTES, _der(_SEQUENCE, attribute))
+    family = element(UTF8_STRING, tpm.family.encode())
+    value = element(SEQUENCE, family, integer(tpm.level), integer(tpm.revision))
+    attribute = element(SEQUENCE, _TPM_SPECIFICATION, element(SET, value))
+    return x509.UnrecognizedExtension(SUBJECT_DIRECTORY_ATTRIBUTES, element(SEQUENCE, attribute))
 
 
 def _hardware_module_name(tpm: TpmFacts, ek: bytes) -> x509.OtherName:
@@ -142,21 +142,9 @@ def _hardware_module_name(tpm: TpmFacts, ek: bytes) -> x509.OtherName:
     issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
     manufacturer = tpm.manufacturer[3:] if tpm.manufacturer.startswith("id:") else tpm.manufacturer
     serial = f"{manufacturer}:{issuer.hex()}:{certificate.serial_number:x}"
-    return x509.OtherName(HARDWARE_MODULE_NAME, _der(_SEQUENCE, _TPM_2_0, _der(_OCTET_STRING, serial.encode())))
+    return x509.OtherName(HARDWARE_MODULE_NAME, element(SEQUENCE, _TPM_2_0, element(OCTET_STRING, serial.encode())))
 
 
 def _permanent_identifier(ek: bytes) -> x509.OtherName:
-    digest = _der(_UTF8_STRING, hashlib.sha256(ek).hexdigest().encode())
-    return x509.OtherName(PERMANENT_IDENTIFIER, _der(_SEQUENCE, digest, _EK_SHA256))
-
-
-def _integer(value: int) -> bytes:
-    return _der(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
-
-
-def _der(tag: int, *parts: bytes) -> bytes:
-    """One DER element of at most 65535 bytes."""
-    content = b"".join(parts)
-    size = len(content)
-    length = bytes([size]) if size < 0x80 else bytes([0x81, size]) if size < 0x100 else bytes([0x82, size >> 8, size & 0xFF])
-    return bytes([tag]) + length + content
+    digest = element(UTF8_STRING, hashlib.sha256(ek).hexdigest().encode())
+    return x509.OtherName(PERMANENT_IDENTIFIER, element(SEQUENCE, digest, _EK_SHA256))

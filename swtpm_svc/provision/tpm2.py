@@ -9,6 +9,7 @@ from typing import Callable, Optional
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.tpm import decode_response
 from swtpm_svc.wire.tpm2 import Allocation, Command, NvPublic, Public
 
@@ -16,6 +17,8 @@ Execute = Callable[[bytes], bytes]
 
 #: Objects up to here are stored in the owner's name, those above in the platform's (Part 2, "TPM_HC").
 _OWNER_PERSISTENT_LAST = 0x817FFFFF
+#: How many handles to ask for in one command; a TPM may give fewer.
+_HANDLES_AT_ONCE = 64
 
 
 class Tpm2:
@@ -65,6 +68,23 @@ class Tpm2:
     def read_public(self, handle: int) -> Public:
         _handles, parameters = self._call(Command.READ_PUBLIC, (handle,))
         return tpm2.decode_first_public(parameters)
+
+    def read_key(self, handle: int) -> PublicKey:
+        """The public key of any asymmetric object."""
+        _handles, parameters = self._call(Command.READ_PUBLIC, (handle,))
+        return tpm2.decode_key(parameters)
+
+    def handles(self, first: int, last: int) -> "list[int]":
+        """Those from `first` to `last`, which are of one type, that there are: persistent objects or NV indices."""
+        found: list[int] = []
+        while first <= last:
+            _handles, parameters = self._call(Command.GET_CAPABILITY, (), tpm2.encode_get_handles(first, _HANDLES_AT_ONCE))
+            some, is_more = tpm2.decode_handles(parameters)
+            found += [handle for handle in some if first <= handle <= last]
+            if not some or not is_more:
+                break
+            first = max(some[-1], first) + 1
+        return found
 
     # --- authorizations ------------------------------------------------------------------------------------------
 

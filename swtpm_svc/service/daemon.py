@@ -21,6 +21,7 @@ from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import ServedDevice
 from swtpm_svc.service.events import EventLog
 from swtpm_svc.service.frontends import Frontends
+from swtpm_svc.service.identity import IdentityWatch
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.main import Options
@@ -73,6 +74,7 @@ class Daemon:
         self._keys = NO_KEYS
         self._store: Store
         self._tpm: Tpm
+        self._identity: IdentityWatch
         self._dispatcher: Dispatcher
         self._cuse: Optional[CuseFrontend] = None
         self._frontends: Frontends
@@ -103,6 +105,8 @@ class Daemon:
         self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
         with self._store:
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
+            self._identity = IdentityWatch(self._tpm, self._store, self._journal)
+            self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
             handover = park.read() if park is not None else None
             resumed = handover is not None and self._resume(handover)
             if not resumed:
@@ -248,6 +252,7 @@ class Daemon:
         elif self._notifier.active:
             # whether this is a stop or a restart only systemd knows: after a stop it drops the park
             self._leave(park)
+        self._identity.check()  # what was made since the start is known at the next one
         self._tpm.shut_down()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
         return self._fault.fault.exit_status if self._fault is not None else 0
@@ -305,6 +310,12 @@ class Daemon:
         self._fault = failure
         self._loop.stop()
 
+    def _check_identity(self) -> None:
+        if self._executor.busy:
+            self._executor.submit(self._identity.check, lambda _none: None)
+        else:
+            self._identity.check()
+
     # --- status --------------------------------------------------------------------------------------------------
 
     def _status_line(self) -> str:
@@ -336,6 +347,7 @@ class Daemon:
                 "bytes": self._store.sizes(),
                 "encryption": self._keys.state.mode if self._keys.state else None,
             },
+            "identity": self._identity.describe(),
             "openers": [
                 {"handle": record.handle, "pid": record.pid, "uid": record.uid, "pending": pending or bool(record.response)}
                 for record, pending in openers[:OPENERS_SHOWN]

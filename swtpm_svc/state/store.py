@@ -7,6 +7,7 @@
     TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
     *.bad                     what restore_previous() replaced
     .lock                     see lock.py
+    identity.json             the keys by which the TPM was known last: see service/identity.py; never encrypted
     .rekey                    state under a new key that is about to replace the old: see replacement.py
 
 With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key as well as
@@ -28,6 +29,7 @@ PERMALL = "permall"
 VOLATILESTATE = "volatilestate"
 SAVESTATE = "savestate"
 NAMES = (PERMALL, VOLATILESTATE, SAVESTATE)
+IDENTITY = "identity.json"
 PREVIOUS = ".previous"
 BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
@@ -161,6 +163,14 @@ class Store:
         """Remove a state file, durably. Raises: VtpmError STATE_MISSING (only with must_exist), STATE_UNWRITABLE."""
         if not self._directory.remove(self._file(name)) and must_exist:
             raise VtpmError(Code.STATE_MISSING, f"there is no {self._path(name)} to remove")
+
+    def load_identity(self) -> Optional[bytes]:
+        """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
+        return self._directory.read(IDENTITY)
+
+    def store_identity(self, data: bytes) -> None:
+        """Raises: VtpmError STATE_FULL, STATE_UNWRITABLE."""
+        self._directory.replace(IDENTITY, f"{IDENTITY}.new", data)
 
     def damaged(self, name: str, reason: str) -> VtpmError:
         """The error to raise when libtpms refuses a payload that load() gave (TPMLIB_ValidateState, TPMLIB_MainInit)."""

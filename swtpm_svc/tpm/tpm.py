@@ -36,6 +36,8 @@ SAVE_STATE = "savestate"
 _KINDS = {PERMANENT_STATE: libtpms.PERMANENT, VOLATILE_STATE: libtpms.VOLATILE, SAVE_STATE: libtpms.SAVE_STATE}
 _STIR_BYTES = 48
 _SHUTDOWN_CODE = 0x145
+#: TPM_Startup, TPM2_Startup.
+_STARTUP_CODES = {"1.2": 0x99, "2.0": 0x144}
 _SUCCESS = b"\0\0\0\0"
 
 
@@ -148,18 +150,26 @@ class Tpm:
         self.locality = 0
         self._storage = _Overlay(storage)
         self._dialect = _DIALECTS[version]
+        self._startup_code = _STARTUP_CODES[version]
+        #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any thread.
+        self.on_started: Callable[[], None] = lambda: None
         #: The volatile state in storage is that of this very moment: nothing ran since it was stored.
         self._volatile_is_stored = False
         #: The last command was a TPM2_Shutdown that succeeded.
         self._is_shut_down = False
         #: State blobs that were set and wait for the next power-on.
         self._offered: dict[str, bytes] = {}
-        self._stream = Stream(others=LONG_RUNNING[version] | {_SHUTDOWN_CODE})
+        self._stream = Stream(others=LONG_RUNNING[version] | {_SHUTDOWN_CODE, self._startup_code})
         libtpms.open_library(tpm2=version == "2.0", storage=self._storage)
 
     @property
     def is_running(self) -> bool:
         return self.power is Power.RUNNING
+
+    @property
+    def can_be_asked(self) -> bool:
+        """It runs, and the last command was no TPM2_Shutdown: what follows one undoes it (TPM 2.0 Part 3, "TPM2_Shutdown")."""
+        return self.is_running and not self._is_shut_down
 
     # --- power ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +198,8 @@ class Tpm:
             if delete_volatile:
                 self._storage.delete(VOLATILE_STATE, must_exist=False)
         self._volatile_is_stored = volatile is not None and not delete_volatile
+        if volatile is not None:
+            self.on_started()
 
     def _settle(self, offered: "dict[str, bytes]") -> None:
         """Make storage say what the TPM was powered on with; libtpms itself has stored the permanent state."""
@@ -251,6 +263,7 @@ class Tpm:
             raise
         self._stir()
         self._is_shut_down, self._volatile_is_stored = snapshot.is_shut_down, snapshot.volatile_is_stored
+        self.on_started()
 
     def _main_init(self, offered: "dict[str, bytes]") -> None:
         # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start. What was
@@ -298,6 +311,8 @@ class Tpm:
         except LibtpmsError:
             return self._dialect.fatal
         self._is_shut_down = code == _SHUTDOWN_CODE and response[6:10] == _SUCCESS
+        if code == self._startup_code and response[6:10] == _SUCCESS:
+            self.on_started()
         if libtpms.Callbacks.failure is not None:
             self._on_storage_failure(libtpms.take_failure())
         return response
@@ -337,6 +352,16 @@ class Tpm:
         """Execute a command of the service's own."""
         return self.execute(memoryview(bytearray(command)), decode_header(command).code)
 
+    def ask(self, command: bytes) -> bytes:
+        """Execute a command of the service's own that only asks; see `can_be_asked`.
+
+        Not by `execute`: what a client did last must stay what the client did last.
+        """
+        try:
+            return libtpms.process(memoryview(bytearray(command))) if self.is_running else self._dialect.fatal
+        except LibtpmsError:
+            return self._dialect.fatal
+
     def cancel(self) -> None:
         """Ask the command in execution to give up; any thread. It answers TPM_RC_CANCELED if it does."""
         libtpms.cancel()
@@ -348,12 +373,11 @@ class Tpm:
 
     def pcr_banks(self) -> "list[str]":
         """The hash algorithms of the PCR banks that hold PCRs; empty while the TPM is not started (TPM2_GetCapability)."""
-        if not self.is_running or self._is_shut_down:
+        if not self.can_be_asked:
             return []
         if self.version == "1.2":
             return ["sha1"]
-        # not by execute: what a client did last must stay what the client did last
-        response = libtpms.process(memoryview(bytearray(_GET_PCR_BANKS)))
+        response = self.ask(_GET_PCR_BANKS)
         if response[6:10] != _SUCCESS:
             return []
         banks, position = [], _PCR_SELECTIONS + 4

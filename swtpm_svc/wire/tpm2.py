@@ -45,7 +45,10 @@ ALG_SHA512 = 0x000D
 ALG_NULL = 0x0010
 ALG_ECC = 0x0023
 ALG_CFB = 0x0043
+_ALG_RSAES = 0x0015
+_ALG_ECDAA = 0x001A
 
+CAP_HANDLES = 1
 CAP_TPM_PROPERTIES = 6
 PT_PERMANENT = 0x200
 PT_NV_BUFFER_MAX = 0x12C
@@ -217,6 +220,22 @@ def decode_property(parameters: Bytes, number: int) -> int:
     return value
 
 
+def encode_get_handles(first: int, count: int) -> bytes:
+    """TPM2_GetCapability of the handles from `first` on, of its type."""
+    return _UINT32.pack(CAP_HANDLES) + _UINT32.pack(first) + _UINT32.pack(count)
+
+
+def decode_handles(parameters: Bytes) -> "tuple[list[int], bool]":
+    """The handles, and whether there are more of them."""
+    cursor = Cursor(parameters)
+    more, capability, count = cursor.uint8(), cursor.uint32(), cursor.uint32()
+    if capability != CAP_HANDLES:
+        raise ProtocolError(f"capability {capability} came instead of handles")
+    handles = [cursor.uint32() for _ in range(count)]
+    cursor.finish()
+    return handles, more != 0
+
+
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +278,39 @@ def decode_public(data: Bytes) -> Public:
         unique_parts = (cursor.sized16(), cursor.sized16())
     cursor.finish()
     return Public(name_alg, attributes, policy, parameters, unique_parts)
+
+
+def decode_key(parameters: Bytes) -> PublicKey:
+    """The key alone in the response to ReadPublic, of any asymmetric object: it may sign, and have schemes of its own.
+
+    Raises:
+        ProtocolError: it is not whole, or of another kind.
+    """
+    cursor = Cursor(Cursor(parameters).sized16())
+    kind, _name_alg, _attributes = _PUBLIC.unpack(cursor.take(_PUBLIC.size))
+    cursor.sized16()  # authPolicy
+    if kind not in (ALG_RSA, ALG_ECC):
+        raise ProtocolError(f"an object of type {kind:#x} is no asymmetric key")
+    if cursor.uint16() != ALG_NULL:  # symmetric: its size and mode
+        cursor.take(4)
+    _skip_scheme(cursor)
+    if kind == ALG_RSA:
+        cursor.uint16()  # keyBits
+        exponent = cursor.uint32() or DEFAULT_EXPONENT
+        key: PublicKey = RsaPublicKey(cursor.sized16(), exponent)
+    else:
+        curve = cursor.uint16()
+        _skip_scheme(cursor)  # kdf
+        key = EccPublicKey(curve, cursor.sized16(), cursor.sized16())
+    cursor.finish()
+    return key
+
+
+def _skip_scheme(cursor: Cursor) -> None:
+    """TPMT_RSA_SCHEME, TPMT_ECC_SCHEME, TPMT_KDF_SCHEME: all but two have a hash algorithm (Part 2, "TPMU_ASYM_SCHEME")."""
+    scheme = cursor.uint16()
+    if scheme not in (ALG_NULL, _ALG_RSAES):
+        cursor.take(4 if scheme == _ALG_ECDAA else 2)
 
 
 def encode_create_primary(template: Public) -> bytes:

@@ -3,15 +3,17 @@
 import hashlib
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from swtpm_svc.errors import TABLE, Code
-from swtpm_svc.provision import refused
+from swtpm_svc.errors import TABLE, Code, VtpmError
+from swtpm_svc.provision import public_key, refused
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.provision.tpm12_session import Session, hmac_sha1
 from swtpm_svc.wire import return_codes
-from swtpm_svc.wire.tpm2 import ALG_SHA256, ALG_SHA384, ALG_SHA512, RsaParameters
+from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
+from swtpm_svc.wire.tpm2 import ALG_SHA256, ALG_SHA384, ALG_SHA512, Curve, RsaParameters
 
 h = bytes.fromhex
 HASHES = {ALG_SHA256: ("sha256", 0x01C07F01), ALG_SHA384: ("sha384", 0x01C07F02), ALG_SHA512: ("sha512", 0x01C07F03)}
@@ -51,6 +53,30 @@ def test_keys_have_places_of_their_own():
     assert ENDORSEMENT_KEYS["ecc-p384"].handle == 0x81010016
     for key in ENDORSEMENT_KEYS.values():
         assert len(key.template.unique) == (1 if isinstance(key.template.parameters, RsaParameters) else 2)
+
+
+@pytest.mark.parametrize("curve", [(Curve.P256, ec.SECP256R1()), (Curve.P384, ec.SECP384R1()), (Curve.P521, ec.SECP521R1())])
+def test_a_fingerprint_is_that_of_what_cryptography_writes(curve):
+    """Of an EC key with short coordinates too, which TPMs are free to give without their leading zeros."""
+    number, algorithm = curve
+    for secret in (1, 2, 3, 0x5EC2E7):
+        public = ec.derive_private_key(secret, algorithm).public_key().public_numbers()
+        x, y = (value.to_bytes((value.bit_length() + 7) // 8, "big") for value in (public.x, public.y))
+        key = EccPublicKey(number, x, y)
+        assert public_key.fingerprint(key) == hashlib.sha256(public_key.to_der(key)).hexdigest()
+
+
+@pytest.mark.parametrize("bits", [1024, 2048, 3072])
+@pytest.mark.parametrize("exponent", [3, 65537])
+def test_a_fingerprint_of_an_rsa_key_is_that_of_what_cryptography_writes(bits, exponent):
+    for modulus in ((1 << bits) - 1, (1 << bits - 1) + 1):
+        key = RsaPublicKey(modulus.to_bytes(bits // 8, "big"), exponent)
+        assert public_key.fingerprint(key) == hashlib.sha256(public_key.to_der(key)).hexdigest()
+
+
+def test_a_curve_that_is_not_known_has_no_fingerprint():
+    with pytest.raises(VtpmError, match="0x0010"):
+        public_key.fingerprint(EccPublicKey(0x0010, b"\1", b"\2"))
 
 
 @pytest.mark.parametrize(

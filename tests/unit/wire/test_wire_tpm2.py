@@ -102,6 +102,36 @@ def test_keys_of_another_kind(body, reason):
 
 
 @pytest.mark.parametrize(
+    ("public", "key"),
+    [
+        (RSA_BYTES, RSA.key),
+        (ECC_BYTES, ECC.key),
+        # TPMT_PUBLIC by hand: without a symmetric algorithm; RSASSA with SHA-256, RSAES, ECDSA with SHA-384, ECDAA, a KDF
+        (h("0001 000b 00050072 0000 0010 0014 000b 0800 00000003 0001 55"), RsaPublicKey(b"\x55", 3)),
+        (h("0001 000b 00020072 0000 0010 0015 0800 00000000 0001 55"), RsaPublicKey(b"\x55", 65537)),
+        (h("0023 000c 00050072 0000 0010 0018 000c 0004 0010 0001 11 0001 22"), EccPublicKey(4, b"\x11", b"\x22")),
+        (h("0023 000b 00050072 0001 99 0010 001a 000b 0001 0010 0010 0001 11 0001 22"), EccPublicKey(16, b"\x11", b"\x22")),
+        (h("0023 000b 00020072 0000 0010 0019 000b 0003 0020 000b 0001 11 0001 22"), EccPublicKey(3, b"\x11", b"\x22")),
+    ],
+)
+def test_a_key_is_found_whatever_it_is_for(public, key):
+    name = h("0002 abcd")  # what else ReadPublic gives
+    assert tpm2.decode_key(tpm2.sized(public) + name) == key
+    for broken in (public[:-1], public + b"\0", b"\0\x08" + public[2:]):
+        with pytest.raises(ProtocolError):
+            tpm2.decode_key(tpm2.sized(broken))
+
+
+def test_handles():
+    assert tpm2.encode_get_handles(0x81010000, 64) == h("00000001 81010000 00000040")
+    assert tpm2.decode_handles(h("01 00000001 00000002 81010001 81010016")) == ([0x81010001, 0x81010016], True)
+    assert tpm2.decode_handles(h("00 00000001 00000000")) == ([], False)
+    for wrong in (h("00 00000006 00000000"), h("00 00000001 00000002 81010001"), h("00 00000001 00000000 00")):
+        with pytest.raises(ProtocolError):
+            tpm2.decode_handles(wrong)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         h("00 00000006 00000000"),  # no such property

@@ -1,0 +1,398 @@
+"""The daemon's eye on the endorsement keys: real daemons on state that is swapped, lost and damaged between their starts."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+
+import pytest
+from daemon_process import DaemonProcess
+from memory_storage import MemoryStorage
+from test_state_swtpm import Swtpm
+from tpm_commands import STARTUP_CLEAR, result_of, with_session
+
+from swtpm_svc.cli import vtpmctl
+from swtpm_svc.cli.status import Places
+from swtpm_svc.provision import public_key
+from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
+from swtpm_svc.provision.ownership import PROBE, connect, create_endorsement_key
+from swtpm_svc.service.identity import IdentityWatch
+from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_command
+
+SHUTDOWN_STATE = encode_command(ST_NO_SESSIONS, 0x145, b"\0\1")
+#: TPM2_CreatePrimary in the null hierarchy, of a key on P-256: quickly made, and left where it is.
+CREATE_ECC = with_session(0x131, bytes.fromhex("40000007"), tpm2.encode_create_primary(ENDORSEMENT_KEYS["ecc-p256"].template))
+NOTICE = re.compile(
+    r"notice: this is another TPM than before: (.*)\. What is bound .*BitLocker.*LUKS.*restore the old files of (.*)"
+)
+FORGED = "0" * 64
+
+
+class Instance:
+    """A daemon, its record, and the TPM's own word on its key."""
+
+    def __init__(self, folder, version, **daemon):
+        folder.mkdir()
+        self.folder, self.version = folder, version
+        self.daemon = DaemonProcess(folder, "lab", tpm=f'version = "{version}"', **daemon)
+        self.record_path = f"{self.daemon.state}/identity.json"
+        self.permall = f"{self.daemon.state}/{'tpm2' if version == '2.0' else 'tpm'}-00.permall"
+
+    def start(self):
+        self.daemon.start()
+        self.daemon.status()  # answered from the loop, after what was posted to it
+        return self
+
+    def restart(self):
+        """What the new process has said."""
+        self.daemon.stop()
+        self.start()
+        return self.daemon.log()
+
+    def vtpmctl(self, *words):
+        assert vtpmctl.main([words[0], "lab", *words[1:]], Places(config=str(self.folder))) == 0
+
+    def fingerprint(self, algorithm="rsa2048"):
+        """By openssl, of the key that the TPM gives out."""
+        pem = self.folder / "pubek.pem"
+        self.vtpmctl("getpubek", "--algorithm", algorithm, "--output", str(pem))
+        der = subprocess.run(["openssl", "pkey", "-pubin", "-in", pem, "-outform", "DER"], capture_output=True, check=True).stdout
+        return subprocess.run(["openssl", "sha256", "-r"], input=der, capture_output=True, check=True).stdout[:64].decode()
+
+    def record(self):
+        with open(self.record_path, encoding="utf-8") as file:
+            return json.load(file)
+
+    def write_record(self, text):
+        with open(self.record_path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+@pytest.fixture
+def instance(tmp_path):
+    made = []
+
+    def make(version="2.0", name="one", **kw):
+        made.append(Instance(tmp_path / name, version, **kw))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.daemon.stop()
+
+
+@pytest.fixture(params=["2.0", "1.2"])
+def version(request):
+    return request.param
+
+
+def test_a_first_start_and_a_new_key_are_recorded_in_silence(instance, version):
+    one = instance(version).start()
+    assert not os.path.exists(one.record_path)  # there is nothing to know it by
+    one.vtpmctl("createek")
+    log = one.restart()
+    assert "notice" not in log
+    assert one.record() == {"format": 1, "keys": {"rsa2048": one.fingerprint()}, "change": None}
+    assert stat.S_IMODE(os.stat(one.record_path).st_mode) == 0o600
+    assert one.daemon.status()["identity"] == {"keys": one.record()["keys"], "change": None}
+    written = os.stat(one.record_path).st_mtime_ns
+    assert "notice" not in one.restart()
+    assert os.stat(one.record_path).st_mtime_ns == written  # nothing new, nothing written
+
+
+def test_another_tpm_under_the_name_is_told_once(instance, version):
+    one, other = instance(version).start(), instance(version, "other").start()
+    for each in (one, other):
+        each.vtpmctl("createek")
+    was, now = one.fingerprint(), other.fingerprint()
+    one.daemon.stop()
+    other.daemon.stop()
+    shutil.copy(one.permall, one.folder / "backup")
+    shutil.copy(other.permall, one.permall)
+    one.start()
+    found = NOTICE.search(one.daemon.log())
+    assert found
+    assert found[1] == f"the endorsement key rsa2048 was sha256:{was}, is now sha256:{now}"
+    assert found[2] == one.daemon.state
+    change = one.daemon.status()["identity"]["change"]
+    assert (change["was"], change["is"]) == ({"rsa2048": was}, {"rsa2048": now})
+    assert "notice" not in one.restart()
+    assert one.daemon.status()["identity"]["change"] == change  # still to be seen
+    one.daemon.stop()
+    shutil.copy(one.folder / "backup", one.permall)
+    one.start()
+    found = NOTICE.search(one.daemon.log())
+    assert found
+    assert found[1].endswith(f"was sha256:{now}, is now sha256:{was}")
+
+
+def test_a_tpm_made_anew_is_told(instance, version):
+    """Somebody has emptied the directory, and the service makes a new TPM: that is what locks people out most often."""
+    one = instance(version).start()
+    one.vtpmctl("createek")
+    was = one.fingerprint()
+    one.daemon.stop()
+    for name in os.listdir(one.daemon.state):
+        if "-00." in name:
+            os.unlink(f"{one.daemon.state}/{name}")
+    one.start()
+    found = NOTICE.search(one.daemon.log())
+    assert found
+    assert found[1] == f"the endorsement key rsa2048 was sha256:{was}, is not there any more"
+    assert one.record()["keys"] == {}
+    assert one.record()["change"]["is"] == {"rsa2048": None}
+
+
+def test_an_owned_tpm_1_2_is_known_too(instance, tmp_path):
+    """It tells its key to its owner alone, and the daemon has no password."""
+    one, other = instance("1.2").start(), instance("1.2", "other").start()
+    (tmp_path / "owner").write_text("ownerpass")
+    keys = []
+    for each in (one, other):
+        each.vtpmctl("createek")
+        keys.append(each.fingerprint())
+        each.vtpmctl("takeown", "--owner-password-file", str(tmp_path / "owner"))
+    assert "notice" not in one.restart()
+    assert one.record()["keys"] == {"rsa2048": keys[0]}
+    one.daemon.stop()
+    other.daemon.stop()
+    shutil.copy(other.permall, one.permall)
+    one.start()
+    found = NOTICE.search(one.daemon.log())
+    assert found
+    assert found[1].endswith(f"was sha256:{keys[0]}, is now sha256:{keys[1]}")
+
+
+@pytest.mark.parametrize("exponent", ["", "010001"])
+def test_the_key_of_a_tpm_1_2_is_found_in_its_state(exponent):
+    """Whoever has made it: with the exponent said, as some tools do, or left out; and after the storage root key has come."""
+    one = WatchedTpm("1.2")
+    assert one.tpm.startup("clear")[6:10] == bytes(4)
+    size = len(bytes.fromhex(exponent))
+    parms = f"00000001 0003 0001 {12 + size:08x} 00000800 00000002 {size:08x} {exponent}"
+    command = encode_command(TAG_RQU_COMMAND, 0x78, bytes(20) + bytes.fromhex(parms))
+    assert result_of(one.execute(command)) == 0
+    connected = connect(one.execute)
+    key = connected.read_pubek()
+    one.watch.check()
+    assert one.watch.describe()["keys"] == {"rsa2048": public_key.fingerprint(key)}
+    connected.take_ownership(bytes(20))
+    one.watch.check()
+    assert one.watch.describe() == {"keys": {"rsa2048": public_key.fingerprint(key)}, "change": None}
+    one.tpm.shut_down()
+
+
+def test_every_algorithm_is_watched(instance):
+    one = instance().start()
+    for algorithm in ("rsa2048", "ecc-p256", "ecc-p384"):
+        one.vtpmctl("createek", "--algorithm", algorithm)
+    one.daemon.stop()
+    keys = one.record()["keys"]
+    one.start()
+    assert keys == {algorithm: one.fingerprint(algorithm) for algorithm in keys}
+    assert list(keys) == ["rsa2048", "ecc-p256", "ecc-p384"]
+    one.daemon.stop()
+    one.write_record(json.dumps({"format": 1, "keys": {**keys, "ecc-p256": FORGED, "ecc-p521": FORGED}, "change": None}))
+    one.start()
+    found = NOTICE.search(one.daemon.log())
+    assert found
+    assert found[1] == (
+        f"the endorsement key ecc-p256 was sha256:{FORGED}, is now sha256:{keys['ecc-p256']};"
+        f" ecc-p521 was sha256:{FORGED}, is not there any more"
+    )
+
+
+def test_a_tpm_that_a_client_starts_is_looked_at_then(instance):
+    one = instance(startup="none").start()
+    one.vtpmctl("createek")  # starts it
+    one.daemon.stop()
+    one.write_record(json.dumps({"format": 1, "keys": {"rsa2048": FORGED}, "change": None}))
+    one.start()
+    assert "notice" not in one.daemon.log()
+    with one.daemon.connect() as client:
+        client.sendall(STARTUP_CLEAR)
+        assert result_of(client.recv(4096)) == 0
+    one.daemon.status()
+    assert NOTICE.search(one.daemon.log())
+
+
+def test_state_that_is_loaded_while_it_runs_is_told(instance):
+    """vtpmctl stop, load, init: no start of the service lies between the two TPMs."""
+    one, other = instance().start(), instance("2.0", "other").start()
+    for each in (one, other):
+        each.vtpmctl("createek")
+    one.restart()
+    other.vtpmctl("save", "permanent", str(other.folder / "blob"))
+    one.vtpmctl("stop")
+    one.vtpmctl("load", "permanent", str(other.folder / "blob"))
+    one.vtpmctl("init")
+    with one.daemon.connect() as client:
+        client.sendall(STARTUP_CLEAR)
+        assert result_of(client.recv(4096)) == 0
+    one.daemon.status()
+    assert NOTICE.search(one.daemon.log())
+    assert one.record()["keys"] == {"rsa2048": other.fingerprint()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"format": 2, "keys": {}, "change": null}',
+        '{"format": 1, "keys": {}}',
+        '{"format": 1, "keys": [], "change": null}',
+        '{"format": 1, "keys": {"rsa2048": 7}, "change": null}',
+        '{"format": 1, "keys": {"rsa2048": "Z"}, "change": null}',
+        '{"format": 1, "keys": {}, "change": {"time": 1e400, "was": {}, "is": {}}}',
+        '{"format": 1, "keys": {}, "change": {"time": 1, "was": 5, "is": {}}}',
+        "\udc80",
+    ],
+)
+def test_a_damaged_record_is_made_anew(instance, text):
+    one = instance().start()
+    one.vtpmctl("createek")
+    one.daemon.stop()
+    good = one.record()
+    with open(one.record_path, "wb") as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+    one.start()
+    log = one.daemon.log()
+    assert re.search(r"warning: .*/identity\.json is made anew.*: it cannot be used \(.+\)\n", log), log
+    assert "notice" not in log
+    assert "Traceback" not in log
+    assert one.record() == good
+
+
+def test_a_record_that_is_no_file_is_let_be(instance):
+    one = instance().start()
+    one.vtpmctl("createek")
+    os.mkdir(one.record_path)
+    log = one.restart()
+    assert "it cannot be used" in log
+    assert f"{one.record_path} cannot be written" in log
+    assert one.daemon.status()["identity"]["keys"] == {"rsa2048": one.fingerprint()}
+
+
+@pytest.mark.needs("swtpm", "swtpm_ioctl")
+def test_swtpm_and_rekey_let_the_record_be(instance, version, tmp_path):
+    """The directory goes to the distribution's swtpm and back, and its state is encrypted and decrypted."""
+    one = instance(version).start()
+    one.vtpmctl("createek")
+    one.daemon.stop()
+    before = one.record()
+    peer = Swtpm(version, one.daemon.state, str(tmp_path))
+    pubek = one.folder / "by-swtpm.pem"
+    assert vtpmctl.main(["getpubek", peer.data, "--output", str(pubek)]) == 0
+    peer.stop()
+    key = tmp_path / "key"
+    key.write_text("00" * 32)
+    key.chmod(0o600)
+    one.vtpmctl("rekey", "--to", f"file={key}")
+    one.vtpmctl("rekey", "--from", f"file={key}", "--to", "none")
+    assert one.record() == before
+    assert "notice" not in one.start().daemon.log()
+    assert pubek.read_bytes() == (one.fingerprint() and (one.folder / "pubek.pem").read_bytes())
+
+
+class WatchedTpm:
+    """A TPM in this process with a watch on it."""
+
+    def __init__(self, version):
+        self.storage = MemoryStorage()
+        self.tpm = Tpm(version, self.storage, pytest.fail)
+        self.tpm.power_on(delete_volatile=True)
+        self.watch = IdentityWatch(self.tpm, self, self)
+
+    def execute(self, command):
+        return self.tpm.execute(memoryview(bytearray(command)), int.from_bytes(command[6:10], "big"))
+
+    def load_identity(self):
+        return self.storage.blobs.get("identity")
+
+    def store_identity(self, data):
+        self.storage.blobs["identity"] = data
+
+    def log(self, level, message, **_fields):
+        assert level == "debug", message
+
+
+@pytest.fixture
+def watched(version):
+    one = WatchedTpm(version)
+    yield one
+    one.tpm.shut_down()
+
+
+def test_no_client_notices(watched, version):
+    """Nothing in the TPM's memory differs but what time alone changes; nothing is stored; and what was shut down stays so."""
+    tpm = watched.tpm
+    watched.watch.check()
+    assert tpm.startup("clear")[6:10] == bytes(4)  # the one before has not started it
+    connected = connect(watched.execute)
+    if version == "1.2":
+        connected.create_endorsement_key()
+    else:
+        for key in ("rsa2048", "ecc-p384"):
+            create_endorsement_key(connected, ENDORSEMENT_KEYS[key])
+    stores, flags = len(watched.storage.stores), (tpm._is_shut_down, tpm._volatile_is_stored)
+    watched.watch.check()  # the first one leaves the handle of the last key in a place for objects that is free
+    places = [differing(tpm, lambda: None), differing(tpm, watched.watch.check), differing(tpm, lambda: tpm.ask(PROBE))]
+    assert places[1] <= places[2] if version == "2.0" else places[1] == places[0] == set()
+    assert set(watched.watch.describe()["keys"]) == ({"rsa2048"} if version == "1.2" else {"rsa2048", "ecc-p384"})
+    assert len(watched.storage.stores) == stores
+    assert (tpm._is_shut_down, tpm._volatile_is_stored) == flags
+
+
+def differing(tpm, action):
+    """Where the volatile state is another one after it."""
+    before = libtpms.volatile_state()
+    time.sleep(0.002)  # the clock goes on with each command; where it is is seen in any case
+    action()
+    return {place for place, (one, other) in enumerate(zip(before, libtpms.volatile_state())) if one != other}
+
+
+def test_a_tpm_that_was_shut_down_is_not_asked(watched, version):
+    """A TPM2_Shutdown is undone by the next command, and a TPM_SaveState is made void."""
+    tpm = watched.tpm
+    assert tpm.startup("clear")[6:10] == bytes(4)
+    connected = connect(watched.execute)
+    if version == "1.2":
+        connected.create_endorsement_key()
+        assert result_of(watched.execute(encode_command(TAG_RQU_COMMAND, 0x98))) == 0
+        watched.watch.check()
+        assert "savestate" in watched.storage.blobs
+        assert watched.watch.describe()["keys"]
+        return
+    create_endorsement_key(connected, ENDORSEMENT_KEYS["ecc-p256"])
+    assert result_of(watched.execute(SHUTDOWN_STATE)) == 0
+    watched.watch.check()
+    assert watched.watch.describe() is None
+    tpm.stop()
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("state")) == 0
+    watched.watch.check()
+    assert set(watched.watch.describe()["keys"]) == {"ecc-p256"}
+
+
+def test_a_tpm_without_room_for_one_more_object_is_not_judged(watched, version):
+    if version == "1.2":
+        return  # it is not asked
+    tpm = watched.tpm
+    assert tpm.startup("clear")[6:10] == bytes(4)
+    create_endorsement_key(connect(watched.execute), ENDORSEMENT_KEYS["ecc-p256"])
+    watched.watch.check()
+    known = watched.watch.describe()
+    while result_of(watched.execute(CREATE_ECC)) == 0:
+        pass
+    watched.watch.check()
+    assert watched.watch.describe() == known
