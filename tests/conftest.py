@@ -93,6 +93,7 @@ CAPABILITIES = {
     "openssl": command("openssl", "openssl"),
     "certtool": command("certtool", "gnutls-bin"),
     "swtpm_cert": command("swtpm_cert", "swtpm-tools"),
+    "swtpm_setup": command("swtpm_setup", "swtpm-tools"),
     "softhsm2": command("softhsm2-util", "softhsm2"),
     "pkcs11-tool": command("pkcs11-tool", "opensc"),
     "systemd-analyze": command("systemd-analyze", "systemd"),

@@ -69,7 +69,7 @@ def import_issuer(directory: str, *, chain: str, key: Optional[str], signer: Opt
     key_pem = files.read_input(key) if key is not None else None
     command = _command(signer) if signer is not None else ()
     authority, kept = ca.import_issuer(chain_pem, key=key_pem, command=command, directory=directory, force=force)
-    text, values = _report(authority)
+    text, values, _data = _report(authority)
     if kept:
         text += f"\nreplaced    kept in {kept}"
     return Report(text, {**values, "replaced": kept})

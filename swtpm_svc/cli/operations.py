@@ -33,10 +33,14 @@ CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONF
 
 
 class Report(NamedTuple):
-    """`text`: lines for a person, without the last line's end; `values`: the same for a program."""
+    """`text`: lines for a person, without the last line's end; `values`: the same for a program.
+
+    `data`: bytes to be written in place of the text, for another program or a file.
+    """
 
     text: str
     values: "dict[str, Any]"
+    data: bytes = b""
 
 
 class Argument(NamedTuple):

@@ -1,6 +1,8 @@
 """Writing to standard output and error: what cannot be written is an error like any other, and never a traceback."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Optional, TextIO
 
 from swtpm_svc.errors import Code, VtpmError
@@ -15,9 +17,30 @@ def write(stream: Optional[TextIO], text: str) -> None:
     if stream is None:  # the caller closed it
         return
     encoding = stream.encoding or "ascii"
-    try:
+    with _writing(stream):
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
+
+
+def write_data(stream: Optional[TextIO], data: bytes) -> None:
+    """Write bytes that are no text.
+
+    Raises:
+        BrokenPipeError, VtpmError STATE_UNWRITABLE: as write(). VtpmError USAGE: it is a terminal.
+    """
+    if stream is None:
+        return
+    if stream.isatty():
+        raise VtpmError(Code.USAGE, "DER is binary, and not for a terminal", remedy="name a file with --output, or use --pem")
+    with _writing(stream):
+        stream.buffer.write(data)
+        stream.flush()
+
+
+@contextmanager
+def _writing(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         _forget(stream)
         raise

@@ -1,4 +1,4 @@
-"""The commands of vtpmctl that make and own an endorsement key: createek, takeown, getpubek. The table is TPM_COMMANDS.
+"""The commands of vtpmctl that make and own an endorsement key: createek, takeown, getpubek. The table is COMMANDS.
 
 They send TPM commands, so they work on any TPM of either version, one of ours or a chip. A command gets the TPM and its
 arguments by name, and returns a `Report`, as the control operations do.
@@ -32,7 +32,7 @@ STARTING = ("createek", "takeown")
 
 def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Report:
     if isinstance(tpm, Tpm12):
-        _refuse_algorithm(algorithm)
+        refuse_algorithm(algorithm)
         if force:
             raise VtpmError(Code.USAGE, "a TPM 1.2 never gets another endorsement key", remedy="leave out --force")
         return _made(tpm.create_endorsement_key(), algorithm, {})
@@ -70,23 +70,27 @@ def take_ownership(tpm: Tpm, *, owner: Password, srk: Password) -> Report:
 
 def get_pubek(tpm: Tpm, *, algorithm: str, output: str, owner: Password) -> Report:
     if isinstance(tpm, Tpm12):
-        _refuse_algorithm(algorithm)
-        key: PublicKey = _pubek(tpm, owner)
+        refuse_algorithm(algorithm)
+        key: PublicKey = pubek(tpm, owner)
     else:
         stored = ownership.find_endorsement_key(tpm, ENDORSEMENT_KEYS[algorithm])
         if stored is None:
-            raise VtpmError(
-                Code.TPM_REFUSED,
-                f"there is no endorsement key {algorithm} at {ENDORSEMENT_KEYS[algorithm].handle:#x}",
-                remedy=f"make it: vtpmctl createek NAME --algorithm {algorithm}; or name another --algorithm",
-            )
+            raise no_endorsement_key(algorithm)
         key = stored.key
     pem = public_key.to_pem(key)
     files.write_whole(output, pem, 0o644)
     return Report(_key_text(key, output), {"file": output, "pem": pem.decode("ascii"), **_key_values(key)})
 
 
-def _pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
+def no_endorsement_key(algorithm: str) -> VtpmError:
+    return VtpmError(
+        Code.TPM_REFUSED,
+        f"there is no endorsement key {algorithm} at {ENDORSEMENT_KEYS[algorithm].handle:#x}",
+        remedy=f"make it: vtpmctl createek NAME --algorithm {algorithm}; or name another --algorithm",
+    )
+
+
+def pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
     """As anybody, and when there is an owner, as the owner."""
     try:
         return tpm.read_pubek()
@@ -120,7 +124,7 @@ def _hex_lines(data: bytes) -> "list[str]":
     return [data[start : start + _BYTES_A_LINE].hex(" ").upper() for start in range(0, len(data), _BYTES_A_LINE)]
 
 
-def _refuse_algorithm(algorithm: str) -> None:
+def refuse_algorithm(algorithm: str) -> None:
     if algorithm != DEFAULT_ALGORITHM:
         raise VtpmError(
             Code.USAGE,
@@ -129,16 +133,16 @@ def _refuse_algorithm(algorithm: str) -> None:
         )
 
 
-_ALGORITHM = Argument(
+ALGORITHM = Argument(
     ("--algorithm",),
     f"of a TPM 2.0: {', '.join(ENDORSEMENT_KEYS)} (default {DEFAULT_ALGORITHM})",
     {"choices": list(ENDORSEMENT_KEYS), "default": DEFAULT_ALGORITHM, "metavar": "NAME"},
 )
 
 # fmt: off
-TPM_COMMANDS = {
+COMMANDS = {
     "createek": Operation("make the endorsement key", create_ek, (
-        _ALGORITHM,
+        ALGORITHM,
         Argument(("--force",), "of a TPM 2.0: replace the key that is stored at its place", {"action": "store_true"}),
         *passwords.arguments("owner"),
     )),
@@ -147,7 +151,7 @@ TPM_COMMANDS = {
         *passwords.arguments("srk"),
     )),
     "getpubek": Operation("write the endorsement key's public part to a file and show it", get_pubek, (
-        _ALGORITHM,
+        ALGORITHM,
         Argument(("--output",), f"the file, which is replaced as a whole (default {DEFAULT_OUTPUT})",
                  {"metavar": "FILE", "default": DEFAULT_OUTPUT}),
         *passwords.arguments("owner"),

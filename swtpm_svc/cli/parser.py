@@ -8,7 +8,7 @@ from typing import NoReturn
 from swtpm_svc import __version__
 from swtpm_svc.cli import authority, output, rekey
 from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
-from swtpm_svc.cli.ownership import TPM_COMMANDS
+from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
 
 TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"

@@ -114,8 +114,9 @@ def _operate(options: "argparse.Namespace", places: "Places") -> int:
 
 
 def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
-    from swtpm_svc.cli.ownership import STARTING, TPM_COMMANDS
+    from swtpm_svc.cli.ownership import STARTING
     from swtpm_svc.cli.passwords import Password
+    from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
     from swtpm_svc.cli.tpm_connection import find_tpm, open_tpm
     from swtpm_svc.provision import startup
     from swtpm_svc.provision.ownership import connect
@@ -131,6 +132,8 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
         if f"{role}_password_file" in values:
             values[role] = Password.of(role, values)
     target = find_tpm(name, places.config)
+    if options.command == "identity":
+        values["record"] = _identity_record(target.instance, places)
     try:
         import cryptography  # noqa: F401 - before anything is changed: a key that was made could not be shown without it
     except ImportError as error:
@@ -149,8 +152,24 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
         error.message = f"{target.name}: {error.message}"
         error.remedy = str(error.remedy).replace("NAME", target.name)
         raise
-    _print(options, report.text, {"device": target.path, "operation": options.command, **report.values})
+    if report.data and not options.json:
+        output.write_data(sys.stdout, report.data)
+    else:
+        _print(options, report.text, {"device": target.path, "operation": options.command, **report.values})
     return 0
+
+
+def _identity_record(instance: "Optional[str]", places: "Places") -> "Optional[dict[str, Any]]":
+    """What the daemon of the instance knows of its TPM's keys; None: there is no such daemon, or it knows nothing yet."""
+    from swtpm_svc.cli.status import ask_daemon
+
+    if instance is None:
+        return None
+    try:
+        record = ask_daemon(instance, places).get("identity")
+    except VtpmError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _print(options: "argparse.Namespace", text: str, values: Any) -> None:

@@ -9,6 +9,7 @@ PASSWORD = "give the password that the owner has set"
 
 # TPM Main Part 2, "Return codes".
 TPM_AUTHFAIL = 0x01
+TPM_BADINDEX = 0x02
 TPM_DEACTIVATED = 0x06
 TPM_DISABLED = 0x07
 TPM_DISABLED_CMD = 0x08
@@ -16,6 +17,7 @@ TPM_FAIL = 0x09
 TPM_OWNER_SET = 0x14
 TPM_NO_ENDORSEMENT = 0x23
 TPM_INVALID_POSTINIT = 0x26
+TPM_AUTH_CONFLICT = 0x3B
 TPM_DEFEND_LOCK_RUNNING = 0x803
 
 # TPM 2.0 Part 2, "TPM_RC"; of format 1 what is left without handle, session or parameter.

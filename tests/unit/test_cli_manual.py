@@ -10,7 +10,7 @@ import pytest
 
 from swtpm_svc.cli import authority, parser, rekey, vtpmctl
 from swtpm_svc.cli.operations import INFO_FLAGS, OPERATIONS
-from swtpm_svc.cli.ownership import TPM_COMMANDS
+from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import TABLE
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service import config

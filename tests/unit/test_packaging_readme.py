@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from swtpm_svc.cli.operations import OPERATIONS
-from swtpm_svc.cli.ownership import TPM_COMMANDS
 from swtpm_svc.cli.parser import GROUPS, REPORTS
+from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.service.config_schema import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
