@@ -210,9 +210,9 @@ def _record_lines(record: "Optional[dict[str, Any]]") -> "list[str]":
         return ["changed: not known; there is no service to ask, or it has not seen the TPM started yet"]
     change = record.get("change")
     if not change:
-        return ["changed: no endorsement key"]
+        return ["changed: nothing that it is known by"]
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(change["time"]))
-    lines = [f"changed: it is another TPM than before, as was seen at {when}"]
+    lines = [f"changed: it is another TPM than before, or was cleared, as was seen at {when}"]
     for name, was in change["was"].items():
         now = change["is"].get(name)
         lines += [f"  {name} was  {was}", f"  {name} is   {now or 'not there any more'}"]

@@ -34,12 +34,14 @@ class Tpm2:
         parameters: bytes = b"",
         *,
         password: Optional[bytes] = None,
+        authorized: int = 1,
         returns: int = 0,
     ) -> "tuple[tuple[int, ...], bytes]":
-        tag, rc, body = decode_response(self._execute(tpm2.encode(command, handles, parameters, password=password)))
+        encoded = tpm2.encode(command, handles, parameters, password=password, authorized=authorized)
+        tag, rc, body = decode_response(self._execute(encoded))
         if rc:
             raise RefusedByTpm("2.0", command, rc)
-        return tpm2.split_response(tag, body, handles=returns)
+        return tpm2.split_response(tag, body, handles=returns, authorized=authorized)
 
     def property(self, number: int) -> int:
         """One of TPM_PT_."""
@@ -95,6 +97,19 @@ class Tpm2:
 
     def change_auth(self, hierarchy: int, new: bytes, old: bytes = b"") -> None:
         self._call(Command.HIERARCHY_CHANGE_AUTH, (hierarchy,), tpm2.sized(new), password=old)
+
+    def storage_mark(self) -> Optional[int]:
+        """64 bits that the storage hierarchy's secret has made: others in each TPM, and others once the owner was cleared.
+
+        With it an attestation hides the firmware's version when its key is not the manufacturer's, or when there is none
+        (Part 1, "Attestation"). None: the endorsement hierarchy has a password, and it alone may ask.
+        """
+        if tpm2.RH_ENDORSEMENT in self.authorizations_set():
+            return None
+        handles = (tpm2.RH_ENDORSEMENT, tpm2.RH_NULL)
+        _handles, answer = self._call(Command.GET_TIME, handles, tpm2.encode_get_time(), password=b"", authorized=2)
+        obfuscated, version = tpm2.decode_get_time(answer)
+        return (obfuscated - version) % (1 << 64)
 
     # --- NV storage ----------------------------------------------------------------------------------------------
 

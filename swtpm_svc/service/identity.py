@@ -4,11 +4,13 @@ The record is a file beside the state (state/store.py): JSON, one object.
 
     {"format": 1,
      "keys": {"rsa2048": "SHA-256 of the SubjectPublicKeyInfo, hexadecimal", ...},
-     "change": {"time": seconds since 1970, "was": {...}, "is": {...}}}  (of keys; null: never)
+     "storage": "the mark of a TPM 2.0's storage hierarchy, hexadecimal",  (null: not known)
+     "change": {"time": seconds since 1970, "was": {...}, "is": {...}}}    (of keys, or of storage; null: never)
 
 It holds nothing secret, and nothing depends on it: when it is damaged, it is made anew, with a warning.
 
 A TPM 2.0 is asked for the keys that are stored at their standard handles; none is made for this, for that takes up to a second.
+Where none was known, what tells it from others is the mark of its storage hierarchy (Tpm2.storage_mark).
 A TPM 1.2 is not asked: TPM_ReadPubek extends the audit digest, which clients see (measured), and with an owner it is refused. Its
 key is read from its permanent state, which does not change it, and works with an owner too.
 """
@@ -24,12 +26,14 @@ from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
 
 FORMAT = 1
+STORAGE = "storage"
 
 
 class Record(NamedTuple):
     """The file. `keys`: fingerprints by algorithm."""
 
     keys: "dict[str, str]"
+    storage: Optional[str] = None
     change: "Optional[dict[str, Any]]" = None
 
 
@@ -51,39 +55,39 @@ class IdentityWatch:
             return
         record = self._record if self._record is not None else self._load()
         self._record = record
-        keys = self._read_keys()
-        if keys is None or keys == record.keys:
+        found = self._read()
+        if found is None:
             return
-        lost = {name: was for name, was in record.keys.items() if keys.get(name) != was}
-        change = record.change
+        if found.storage is None:
+            found = found._replace(storage=record.storage)
+        found = found._replace(change=record.change)
+        if found == record:
+            return
+        lost, now = _lost(record, found)
         if lost:
-            now = {name: keys.get(name) for name in lost}
-            change = {"time": int(time.time()), "was": lost, "is": now}
+            found = found._replace(change={"time": int(time.time()), "was": lost, "is": now})
             self._tell(lost, now)
-        self._record = Record(keys, change)
-        self._save(self._record)
+        self._record = found
+        self._save(found)
 
     def describe(self) -> "Optional[dict[str, Any]]":
         """For the status: the keys and the last change. None: the TPM could not be asked yet."""
         return None if self._record is None else {"keys": self._record.keys, "change": self._record.change}
 
     def _tell(self, lost: "dict[str, str]", now: "dict[str, Optional[str]]") -> None:
-        words = [
-            f"{name} was sha256:{was}, " + (f"is now sha256:{now[name]}" if now[name] else "is not there any more")
-            for name, was in lost.items()
-        ]
         self._journal.log(
             "notice",
-            f"this is another TPM than before: the endorsement key {'; '.join(words)}. What is bound to the TPM that was here is"
+            "this is another TPM than before, or it was cleared:"
+            f" {'; '.join(_words(name, was, now[name]) for name, was in lost.items())}. What is bound to the TPM that was here is"
             " about to be locked out: BitLocker will ask for the recovery key, LUKS for the passphrase."
             f" To go back: stop the service and restore the old files of {self._store.directory}",
             message_id=IDENTITY_ID,
         )
 
-    def _read_keys(self) -> "Optional[dict[str, str]]":
-        """The fingerprints that there are now; None: they cannot be read."""
+    def _read(self) -> Optional[Record]:
+        """What there is now; None: it cannot be read."""
         try:
-            return _keys_2_0(self._tpm) if self._tpm.version == "2.0" else _keys_1_2(self._tpm)
+            return _read_2_0(self._tpm) if self._tpm.version == "2.0" else Record(_keys_1_2(self._tpm))
         except (VtpmError, ProtocolError) as error:  # not started, no room for one more object, failure mode
             self._journal.log("debug", f"the endorsement keys cannot be read now: {error}")
             return None
@@ -97,6 +101,7 @@ class IdentityWatch:
             self._journal.log(
                 "warning", f"{path} is made anew, so this start tells no changed endorsement key: it cannot be used ({error})"
             )
+            self._save(Record({}))
             return Record({})
 
     def _save(self, record: Record) -> None:
@@ -104,6 +109,19 @@ class IdentityWatch:
             self._store.store_identity(encode(record))
         except VtpmError as error:
             self._journal.error(error, level="warning")
+
+
+def _lost(record: Record, found: Record) -> "tuple[dict[str, str], dict[str, Optional[str]]]":
+    """What was known and is another one now, or gone: what it was, and what it is."""
+    if not record.keys and record.storage is not None and record.storage != found.storage:
+        return {STORAGE: record.storage}, {STORAGE: found.storage}
+    lost = {name: was for name, was in record.keys.items() if found.keys.get(name) != was}
+    return lost, {name: found.keys.get(name) for name in lost}
+
+
+def _words(name: str, was: str, now: Optional[str]) -> str:
+    what, kind = ("its storage hierarchy", "") if name == STORAGE else (f"the endorsement key {name}", "sha256:")
+    return f"{what} was {kind}{was}, " + (f"is now {kind}{now}" if now else "is not there any more")
 
 
 def encode(record: Record) -> bytes:
@@ -119,22 +137,23 @@ def decode(data: bytes) -> Record:
         values = json.loads(data)
         if values["format"] != FORMAT:
             raise ValueError(f"its format is {values['format']!r}, not {FORMAT}")
-        keys, change = values["keys"], values["change"]
-        known = [keys] if change is None else [keys, change["was"], {k: v for k, v in change["is"].items() if v is not None}]
-        if not all(_is_fingerprint(value) for some in known for value in some.values()):
-            raise ValueError("it has something else than fingerprints")
+        keys, storage, change = values["keys"], values[STORAGE], values["change"]
+        known = [*keys.values(), storage]
         if change is not None:
+            known += [*change["was"].values(), *change["is"].values()]
             change = {"time": int(change["time"]), "was": dict(change["was"]), "is": dict(change["is"])}
-        return Record(dict(keys), change)
+        if None in keys.values() or not all(value is None or _is_hexadecimal(value) for value in known):
+            raise ValueError("it has something else than fingerprints")
+        return Record(dict(keys), storage, change)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("it is no record of endorsement keys") from error
 
 
-def _is_fingerprint(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+def _is_hexadecimal(value: object) -> bool:
+    return isinstance(value, str) and len(value) in (16, 64) and not set(value) - set("0123456789abcdef")
 
 
-def _keys_2_0(tpm: Tpm) -> "dict[str, str]":
+def _read_2_0(tpm: Tpm) -> Record:
     # imported here, as below: a start does not wait for it
     from swtpm_svc.provision import public_key
     from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
@@ -144,7 +163,8 @@ def _keys_2_0(tpm: Tpm) -> "dict[str, str]":
     handles = [key.handle for key in ENDORSEMENT_KEYS.values()]
     stored = asked.handles(min(handles), max(handles))
     keys = {name: asked.read_key(key.handle) for name, key in ENDORSEMENT_KEYS.items() if key.handle in stored}
-    return {name: public_key.fingerprint(key) for name, key in keys.items()}
+    mark = asked.storage_mark()
+    return Record({name: public_key.fingerprint(key) for name, key in keys.items()}, None if mark is None else f"{mark:016x}")
 
 
 #: A key in a TPM 1.2's state: TPM_KEY_PARMS of RSA 2048 with OAEP, in it the exponent, which may be left out; the sized modulus.

@@ -23,6 +23,7 @@ class Command(IntEnum):
     PCR_ALLOCATE = 0x12B
     CREATE_PRIMARY = 0x131
     NV_WRITE = 0x137
+    GET_TIME = 0x14C
     NV_READ = 0x14E
     FLUSH_CONTEXT = 0x165
     NV_READ_PUBLIC = 0x169
@@ -32,6 +33,7 @@ class Command(IntEnum):
 
 # TPM_RH_, and the password session.
 RH_OWNER = 0x40000001
+RH_NULL = 0x40000007
 RS_PW = 0x40000009
 RH_LOCKOUT = 0x4000000A
 RH_ENDORSEMENT = 0x4000000B
@@ -106,6 +108,9 @@ _PUBLIC = Struct(">HHI")  # type nameAlg objectAttributes
 _NV_PUBLIC = Struct(">IHI")  # nvIndex nameAlg attributes
 _ALLOCATION = Struct(">BIII")  # allocationSuccess maxPCR sizeNeeded sizeAvailable
 _PCR_SELECT_BYTES = 3  # 24 PCRs
+_GENERATED = 0xFF544347  # TPM_GENERATED_VALUE
+_ST_ATTEST_TIME = 0x8019
+_CLOCK_INFO_BYTES = 17  # TPMS_CLOCK_INFO: clock resetCount restartCount safe
 
 
 class RsaParameters(NamedTuple):
@@ -169,17 +174,24 @@ def sized(data: bytes) -> bytes:
     return _UINT16.pack(len(data)) + data
 
 
-def encode(command: Command, handles: "tuple[int, ...]", parameters: bytes = b"", *, password: Optional[bytes] = None) -> bytes:
-    """A whole command. With a `password` its first handle is authorized by it; an empty one is one, too."""
+def encode(
+    command: Command,
+    handles: "tuple[int, ...]",
+    parameters: bytes = b"",
+    *,
+    password: Optional[bytes] = None,
+    authorized: int = 1,
+) -> bytes:
+    """A whole command. With a `password` its first `authorized` handles are authorized by it; an empty one is one, too."""
     start = b"".join(_UINT32.pack(handle) for handle in handles)
     if password is None:
         return encode_command(ST_NO_SESSIONS, command, start + parameters)
     # TPMS_AUTH_COMMAND: session, nonce, attributes, hmac (which for RS_PW is the password)
-    session = _UINT32.pack(RS_PW) + sized(b"") + b"\0" + sized(password)
-    return encode_command(ST_SESSIONS, command, start + _UINT32.pack(len(session)) + session + parameters)
+    sessions = (_UINT32.pack(RS_PW) + sized(b"") + b"\0" + sized(password)) * authorized
+    return encode_command(ST_SESSIONS, command, start + _UINT32.pack(len(sessions)) + sessions + parameters)
 
 
-def split_response(tag: int, body: Bytes, *, handles: int = 0) -> "tuple[tuple[int, ...], bytes]":
+def split_response(tag: int, body: Bytes, *, handles: int = 0, authorized: int = 1) -> "tuple[tuple[int, ...], bytes]":
     """The handles and the parameters in the body of a successful response.
 
     Raises:
@@ -190,9 +202,10 @@ def split_response(tag: int, body: Bytes, *, handles: int = 0) -> "tuple[tuple[i
     if tag != ST_SESSIONS:
         return found, cursor.rest()
     parameters = cursor.sized32()
-    cursor.sized16()  # TPMS_AUTH_RESPONSE of the one session: nonce, attributes, hmac
-    cursor.uint8()
-    cursor.sized16()
+    for _ in range(authorized):  # TPMS_AUTH_RESPONSE of each session: nonce, attributes, hmac
+        cursor.sized16()
+        cursor.uint8()
+        cursor.sized16()
     cursor.finish()
     return found, parameters
 
@@ -322,6 +335,30 @@ def encode_create_primary(template: Public) -> bytes:
 def decode_first_public(parameters: Bytes) -> Public:
     """The key in the response to CreatePrimary and to ReadPublic, whose other parts are not looked at."""
     return decode_public(Cursor(parameters).sized16())
+
+
+# --- attestation -------------------------------------------------------------------------------------------------
+
+
+def encode_get_time() -> bytes:
+    """No qualifying data, no scheme."""
+    return sized(b"") + _UINT16.pack(ALG_NULL)
+
+
+def decode_get_time(parameters: Bytes) -> "tuple[int, int]":
+    """The firmware's version as the attestation's header has it, which the signer's hierarchy obfuscates, and as it is."""
+    attest = Cursor(Cursor(parameters).sized16())
+    magic, kind = attest.uint32(), attest.uint16()
+    if (magic, kind) != (_GENERATED, _ST_ATTEST_TIME):
+        raise ProtocolError(f"an attestation of type {kind:#x} came instead of one of the time")
+    attest.sized16()  # qualifiedSigner
+    attest.sized16()  # extraData
+    attest.take(_CLOCK_INFO_BYTES)
+    obfuscated = attest.take(8)
+    attest.take(8 + _CLOCK_INFO_BYTES)  # TPMS_TIME_INFO
+    version = attest.take(8)
+    attest.finish()
+    return int.from_bytes(obfuscated, "big"), int.from_bytes(version, "big")
 
 
 # --- NV storage and PCR banks ------------------------------------------------------------------------------------

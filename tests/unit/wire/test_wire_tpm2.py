@@ -131,6 +131,26 @@ def test_handles():
             tpm2.decode_handles(wrong)
 
 
+#: Recorded from libtpms 0.9.2: the parameters of TPM2_GetTime without a key.
+GET_TIME = h(
+    "004c 0048 ff544347 8019 0004 40000007 0000 0000000000000000 9d93f9e5 4d13e7aa 01 9ff5ce4f864b1608"
+    "0000000000000000 0000000000000000 00000001 00000000 01 2019102300163636 0010"
+)[2:]
+
+
+def test_the_time_without_a_key():
+    command = tpm2.encode(tpm2.Command.GET_TIME, (0x4000000B, 0x40000007), tpm2.encode_get_time(), password=b"", authorized=2)
+    sessions = "00000012" + "40000009 0000 00 0000" * 2
+    assert command == h(f"8002 0000002c 0000014c 4000000b 40000007 {sessions} 0000 0010")
+    body = h("0000004c") + GET_TIME + h("0000 01 0000") * 2
+    assert tpm2.split_response(ST_SESSIONS, body, authorized=2) == ((), GET_TIME)
+    assert tpm2.decode_get_time(GET_TIME) == (0x9FF5CE4F864B1608, 0x2019102300163636)
+    quote = GET_TIME.replace(h("8019"), h("8018"))
+    for wrong in (quote, GET_TIME[:60], h("0049") + GET_TIME[2:74] + h("00")):
+        with pytest.raises(ProtocolError):
+            tpm2.decode_get_time(wrong)
+
+
 @pytest.mark.parametrize(
     "body",
     [
