@@ -6,7 +6,9 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from daemon_process import DaemonProcess
@@ -19,8 +21,10 @@ from swtpm_svc.cli.status import Places
 from swtpm_svc.provision import public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.ownership import PROBE, connect, create_endorsement_key
+from swtpm_svc.service.daemon import Daemon
 from swtpm_svc.service.identity import IdentityWatch
 from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_command
@@ -226,6 +230,24 @@ def test_a_tpm_that_a_client_starts_is_looked_at_then(instance):
         assert result_of(client.recv(4096)) == 0
     one.daemon.status()
     assert NOTICE.search(one.daemon.log())
+
+
+def test_it_waits_for_a_long_command():
+    """The TPM does one thing at a time: while the worker has it, the loop does not ask it anything."""
+    posted, order, gate = [], [], threading.Event()
+    executor = Executor(posted.append)
+    executor.submit(lambda: order.append(gate.wait(30)), lambda _result: order.append("answered"))
+    daemon = SimpleNamespace(_executor=executor, _identity=SimpleNamespace(check=lambda: order.append("looked")))
+    Daemon._check_identity(daemon)
+    assert order == []
+    gate.set()
+    for _ in range(2):
+        executor.join()
+        posted.pop()()
+    assert sorted(order, key=str) == [True, "answered", "looked"]
+    Daemon._check_identity(daemon)
+    assert order[-1] == "looked"
+    assert len(order) == 4
 
 
 def test_state_that_is_loaded_while_it_runs_is_told(instance):

@@ -486,6 +486,7 @@ def test_it_is_refused_while_the_daemon_runs(lab):
     key = lab.key("key", HEX_A)
     daemon.start()
     try:
+        daemon.status()  # what it does right after READY is done then
         before = contents(daemon.state)
         Path(daemon.config).write_text(text.replace("[socket]", f'key-file = "{key}"\n[socket]'))
         done = lab.rekey()
