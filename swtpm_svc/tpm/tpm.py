@@ -58,10 +58,11 @@ class _Dialect(NamedTuple):
     #: TPM_BAD_LOCALITY, TPM_RC_LOCALITY.
     bad_locality: bytes
     startup: "dict[str, bytes]"
-    stir: bytes
+    #: What makes a TPM that goes on give other random bytes than the one before; None: they are not part of its state.
+    stir: Optional[bytes]
 
 
-# TPM Main Part 3 (TPM_Startup, TPM_StirRandom) and TPM 2.0 Part 3 (TPM2_Startup, TPM2_StirRandom).
+# TPM Main Part 3 (TPM_Startup) and TPM 2.0 Part 3 (TPM2_Startup, TPM2_StirRandom).
 _DIALECTS = {
     "1.2": _Dialect(
         fatal=encode_response(TAG_RSP_COMMAND, 0x09),
@@ -71,7 +72,7 @@ _DIALECTS = {
             "state": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\2"),
             "deactivated": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\3"),
         },
-        stir=encode_command(TAG_RQU_COMMAND, 0x47, _STIR_BYTES.to_bytes(4, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
+        stir=None,  # and any command after TPM_SaveState undoes that
     ),
     "2.0": _Dialect(
         fatal=encode_response(ST_NO_SESSIONS, 0x101),
@@ -297,7 +298,8 @@ class Tpm:
         self.power = power
 
     def _stir(self) -> None:
-        libtpms.process(memoryview(bytearray(self._dialect.stir + urandom(_STIR_BYTES))))
+        if self._dialect.stir is not None:
+            libtpms.process(memoryview(bytearray(self._dialect.stir + urandom(_STIR_BYTES))))
 
     # --- commands ------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The TPM over the real libtpms, its state in memory: power, volatile state, orderly shutdown, locality, hash sequence."""
 
+import os
+
 import pytest
 from memory_storage import MemoryStorage
 from tpm_commands import (
@@ -8,8 +10,10 @@ from tpm_commands import (
     PCR_EXTEND_16,
     PCR_READ_16,
     PCR_READ_17,
+    TPM12_GET_RANDOM,
     TPM12_PCR_EXTEND_10,
     TPM12_PCR_READ_10,
+    TPM12_SAVE_STATE,
     counter_of,
     result_of,
     with_session,
@@ -315,6 +319,48 @@ def test_tpm_1_2_saves_its_volatile_state_too(make_tpm):
     again.resume(snapshot)
     assert run(again, TPM12_PCR_READ_10) == extended
     assert storage.blobs.keys() == {"permall"}
+
+
+def test_a_tpm_1_2_that_saved_its_state_before_a_restart_starts_from_it_after(make_tpm):
+    """A guest sleeps while the service is restarted, and wakes up with TPM_Startup(ST_STATE)."""
+    storage = MemoryStorage()
+    tpm = make_tpm("1.2", storage)
+    tpm.power_on(delete_volatile=True)
+    tpm.startup("clear")
+    run(tpm, TPM12_PCR_EXTEND_10)
+    extended = run(tpm, TPM12_PCR_READ_10)
+    assert result_of(run(tpm, TPM12_SAVE_STATE)) == 0
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    again = make_tpm("1.2", storage)
+    again.resume(snapshot)
+    again.power_on(delete_volatile=True)
+    assert result_of(again.startup("state")) == 0
+    assert run(again, TPM12_PCR_READ_10) == extended
+
+
+def test_random_bytes_of_a_tpm_1_2_are_no_part_of_its_state(make_tpm):
+    storage = MemoryStorage()
+    tpm = make_tpm("1.2", storage)
+    tpm.power_on(delete_volatile=True)
+    tpm.startup("clear")
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    random = []
+    for _ in range(2):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            again = Tpm("1.2", storage, [].append)
+            again.resume(snapshot)
+            os.write(write, run(again, TPM12_GET_RANDOM))
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as file:
+            random.append(file.read())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [result_of(response) for response in random] == [0, 0]
+    assert random[0] != random[1]
 
 
 ORDERLY_COUNTER = h("01500007")
