@@ -62,7 +62,8 @@ def test_a_second_run_changes_nothing(root):
     assert ((root / "etc/passwd").read_text(), (root / "etc/group").read_text()) == before
 
 
-def test_the_run_time_directory(root):
+def test_directories(root):
     said = run("systemd-tmpfiles", "--create", f"--root={root}", str(TMPFILES))
     assert said == ""
     assert (root / "run/vtpm").stat().st_mode & 0o7777 == 0o755
+    assert (root / "var/lib/vtpm-ca").stat().st_mode & 0o7777 == 0o700
