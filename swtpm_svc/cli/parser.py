@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import authority, output, rekey
+from swtpm_svc.cli import authority, create, output, rekey
 from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
 from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
@@ -20,10 +20,14 @@ REPORTS = {
     "status": ("show what is known about an instance", "NAME", "an instance, see vtpmctl list"),
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
     "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
+    "create": ("make a TPM as a manufacturer does, and its configuration", "NAME", "the new instance's name"),
     "rekey": ("encrypt the state of a stopped instance with another key", "NAME", "an instance, see vtpmctl list"),
 }
 #: Their options, which take no value.
 REPORT_OPTIONS = {"doctor": {"--ima": "compare each installed file with its IMA signature"}}
+
+#: Their other arguments.
+REPORT_ARGUMENTS = {"create": create.ARGUMENTS, "rekey": rekey.ARGUMENTS}
 
 #: The commands whose first argument is an action: help, the actions.
 GROUPS = {"ca": ("show, hand out or replace the local certification authority", authority.ACTIONS)}
@@ -67,7 +71,7 @@ def _parser() -> _Parser:
             command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
         for option, option_help in REPORT_OPTIONS.get(name, {}).items():
             command.add_argument(option, action="store_true", help=option_help)
-        _add_arguments(command, rekey.ARGUMENTS if name == "rekey" else ())
+        _add_arguments(command, REPORT_ARGUMENTS.get(name, ()))
     for name, operation in {**OPERATIONS, **TPM_COMMANDS}.items():
         command = _command(commands, name, operation.help)
         if name in OPERATIONS:

@@ -48,6 +48,8 @@ def _toml(value: "str | int") -> str:
 
 
 def _written(field: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return f"{value:04o}" if field == "mode" else value
 
 

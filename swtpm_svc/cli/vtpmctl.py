@@ -84,6 +84,13 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
         _print(options, render.doctor_text(findings), render.doctor_values(findings))
         failed = (one.problem for one in findings if one.verdict == doctor.FAIL and one.problem is not None)
         return next((problem.fault.exit_status for problem in failed), 0)
+    if options.command == "create":
+        from swtpm_svc.cli import create
+
+        values = {name: value for name, value in vars(options).items() if name not in ("command", "json", "name")}
+        report = create.run(options.name, values, places.config)
+        _print(options, report.text, report.values)
+        return 0
     if options.command == "rekey":
         from swtpm_svc.cli import rekey
 

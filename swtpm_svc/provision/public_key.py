@@ -1,7 +1,7 @@
 """Public keys in the form that certificates have: SubjectPublicKeyInfo (RFC 5280), as DER and PEM."""
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from swtpm_svc.provision.der import BIT_STRING, NULL, OBJECT_IDENTIFIER, SEQUENCE, element, integer
 from swtpm_svc.provision.refused import broken
@@ -9,6 +9,8 @@ from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
 from swtpm_svc.wire.tpm2 import Curve
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import Encoding
 
 # RFC 3279, 2.3.1 and RFC 5480: rsaEncryption, id-ecPublicKey, and each curve with the bytes of its coordinates
@@ -65,18 +67,26 @@ def to_der(key: PublicKey) -> bytes:
     return _encoded(key, Encoding.DER)
 
 
-def _encoded(key: PublicKey, encoding: "Encoding") -> bytes:
-    # imported here: it takes a tenth of a second, which only who wants such a file should wait for
+def to_cryptography(key: PublicKey) -> "Union[RSAPublicKey, EllipticCurvePublicKey]":
+    """The key as `cryptography` has it.
+
+    Raises:
+        VtpmError PROTOCOL: it is no possible key.
+    """
+    # imported here: it takes a tenth of a second, which only who wants such a key should wait for
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import PublicFormat
 
     curves = {Curve.P256: ec.SECP256R1(), Curve.P384: ec.SECP384R1(), Curve.P521: ec.SECP521R1()}
     try:
         if isinstance(key, RsaPublicKey):
-            rsa_key = rsa.RSAPublicNumbers(key.exponent, int.from_bytes(key.modulus, "big")).public_key()
-            return rsa_key.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+            return rsa.RSAPublicNumbers(key.exponent, int.from_bytes(key.modulus, "big")).public_key()
         x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
-        ecc_key = ec.EllipticCurvePublicNumbers(x, y, curves[Curve(key.curve)]).public_key()
-        return ecc_key.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+        return ec.EllipticCurvePublicNumbers(x, y, curves[Curve(key.curve)]).public_key()
     except ValueError as error:
         raise broken(f"the TPM's public key is none that there can be ({error})") from error
+
+
+def _encoded(key: PublicKey, encoding: "Encoding") -> bytes:
+    from cryptography.hazmat.primitives.serialization import PublicFormat
+
+    return to_cryptography(key).public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)

@@ -82,6 +82,10 @@ class Tpm12:
             except (VtpmError, ValueError, OSError):
                 pass  # the TPM has let go of it, or is gone; what happened before is what matters
 
+    def allow_presence_by_command(self) -> None:
+        """Let firmware assert physical presence by a command, as that of a virtual machine does (physicalPresenceCMDEnable)."""
+        self._call(Ordinal.PHYSICAL_PRESENCE, tpm12.PHYSICAL_PRESENCE_CMD_ENABLE.to_bytes(2, "big"))
+
     # --- endorsement key -----------------------------------------------------------------------------------------
 
     def create_endorsement_key(self) -> RsaPublicKey:

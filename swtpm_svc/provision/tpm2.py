@@ -130,6 +130,10 @@ class Tpm2:
             parameters = tpm2.encode_nv_write(data[offset : offset + size], offset)
             self._call(Command.NV_WRITE, (hierarchy, index), parameters, password=password)
 
+    def nv_write_lock(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
+        """No more writing: for ever, if the index has WRITEDEFINE."""
+        self._call(Command.NV_WRITE_LOCK, (hierarchy, index), password=password)
+
     def nv_read(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> bytes:
         """All of an index."""
         chunk, total, data = self.property(tpm2.PT_NV_BUFFER_MAX), self.nv_read_public(index).size, b""
@@ -143,6 +147,11 @@ class Tpm2:
         return data
 
     # --- PCR banks -----------------------------------------------------------------------------------------------
+
+    def pcr_banks(self) -> "dict[int, bool]":
+        """The hash algorithms that there can be banks of, and whether there is one now."""
+        _handles, parameters = self._call(Command.GET_CAPABILITY, (), tpm2.encode_get_pcrs())
+        return tpm2.decode_pcrs(parameters)
 
     def pcr_allocate(self, banks: "dict[int, bool]", password: bytes = b"") -> Allocation:
         """From the next start on, give these hash algorithms all PCRs or none; others keep theirs."""

@@ -15,12 +15,14 @@ from swtpm_svc.service.config_schema import (
     NAME_EXPECTED,
     NAME_PATTERN,
     SCHEMA,
+    STATE_DIRECTORY,
     Config,
     ControlConfig,
     DeviceConfig,
     FuseConfig,
     Key,
     LogConfig,
+    ProvisionConfig,
     SocketConfig,
     StateConfig,
     Table,
@@ -35,12 +37,14 @@ else:
 
 __all__ = [
     "SCHEMA",
+    "STATE_DIRECTORY",
     "Change",
     "Config",
     "ControlConfig",
     "DeviceConfig",
     "FuseConfig",
     "LogConfig",
+    "ProvisionConfig",
     "SocketConfig",
     "StateConfig",
     "TpmConfig",
@@ -153,7 +157,7 @@ def parse(text: str, path: str, instance: str) -> Config:
 
 def _refuse_contradictions(config: Config) -> None:
     """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
-    tpm, ways = config.tpm, (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled)
+    tpm, provision, ways = config.tpm, config.provision, (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled)
     addresses = (config.socket.control, config.socket.data, config.socket.mssim)
     for is_so, cause, remedy in (
         (
@@ -170,6 +174,16 @@ def _refuse_contradictions(config: Config) -> None:
             config.vtpm_proxy.enabled and tpm.power_on == "manual",
             '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
             'write power-on = "auto"',
+        ),
+        (
+            (provision.idevid or provision.iak) and tpm.version == "1.2",
+            "[provision] idevid, iak: found true, expected false: a TPM 1.2 has no such keys",
+            'remove them, or write version = "2.0" in [tpm]',
+        ),
+        (
+            (provision.idevid or provision.iak) and not provision.certificates,
+            "[provision] certificates: found false with idevid or iak, expected true: they are nothing without",
+            "write certificates = true",
         ),
     ):
         if is_so:

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from swtpm_svc.provision.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
 
@@ -19,11 +20,14 @@ TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:
 CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
 #: What looks like a key, written where its place should be named: it is in no error.
 KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
+PRINTABLE_PATTERN = re.compile(r"[ -~]{0,128}")  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
 MAJOR_MAX = 511
 MINOR_MAX = (1 << 20) - 1
+
+STATE_DIRECTORY = "/var/lib/vtpm"
 
 PORT_MAX = 65535
 UNIX_PATH_MAX = 107  # sun_path without its terminating zero (unix(7))
@@ -118,6 +122,23 @@ def _key_source(credential: str, file: str, passphrase_file: str, key_format: st
     return None
 
 
+class ProvisionConfig(NamedTuple):
+    """[provision]: what a new TPM is given, as a manufacturer does. `endorsement_keys` and `pcr_banks` are of a TPM 2.0."""
+
+    enabled: bool
+    endorsement_keys: "tuple[str, ...]"
+    pcr_banks: "tuple[str, ...]"
+    storage_key: str
+    idevid: bool
+    iak: bool
+    certificates: bool
+    ca: str
+    platform_manufacturer: str
+    platform_model: str
+    platform_version: str
+    platform_serial: str
+
+
 class ControlConfig(NamedTuple):
     """[control]: who may use the control operations, besides root and the service's own user."""
 
@@ -141,6 +162,7 @@ class Config(NamedTuple):
     fuse: FuseConfig
     vtpm_proxy: VtpmProxyConfig
     state: StateConfig
+    provision: ProvisionConfig
     control: ControlConfig
     log: LogConfig
 
@@ -210,6 +232,18 @@ def _text(pattern: "re.Pattern[str]", expected: str) -> Kind:
     return Kind(str, expected, read)
 
 
+def _list_of(*choices: str) -> Kind:
+    """In one string, with commas between; read as a tuple."""
+
+    def read(value: str) -> "tuple[str, ...]":
+        words = tuple(word.strip() for word in value.split(","))
+        if len(set(words)) != len(words) or not set(words) <= set(choices):
+            raise ValueError
+        return words
+
+    return Kind(str, f"one or more of {', '.join(choices)}, with commas between and each once", read)
+
+
 def _read_mode(value: str) -> int:
     if not MODE_PATTERN.fullmatch(value):
         raise ValueError
@@ -263,6 +297,7 @@ KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
+WORDS = _text(PRINTABLE_PATTERN, "at most 128 printable ASCII characters")
 BOOLEAN = Kind(bool, "true or false", bool)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
 
@@ -296,7 +331,7 @@ SCHEMA = (
         Key("enabled", BOOLEAN, False, "whether the kernel gets the TPM as its own, /dev/tpmN"),
     )),
     Table("state", StateConfig, (
-        Key("directory", DIRECTORY, "/var/lib/vtpm/{instance}", "where the TPM's state is kept"),
+        Key("directory", DIRECTORY, f"{STATE_DIRECTORY}/{{instance}}", "where the TPM's state is kept"),
         Key("key-credential", CREDENTIAL, "none", "the credential that holds the key of the state files"),
         Key("key-file", FILE, "none", "the file that holds it"),
         Key("passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
@@ -307,6 +342,20 @@ SCHEMA = (
         Key("migration-passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
         Key("migration-key-format", KEY_FORMAT, "auto", "what is there, as for key-format"),
         Key("migration-key-mode", KEY_MODE, "auto", "the cipher"),
+    )),
+    Table("provision", ProvisionConfig, (
+        Key("enabled", BOOLEAN, False, "whether the service gives a new TPM what follows, when it starts without a state"),
+        Key("endorsement-keys", _list_of(*ENDORSEMENT_KEY_NAMES), "rsa2048,ecc-p384", "the endorsement keys of a TPM 2.0"),
+        Key("pcr-banks", _list_of(*HASH_NAMES), "sha256,sha384", "the PCR banks of a TPM 2.0"),
+        Key("storage-key", _one_of("none", *STORAGE_KEY_NAMES), "none", "the storage root key of a TPM 2.0, at 0x81000001"),
+        Key("idevid", BOOLEAN, False, "whether a TPM 2.0 gets an initial device identity"),
+        Key("iak", BOOLEAN, False, "whether a TPM 2.0 gets an initial attestation key"),
+        Key("certificates", BOOLEAN, True, "whether the local CA certifies the keys"),
+        Key("ca", DIRECTORY, "/var/lib/vtpm-ca", "the directory of the local CA, which is made if there is none"),
+        Key("platform-manufacturer", WORDS, "python3-swtpm", "who made the machine, for the platform certificate"),
+        Key("platform-model", WORDS, "vtpm", "the machine's model"),
+        Key("platform-version", WORDS, "1", "its version"),
+        Key("platform-serial", WORDS, "", "its serial number"),
     )),
     Table("control", ControlConfig, (
         Key("group", GROUP, "vtpm-admin", "members may use the control operations", reloads=True),

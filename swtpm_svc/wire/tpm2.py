@@ -23,6 +23,7 @@ class Command(IntEnum):
     PCR_ALLOCATE = 0x12B
     CREATE_PRIMARY = 0x131
     NV_WRITE = 0x137
+    NV_WRITE_LOCK = 0x138
     GET_TIME = 0x14C
     NV_READ = 0x14E
     FLUSH_CONTEXT = 0x165
@@ -41,16 +42,19 @@ RH_PLATFORM = 0x4000000C
 
 ALG_RSA = 0x0001
 ALG_AES = 0x0006
+ALG_SHA1 = 0x0004
 ALG_SHA256 = 0x000B
 ALG_SHA384 = 0x000C
 ALG_SHA512 = 0x000D
 ALG_NULL = 0x0010
+ALG_ECDSA = 0x0018
 ALG_ECC = 0x0023
 ALG_CFB = 0x0043
 _ALG_RSAES = 0x0015
 _ALG_ECDAA = 0x001A
 
 CAP_HANDLES = 1
+CAP_PCRS = 5
 CAP_TPM_PROPERTIES = 6
 PT_PERMANENT = 0x200
 PT_NV_BUFFER_MAX = 0x12C
@@ -69,7 +73,7 @@ class Curve(IntEnum):
 
 
 class ObjectAttribute(IntFlag):
-    """TPMA_OBJECT: those that restricted decryption keys have."""
+    """TPMA_OBJECT: those that a manufacturer's keys have."""
 
     FIXED_TPM = 1 << 1
     FIXED_PARENT = 1 << 4
@@ -79,6 +83,7 @@ class ObjectAttribute(IntFlag):
     NO_DA = 1 << 10
     RESTRICTED = 1 << 16
     DECRYPT = 1 << 17
+    SIGN = 1 << 18
 
 
 class NvAttribute(IntFlag):
@@ -122,17 +127,21 @@ class RsaParameters(NamedTuple):
 
 
 class EccParameters(NamedTuple):
-    """TPMS_ECC_PARMS of a storage key."""
+    """TPMS_ECC_PARMS of a storage key, or, with no `aes_bits`, of a key that signs by ECDSA with the hash `ecdsa_hash`."""
 
     aes_bits: int
     curve: int
+    ecdsa_hash: int = ALG_NULL
 
 
 KeyParameters = Union[RsaParameters, EccParameters]
 
 
 class Public(NamedTuple):
-    """TPMT_PUBLIC of a storage key. `unique`: the modulus, or x and y; in a template what the key shall depend on."""
+    """TPMT_PUBLIC of a storage key, or of one that signs.
+
+    `unique`: the modulus, or x and y; in a template what the key shall depend on.
+    """
 
     name_alg: int
     attributes: int
@@ -261,13 +270,15 @@ def encode_public(public: Public) -> bytes:
     if isinstance(parameters, RsaParameters):
         details = symmetric + scheme + _UINT16.pack(parameters.key_bits) + _UINT32.pack(parameters.exponent)
     else:
+        if not parameters.aes_bits:
+            symmetric, scheme = scheme, _UINT16.pack(ALG_ECDSA) + _UINT16.pack(parameters.ecdsa_hash)
         details = symmetric + scheme + _UINT16.pack(parameters.curve) + _UINT16.pack(ALG_NULL)  # kdf
     start = _PUBLIC.pack(kind, public.name_alg, public.attributes) + sized(public.policy)
     return start + details + b"".join(sized(part) for part in public.unique)
 
 
 def decode_public(data: Bytes) -> Public:
-    """TPMT_PUBLIC of a storage key.
+    """TPMT_PUBLIC of a storage key, or of one that signs by ECDSA.
 
     Raises:
         ProtocolError: it is not whole, or of another kind.
@@ -277,15 +288,21 @@ def decode_public(data: Bytes) -> Public:
     policy = cursor.sized16()
     if kind not in (ALG_RSA, ALG_ECC):
         raise ProtocolError(f"an object of type {kind:#x} is no asymmetric key")
-    symmetric, aes_bits, mode, scheme = cursor.uint16(), cursor.uint16(), cursor.uint16(), cursor.uint16()
-    if (symmetric, mode, scheme) != (ALG_AES, ALG_CFB, ALG_NULL):
-        raise ProtocolError("the key is no storage key: its symmetric algorithm is not AES-CFB, or it has a scheme")
+    symmetric, aes_bits, ecdsa_hash = cursor.uint16(), 0, ALG_NULL
+    if (kind, symmetric) == (ALG_ECC, ALG_NULL):
+        if cursor.uint16() != ALG_ECDSA:
+            raise ProtocolError("the key neither stores nor signs by ECDSA")
+        ecdsa_hash = cursor.uint16()
+    else:
+        aes_bits, mode, scheme = cursor.uint16(), cursor.uint16(), cursor.uint16()
+        if (symmetric, mode, scheme) != (ALG_AES, ALG_CFB, ALG_NULL):
+            raise ProtocolError("the key is no storage key: its symmetric algorithm is not AES-CFB, or it has a scheme")
     parameters: KeyParameters
     if kind == ALG_RSA:
         parameters = RsaParameters(aes_bits, cursor.uint16(), cursor.uint32())
         unique_parts: tuple[bytes, ...] = (cursor.sized16(),)
     else:
-        parameters = EccParameters(aes_bits, cursor.uint16())
+        parameters = EccParameters(aes_bits, cursor.uint16(), ecdsa_hash)
         if cursor.uint16() != ALG_NULL:
             raise ProtocolError("the key has a key derivation scheme")
         unique_parts = (cursor.sized16(), cursor.sized16())
@@ -403,6 +420,30 @@ def encode_pcr_allocate(banks: "dict[int, bool]") -> bytes:
         for algorithm, is_wanted in banks.items()
     ]
     return _UINT32.pack(len(selections)) + b"".join(selections)
+
+
+def encode_get_pcrs() -> bytes:
+    """TPM2_GetCapability of the PCR banks."""
+    return _UINT32.pack(CAP_PCRS) + _UINT32.pack(0) + _UINT32.pack(1)
+
+
+def decode_pcrs(parameters: Bytes) -> "dict[int, bool]":
+    """The hash algorithms that the TPM has banks for, and whether there are PCRs in each.
+
+    Raises:
+        ProtocolError: it is something else, or broken.
+    """
+    cursor = Cursor(parameters)
+    cursor.uint8()  # moreData
+    capability, count = cursor.uint32(), cursor.uint32()
+    if capability != CAP_PCRS:
+        raise ProtocolError(f"capability {capability} came instead of the PCR banks")
+    banks = {}
+    for _ in range(count):
+        algorithm, size = cursor.uint16(), cursor.uint8()
+        banks[algorithm] = any(cursor.take(size))
+    cursor.finish()
+    return banks
 
 
 def decode_pcr_allocate(parameters: Bytes) -> Allocation:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli import authority, parser, rekey, vtpmctl
+from swtpm_svc.cli import authority, parser, vtpmctl
 from swtpm_svc.cli.operations import INFO_FLAGS, OPERATIONS
 from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import TABLE
@@ -22,7 +22,7 @@ PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
 COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
 ACTIONS = {f"{group} {name}": action for group, (_, actions) in parser.GROUPS.items() for name, action in actions.items()}
-ARGUMENTS = {"rekey": rekey.ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
+ARGUMENTS = {**parser.REPORT_ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
 
@@ -193,6 +193,10 @@ def test_values_are_completed(directory):
     assert complete(directory, "takeown", "vtpm0", "--owner-password-file", "fi") == ["file"]
     assert complete(directory, "takeown", "--owner-password-fd", "5", "v") == ["vtpm0"]
     assert complete(directory, "getpubek", "vtpm0", "-pwdo", "") == []
+    assert complete(directory, "create", "--tpm-version", "") == ["1.2", "2.0"]
+    assert complete(directory, "create", "--srk", "") == ["rsa2048", "ecc-p256"]
+    assert complete(directory, "create", "--key-file", "fi") == ["file"]
+    assert complete(directory, "create", "--ek", "rsa2048", "v") == ["vtpm0"]
     assert complete(directory, "list", "") == []
     assert complete(directory, "rekey", "vtpm0", "--from", "f") == ["file=", "fd="]
 

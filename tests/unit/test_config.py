@@ -36,6 +36,20 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         fuse=config.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         vtpm_proxy=config.VtpmProxyConfig(enabled=False),
         state=config.StateConfig("/var/lib/vtpm/vtpm7", *("none", "none", "none", "auto", "auto") * 2),
+        provision=config.ProvisionConfig(
+            enabled=False,
+            endorsement_keys=("rsa2048", "ecc-p384"),
+            pcr_banks=("sha256", "sha384"),
+            storage_key="none",
+            idevid=False,
+            iak=False,
+            certificates=True,
+            ca="/var/lib/vtpm-ca",
+            platform_manufacturer="python3-swtpm",
+            platform_model="vtpm",
+            platform_version="1",
+            platform_serial="",
+        ),
         control=config.ControlConfig(group="vtpm-admin"),
         log=config.LogConfig(level="info"),
     )
@@ -73,7 +87,7 @@ def test_every_value_is_taken():
     assert loaded.log.level == "debug"
 
 
-TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [control], [log]"
+TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [provision], [control], [log]"
 
 WRONG = [
     # tables

@@ -10,7 +10,7 @@ from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
 from swtpm_svc.wire.tpm import ST_NO_SESSIONS, ST_SESSIONS, decode_response
-from swtpm_svc.wire.tpm2 import EccParameters, NvPublic, Public, RsaParameters
+from swtpm_svc.wire.tpm2 import ALG_NULL, EccParameters, NvPublic, Public, RsaParameters
 
 
 def h(text):
@@ -73,7 +73,13 @@ _uint16 = st.integers(0, 0xFFFF)
         st.tuples(_sized),
     )
     | st.builds(
-        Public, _uint16, st.integers(0, 0xFFFFFFFF), _sized, st.builds(EccParameters, _uint16, _uint16), st.tuples(_sized, _sized)
+        Public,
+        _uint16,
+        st.integers(0, 0xFFFFFFFF),
+        _sized,
+        st.builds(EccParameters, st.integers(1, 0xFFFF), _uint16, st.just(ALG_NULL))
+        | st.builds(EccParameters, st.just(0), _uint16, _uint16),
+        st.tuples(_sized, _sized),
     )
 )
 def test_a_public_area_that_is_encoded_is_decoded_again(public):

@@ -1,0 +1,107 @@
+"""A new TPM, made in this process and in memory: what reaches the disk is only the finished state.
+
+libtpms writes its whole state at each change, some twenty times for a TPM with certificates; on a disk each is two fsyncs.
+"""
+
+import json
+from typing import NamedTuple, Optional
+
+from swtpm_svc.errors import VtpmError, internal
+from swtpm_svc.provision.issuer import Issuer
+from swtpm_svc.provision.manufacture import Made, Order, manufacture_1_2, manufacture_2_0
+from swtpm_svc.provision.refused import RefusedByTpm
+from swtpm_svc.provision.tpm2 import Tpm2
+from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
+from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.tpm import HEADER
+
+#: TPMLIB_GetInfo(3): specification and attributes, which are meant for certificates.
+_INFO_FLAGS = 0x03
+_SUCCESS = b"\0\0\0\0"
+
+
+class Ownership(NamedTuple):
+    """Of a TPM 1.2: the authorization values of owner and storage root key."""
+
+    owner: bytes
+    srk: bytes
+
+
+class Product(NamedTuple):
+    """A finished TPM: its permanent state, and what was made in it."""
+
+    state: bytes
+    made: "list[Made]"
+
+
+class _Memory:
+    """libtpms' storage (tpm.libtpms.Storage), which never fails."""
+
+    def __init__(self) -> None:
+        self._payloads: dict[str, bytes] = {}
+
+    def load(self, name: str) -> Optional[bytes]:
+        return self._payloads.get(name)
+
+    def store(self, name: str, payload: bytes) -> None:
+        self._payloads[name] = payload
+
+    def delete(self, name: str, *, must_exist: bool) -> None:
+        self._payloads.pop(name, None)
+
+    def damaged(self, name: str, reason: str) -> VtpmError:
+        return internal("making a TPM", RuntimeError(f"{name}: {reason}"))
+
+
+def make(version: str, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership] = None) -> Product:
+    """
+    Raises:
+        VtpmError LIBTPMS, TPM_REFUSED, and what manufacture raises.
+    """
+    storage = _Memory()
+    failures: list[VtpmError] = []
+    tpm = Tpm(version, storage, failures.append)
+    tpm.power_on(delete_volatile=True)
+    try:
+        if issuer is not None:
+            issuer.tpm = _facts(tpm.info(_INFO_FLAGS))
+        made = _work(tpm, order, issuer, ownership)
+    except ProtocolError as error:
+        raise internal("making a TPM", error) from error
+    finally:
+        tpm.shut_down()
+    if failures:
+        raise failures[0]
+    state = storage.load(PERMANENT_STATE)
+    assert state is not None
+    return Product(state, made)
+
+
+def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":
+    response = tpm.startup("clear")
+    if response[6:10] != _SUCCESS:
+        raise RefusedByTpm(tpm.version, 0x144 if tpm.version == "2.0" else 0x99, int.from_bytes(response[6:10], "big"))
+
+    def execute(command: bytes) -> bytes:
+        return tpm.execute(memoryview(bytearray(command)), HEADER.unpack_from(command)[2])
+
+    if tpm.version == "2.0":
+        return manufacture_2_0(Tpm2(execute), order, issuer)
+    if ownership is None:
+        return manufacture_1_2(Tpm12(execute), issuer)
+    return manufacture_1_2(Tpm12(execute), issuer, owner=ownership.owner, srk=ownership.srk)
+
+
+def _facts(info: str) -> "tuple[str, str, str, str, int, int]":
+    """What libtpms says of itself for certificates, in the order of certificates.TpmFacts."""
+    found = json.loads(info)
+    specification, attributes = found["TPMSpecification"], found["TPMAttributes"]
+    return (
+        attributes["manufacturer"],
+        attributes["model"],
+        attributes["version"],
+        specification["family"],
+        specification["level"],
+        specification["revision"],
+    )

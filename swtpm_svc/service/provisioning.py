@@ -1,0 +1,64 @@
+"""A TPM made as a manufacturer would, and its state put where the configuration says: `vtpmctl create`, and [provision]."""
+
+import os
+from typing import Callable, Optional
+
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.provision import factory
+from swtpm_svc.provision.factory import Ownership
+from swtpm_svc.provision.issuer import Issuer
+from swtpm_svc.provision.manufacture import Made, Order
+from swtpm_svc.service.config import Config
+from swtpm_svc.service.privileges import find_account
+from swtpm_svc.state import keys, newborn
+from swtpm_svc.state.keys import Trusted
+from swtpm_svc.state.newborn import Owner, Place
+
+
+def place(config: Config, user: str) -> Place:
+    """Where the state goes; made by root it becomes that of `user`.
+
+    Raises:
+        VtpmError USER_MISSING
+    """
+    base, name = os.path.split(config.state.directory)
+    if os.geteuid() != 0 or user == "root":
+        return Place(base, name, Owner(os.geteuid(), os.getegid()))
+    account = find_account(user)
+    return Place(base, name, Owner(account.uid, account.gid))
+
+
+def provision(
+    config: Config, user: str, *, ownership: Optional[Ownership] = None, finish: Optional[Callable[[], None]] = None
+) -> "list[Made]":
+    """Make the TPM that [provision] describes, whether it is enabled or not. A state that is there is left as it is.
+
+    `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused.
+
+    Raises:
+        VtpmError ALREADY_PROVISIONED: there is a state. INSTALLATION, CA_UNUSABLE, CA_SIGNER, KEY_UNUSABLE, TPM_REFUSED, STATE_*.
+            There is then no state, or (from `finish`) one that the next one replaces.
+    """
+    found, wanted = place(config, user), config.provision
+    newborn.refuse_existing(found)
+    trusted = Trusted((found.owner.uid,), (found.owner.gid,))
+    key = keys.load(config.state.key, trusted) if config.state.key else None
+    issuer = None
+    if wanted.certificates:
+        platform = (wanted.platform_manufacturer, wanted.platform_model, wanted.platform_version, wanted.platform_serial)
+        issuer = Issuer(wanted.ca, platform)
+    else:
+        _refuse_missing_cryptography()
+    order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
+    product = factory.make(config.tpm.version, order, issuer, ownership)
+    newborn.install(found, config.tpm.version, product.state, key, finish)
+    return product.made
+
+
+def _refuse_missing_cryptography() -> None:
+    """Before anything is made that could not be shown without it."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        cause = f"the Python package cryptography cannot be used ({error})"
+        raise VtpmError(Code.INSTALLATION, cause, remedy="install python3-cryptography") from error
