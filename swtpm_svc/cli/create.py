@@ -17,6 +17,7 @@ from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.state.files import write_error
+from swtpm_svc.state.newborn import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:
@@ -124,11 +125,11 @@ def _refuse_configured(path: str, name: str) -> None:
 
 def _write_new(path: str, name: str, text: str) -> None:
     """Write the file whole, never over another one. Who comes here has the lock, so what is half-written is left by a crash."""
-    directory, mark = os.path.dirname(path), f".{name}.toml."
-    temporary = f"{directory}/{mark}{secrets.token_hex(4)}"
+    directory = os.path.dirname(path)
+    temporary = f"{directory}/{NEW}{secrets.token_hex(4)}"
     try:
         for other in os.listdir(directory):
-            if other.startswith(mark):
+            if other.startswith(NEW):
                 os.unlink(f"{directory}/{other}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:

@@ -2,7 +2,8 @@
 
     vtpm-attach start|stop NAME      (ExecStartPre=+ and ExecStopPost=+ of vtpm@.service)
 
-It makes the kernel's TPM ([vtpm-proxy]) and the mount ([fuse]), and leaves their descriptors with systemd, which passes
+It makes the TPM itself where there is none yet and [provision] says so: the CA's key is nothing that a daemon should reach.
+And it makes the kernel's TPM ([vtpm-proxy]) and the mount ([fuse]), and leaves their descriptors with systemd, which passes
 them to the daemon. A failure is told in the journal and is no failure here: the daemon finds nothing passed, and ends
 with the exit status that says whether another start can help.
 """
@@ -18,12 +19,18 @@ from swtpm_svc.service.config import Config
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.notify import Notifier
 
+#: What making a TPM may take; an RSA 4096 key on a small machine is the longest part.
+PROVISION_TIME_S = 120
+USER = "vtpm"
+
 
 def start(config: Config, notifier: Notifier) -> None:
     """
     Raises:
-        VtpmError KERNEL_TPM_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED
+        VtpmError KERNEL_TPM_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED; and as provisioning.provision()
     """
+    if config.provision.enabled:
+        _provision(config, notifier)
     if config.vtpm_proxy.enabled and not kernel_tpm.has_one(config.instance, config.tpm.version):
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
         os.close(kernel_tpm.make(config.instance, config.tpm.version, notifier).fd)
@@ -32,6 +39,19 @@ def start(config: Config, notifier: Notifier) -> None:
         fd = fuse_mount.mount(config.fuse.directory)
         notifier.park(fuse_mount.PASSED_NAME, fd)
         os.close(fd)
+
+
+def _provision(config: Config, notifier: Notifier) -> None:
+    from swtpm_svc.service import provisioning  # libtpms; cryptography is imported only to make a TPM
+
+    if not provisioning.is_new(config):
+        return
+    notifier.extend_timeout(PROVISION_TIME_S)
+    notifier.status(f"Making a new TPM {config.tpm.version}, with its keys and certificates")
+    made = provisioning.provision(config, USER)
+    journal = Journal(config.instance, config.tpm.version, "info", to_stderr=False)
+    what = ", ".join(one.label for one in made)
+    journal.log("notice", f"{config.state.directory} was empty: a new TPM {config.tpm.version} was made, with {what}")
 
 
 def stop(config: Config, notifier: Notifier) -> None:

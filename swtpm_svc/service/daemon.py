@@ -104,6 +104,7 @@ class Daemon:
         self._keys = state_keys.load(self._config.state)
         self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
         with self._store:
+            self._refuse_unprovisioned()
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
             self._identity = IdentityWatch(self._tpm, self._store, self._journal)
             self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
@@ -139,6 +140,15 @@ class Daemon:
         if udev:
             privileges.drop()
         return privileges
+
+    def _refuse_unprovisioned(self) -> None:
+        """What vtpm-attach has not made is not made here without keys and certificates."""
+        if self._config.provision.enabled and not self._store.sizes():
+            raise VtpmError(
+                Code.STATE_MISSING,
+                f"{self._config.state.directory} is empty: the TPM that [provision] describes was not made",
+                remedy=f"see why, in the entry before: journalctl -u vtpm@{self._config.instance}; then start it again",
+            )
 
     def _power_on(self) -> None:
         """The TPM as the configuration says."""

@@ -15,13 +15,20 @@ from swtpm_svc.state.keys import Trusted
 from swtpm_svc.state.newborn import Owner, Place
 
 
-def place(config: Config, user: str) -> Place:
-    """Where the state goes; made by root it becomes that of `user`.
+def is_new(config: Config) -> bool:
+    """Is there nothing yet where the state goes? Raises: VtpmError STATE_UNREADABLE."""
+    return newborn.is_empty(config.state.directory)
 
-    Raises:
-        VtpmError USER_MISSING
-    """
+
+def _place(config: Config, user: str) -> Place:
+    """Where the state goes. Made by root it becomes whose the directory is already (systemd makes it), or else that of `user`."""
     base, name = os.path.split(config.state.directory)
+    try:
+        found = os.lstat(config.state.directory)
+    except OSError:
+        found = None
+    if found is not None and found.st_uid != 0:
+        return Place(base, name, Owner(found.st_uid, found.st_gid))
     if os.geteuid() != 0 or user == "root":
         return Place(base, name, Owner(os.geteuid(), os.getegid()))
     account = find_account(user)
@@ -36,10 +43,11 @@ def provision(
     `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: there is a state. INSTALLATION, CA_UNUSABLE, CA_SIGNER, KEY_UNUSABLE, TPM_REFUSED, STATE_*.
+        VtpmError ALREADY_PROVISIONED: there is a state.
+            USER_MISSING, INSTALLATION, CA_UNUSABLE, CA_SIGNER, KEY_UNUSABLE, TPM_REFUSED, STATE_*.
             There is then no state, or (from `finish`) one that the next one replaces.
     """
-    found, wanted = place(config, user), config.provision
+    found, wanted = _place(config, user), config.provision
     newborn.refuse_existing(found)
     trusted = Trusted((found.owner.uid,), (found.owner.gid,))
     key = keys.load(config.state.key, trusted) if config.state.key else None

@@ -50,25 +50,33 @@ class Place(NamedTuple):
         return os.path.join(self.base, self.name)
 
 
+def is_empty(path: str) -> bool:
+    """Is there no such directory, or nothing in it? Raises: VtpmError STATE_UNREADABLE."""
+    return not _names(path)
+
+
 def refuse_existing(place: Place) -> None:
     """
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state, or something else. STATE_UNREADABLE: it may not be looked at.
     """
-    try:
-        found = sorted(set(os.listdir(place.path)) - {LOCK_NAME})
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise VtpmError(
-            Code.STATE_UNREADABLE, f"{place.path} cannot be read: {error.strerror}", remedy="do this as root"
-        ) from error
+    found = _names(place.path)
     if found and not _is_unused(place, found):
         raise VtpmError(
             Code.ALREADY_PROVISIONED,
             f"{place.path} has a TPM already: {', '.join(found[:3])}",
             remedy="choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away",
         )
+
+
+def _names(path: str) -> "list[str]":
+    """What is in the directory, but for the lock."""
+    try:
+        return sorted(set(os.listdir(path)) - {LOCK_NAME})
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {error.strerror}", remedy="do this as root") from error
 
 
 def install(

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from daemon_process import DaemonProcess
 from socket_service import free_ports
 from tcsd import Tcsd
 
@@ -495,3 +497,60 @@ def test_a_kill_after_any_step_of_putting_in_place(host: Host, monkeypatch: pyte
     assert sorted(os.listdir(host.state)) == ["vm1"]
     assert sorted(os.listdir(host.config)) == ["vm1.toml"]
     assert sorted(os.listdir(host.state / "vm1")) == [".lock", "tpm2-00.permall"]
+
+
+# --- [provision] -----------------------------------------------------------------------------------------------------
+
+ATTACH = (
+    "import sys; from swtpm_svc.service import attach, config; from swtpm_svc.service.notify import Notifier; "
+    "attach.USER = 'root'; attach.start(config.load(sys.argv[1], 'lab'), Notifier())"
+)
+
+
+def attach(daemon: DaemonProcess, notify: str = "") -> "subprocess.CompletedProcess[str]":
+    """What ExecStartPre= does, without systemd."""
+    words = [sys.executable, "-c", ATTACH, daemon.config]
+    environment = {**os.environ, **({"NOTIFY_SOCKET": notify} if notify else {})}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_first_start_makes_what_is_configured(host: Host) -> None:
+    more = f'[provision]\nenabled = true\nca = "{host.ca}"\nidevid = true\nstorage-key = "ecc-p256"\npcr-banks = "sha384"\n'
+    daemon = DaemonProcess(host.folder, more=more)
+    daemon.spawn()
+    assert daemon.process.wait(60) == 66  # RestartPreventExitStatus= has it
+    assert "the TPM that [provision] describes was not made" in daemon.log()
+    assert os.listdir(daemon.state) == [".lock"]
+
+    messages = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    messages.bind(f"{host.folder}/notify")
+    messages.settimeout(10)
+    done = attach(daemon, f"{host.folder}/notify")
+    assert done.returncode == 0, done.stderr
+    assert "EXTEND_TIMEOUT_USEC=120000000" in messages.recv(4096).decode()
+    assert "STATUS=Making a new TPM 2.0" in messages.recv(4096).decode()
+    messages.close()
+    assert sorted(os.listdir(daemon.state)) == [".lock", "tpm2-00.permall"]
+    daemon.start()
+    try:
+        tools = Tools(daemon.data, host.folder)
+        handles = tools.run("tpm2_getcap", "handles-persistent").lower()
+        assert re.findall(r"0x\w+", handles) == ["0x81000001", "0x81010001", "0x81010016", "0x81020000"]
+        assert tools.certificate("0x1c90000", "der")
+        assert re.search(r"sha256: \[ \]\s+- sha384: \[ 0,", tools.run("tpm2_getcap", "pcrs"))
+        before = tools.public("0x81010001", "key")
+        daemon.stop()
+        assert attach(daemon).returncode == 0  # a second start: there is a state, and it stays
+        daemon.start()
+        assert tools.public("0x81010001", "key") == before
+    finally:
+        daemon.stop()
+
+
+def test_a_first_start_that_fails_leaves_no_state(host: Host) -> None:
+    host.ca.write_text("no directory")
+    daemon = DaemonProcess(host.folder, more=f'[provision]\nenabled = true\nca = "{host.ca}"\n')
+    done = attach(daemon)
+    assert done.returncode != 0
+    assert f"{host.ca}" in done.stderr.splitlines()[-1]
+    assert os.listdir(daemon.state) == []
