@@ -25,9 +25,10 @@ CREATE = f"""
 import sys
 sys.path += {PATHS!r}
 from swtpm_svc.cli import create, vtpmctl
-from swtpm_svc.cli.status import Places
-create.STATE, create.USER = sys.argv[2], "root"
-sys.exit(vtpmctl.main(sys.argv[3:], Places(config=sys.argv[1])))
+from swtpm_svc.service import config
+config.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
+del sys.argv[1:3]
+sys.exit(vtpmctl.main())
 """
 STEPS = (
     "Python",
@@ -41,10 +42,11 @@ STEPS = (
     "state to disk",
 )
 BREAKDOWN = f"""
-import sys, time
+import gc, sys, time
+gc.disable()
 times = [time.time()]
 sys.path += {PATHS!r}
-from swtpm_svc.cli import create, vtpmctl, parser, render
+from swtpm_svc.cli import create, vtpmctl, parser
 from swtpm_svc.service import provisioning
 from swtpm_svc.provision import factory, manufacture, ownership
 from swtpm_svc.provision.issuer import Issuer

@@ -33,6 +33,7 @@ _KEYS = (
     ("--pcr-banks", "provision", "pcr-banks", f"of a TPM 2.0, with commas between: {', '.join(HASH_NAMES)} "
      "(default sha256,sha384)", "BANKS"),
     ("--srk", "provision", "storage-key", f"of a TPM 2.0: {', '.join(STORAGE_KEY_NAMES)} (default none)", "KEY"),
+    ("--profile", "provision", "profile", "of a TPM 2.0, with libtpms 0.10: a profile's name or file", "PROFILE"),
     ("--ca", "provision", "ca", "the CA's directory (default /var/lib/vtpm-ca)", "DIR"),
     ("--key-file", "state", "key-file", "encrypt the state with the key in this file", "FILE"),
     ("--passphrase-file", "state", "passphrase-file", "or with one that is derived from the passphrase in this file", "FILE"),
@@ -101,7 +102,8 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
     for option, table, key, _text, _placeholder in _KEYS:
         value = values[option[2:].replace("-", "_")]
         if value is not None:
-            tables[table][key] = os.path.abspath(value) if option in ("--ca", "--key-file", "--passphrase-file") else value
+            is_path = option in ("--ca", "--key-file", "--passphrase-file") or (option == "--profile" and "/" in value)
+            tables[table][key] = os.path.abspath(value) if is_path else value
     if STATE != config.STATE_DIRECTORY:
         tables["state"]["directory"] = f"{STATE}/{name}"
     tables["provision"].update(idevid=values["idevid"], iak=values["iak"], certificates=not values["no_certificates"])

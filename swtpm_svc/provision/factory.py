@@ -6,18 +6,21 @@ libtpms writes its whole state at each change, some twenty times for a TPM with 
 import json
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import VtpmError, internal
+from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.manufacture import Made, Order, manufacture_1_2, manufacture_2_0
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm import HEADER
 
 #: TPMLIB_GetInfo(3): specification and attributes, which are meant for certificates.
 _INFO_FLAGS = 0x03
+_PROFILE_MAX_BYTES = 64 * 1024
 _SUCCESS = b"\0\0\0\0"
 
 
@@ -54,14 +57,19 @@ class _Memory:
         return internal("making a TPM", RuntimeError(f"{name}: {reason}"))
 
 
-def make(version: str, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership] = None) -> Product:
-    """
+def make(
+    version: str, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership] = None, *, profile: str = "none"
+) -> Product:
+    """`profile`: the name of one of libtpms' profiles, or the path of a file with one.
+
     Raises:
         VtpmError LIBTPMS, TPM_REFUSED, and what manufacture raises.
     """
     storage = _Memory()
     failures: list[VtpmError] = []
     tpm = Tpm(version, storage, failures.append)
+    if profile != "none":
+        _set_profile(profile)
     tpm.power_on(delete_volatile=True)
     try:
         if issuer is not None:
@@ -76,6 +84,34 @@ def make(version: str, order: Order, issuer: Optional[Issuer], ownership: Option
     state = storage.load(PERMANENT_STATE)
     assert state is not None
     return Product(state, made)
+
+
+def _set_profile(profile: str) -> None:
+    text = _read_profile(profile) if profile.startswith("/") else json.dumps({"Name": profile})
+    if not libtpms.has_profiles():
+        cause = f"libtpms {libtpms.version()} has no profiles"
+        raise VtpmError(Code.TPM_REFUSED, cause, remedy="install libtpms 0.10 or later, or leave the profile out")
+    try:
+        libtpms.set_profile(text)
+    except LibtpmsError as error:
+        cause = f"libtpms {libtpms.version()} does not accept the profile {profile} (TPM result {error.result:#x})"
+        raise VtpmError(Code.TPM_REFUSED, cause, remedy="see which there are: swtpm_setup --tpm2 --print-profiles") from error
+
+
+def _read_profile(path: str) -> str:
+    remedy = 'name a file with one JSON object, such as {"Name": "default-v1"}, or one of libtpms\' profiles by its name'
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_PROFILE_MAX_BYTES + 1)
+    except OSError as error:
+        raise VtpmError(Code.STATE_UNREADABLE, f"the profile {path} cannot be read: {error.strerror}", remedy=remedy) from error
+    try:
+        is_object = len(content) <= _PROFILE_MAX_BYTES and b"\0" not in content and isinstance(json.loads(content), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise VtpmError(Code.CONFIG_INVALID, f"the profile {path} is no JSON object", remedy=remedy)
+    return content.decode()
 
 
 def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":

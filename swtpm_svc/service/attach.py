@@ -18,6 +18,7 @@ from swtpm_svc.service import kernel_tpm
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.notify import Notifier
+from swtpm_svc.state import newborn
 
 #: What making a TPM may take; an RSA 4096 key on a small machine is the longest part.
 PROVISION_TIME_S = 120
@@ -42,10 +43,10 @@ def start(config: Config, notifier: Notifier) -> None:
 
 
 def _provision(config: Config, notifier: Notifier) -> None:
-    from swtpm_svc.service import provisioning  # libtpms; cryptography is imported only to make a TPM
-
-    if not provisioning.is_new(config):
+    if not newborn.is_empty(config.state.directory):
         return
+    from swtpm_svc.service import provisioning  # libtpms and the CA: nothing that every start should wait for
+
     notifier.extend_timeout(PROVISION_TIME_S)
     notifier.status(f"Making a new TPM {config.tpm.version}, with its keys and certificates")
     made = provisioning.provision(config, USER)

@@ -181,6 +181,11 @@ def _refuse_contradictions(config: Config) -> None:
             'remove them, or write version = "2.0" in [tpm]',
         ),
         (
+            provision.profile != "none" and tpm.version == "1.2",
+            f'[provision] profile: found "{provision.profile}", expected "none": a TPM 1.2 has no profiles',
+            'remove it, or write version = "2.0" in [tpm]',
+        ),
+        (
             (provision.idevid or provision.iak) and not provision.certificates,
             "[provision] certificates: found false with idevid or iak, expected true: they are nothing without",
             "write certificates = true",

@@ -20,6 +20,7 @@ TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:
 CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
 #: What looks like a key, written where its place should be named: it is in no error.
 KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
+PROFILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
 PRINTABLE_PATTERN = re.compile(r"[ -~]{0,128}")  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
@@ -131,6 +132,7 @@ class ProvisionConfig(NamedTuple):
     storage_key: str
     idevid: bool
     iak: bool
+    profile: str
     certificates: bool
     ca: str
     platform_manufacturer: str
@@ -260,6 +262,10 @@ def _read_file(value: str) -> str:
     return value if value == "none" else _read_directory(value)
 
 
+def _read_profile(value: str) -> str:
+    return value if PROFILE_PATTERN.fullmatch(value) else _read_directory(value)
+
+
 def _read_credential(value: str) -> str:
     if not CREDENTIAL_PATTERN.fullmatch(value) or KEY_PATTERN.fullmatch(value):
         raise ValueError
@@ -297,6 +303,7 @@ KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
+PROFILE = Kind(str, '"none", the name of a profile of libtpms, or an absolute path without ..', _read_profile)
 WORDS = _text(PRINTABLE_PATTERN, "at most 128 printable ASCII characters")
 BOOLEAN = Kind(bool, "true or false", bool)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
@@ -350,6 +357,7 @@ SCHEMA = (
         Key("storage-key", _one_of("none", *STORAGE_KEY_NAMES), "none", "the storage root key of a TPM 2.0, at 0x81000001"),
         Key("idevid", BOOLEAN, False, "whether a TPM 2.0 gets an initial device identity"),
         Key("iak", BOOLEAN, False, "whether a TPM 2.0 gets an initial attestation key"),
+        Key("profile", PROFILE, "none", "the profile of a TPM 2.0, by its name or in a file (libtpms 0.10)"),
         Key("certificates", BOOLEAN, True, "whether the local CA certifies the keys"),
         Key("ca", DIRECTORY, "/var/lib/vtpm-ca", "the directory of the local CA, which is made if there is none"),
         Key("platform-manufacturer", WORDS, "python3-swtpm", "who made the machine, for the platform certificate"),

@@ -15,11 +15,6 @@ from swtpm_svc.state.keys import Trusted
 from swtpm_svc.state.newborn import Owner, Place
 
 
-def is_new(config: Config) -> bool:
-    """Is there nothing yet where the state goes? Raises: VtpmError STATE_UNREADABLE."""
-    return newborn.is_empty(config.state.directory)
-
-
 def _place(config: Config, user: str) -> Place:
     """Where the state goes. Made by root it becomes whose the directory is already (systemd makes it), or else that of `user`."""
     base, name = os.path.split(config.state.directory)
@@ -58,7 +53,7 @@ def provision(
     else:
         _refuse_missing_cryptography()
     order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
-    product = factory.make(config.tpm.version, order, issuer, ownership)
+    product = factory.make(config.tpm.version, order, issuer, ownership, profile=wanted.profile)
     newborn.install(found, config.tpm.version, product.state, key, finish)
     return product.made
 

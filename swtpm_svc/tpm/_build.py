@@ -37,6 +37,7 @@ ffibuilder.cdef(
     char      *vtpm_get_info(uint64_t flags);
     void       vtpm_free_info(char *info);
     int        vtpm_has_profiles(void);
+    TPM_RESULT vtpm_set_profile(const char *profile);
     void       vtpm_hide_process(void);
 
     uint32_t       vtpm_locality;

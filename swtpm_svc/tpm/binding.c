@@ -117,6 +117,11 @@ static int vtpm_has_profiles(void)
     return TPMLIB_SetProfile != NULL;
 }
 
+static TPM_RESULT vtpm_set_profile(const char *profile)
+{
+    return TPMLIB_SetProfile(profile);
+}
+
 /* Root's from here on are /proc/PID and what is read there, such as the memory and the directories of the process. */
 static void vtpm_hide_process(void)
 {

@@ -298,6 +298,15 @@ def has_profiles() -> bool:
     return bool(lib.vtpm_has_profiles())
 
 
+def set_profile(profile: str) -> None:
+    """The profile (JSON, TPMLIB_SetProfile(3)) of the TPM 2.0 that `main_init` makes next; only if `has_profiles`.
+
+    Raises:
+        LibtpmsError: it is none that this library has.
+    """
+    _check("TPMLIB_SetProfile", lib.vtpm_set_profile(profile.encode()))
+
+
 def hide_process() -> None:
     """Processes of the same user, such as other TPMs, no longer reach this one through /proc (proc(5), "dumpable")."""
     lib.vtpm_hide_process()

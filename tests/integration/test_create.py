@@ -320,6 +320,11 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         (("vm1", "--tpm-version", "1.2", "--iak"), Code.CONFIG_INVALID, "idevid, iak"),
         (("vm1", "--iak", "--no-certificates"), Code.CONFIG_INVALID, "certificates"),
         (("vm1", "--key-file", "/no/such/key"), Code.KEY_UNUSABLE, "/no/such/key"),
+        (("vm1", "--tpm-version", "1.2", "--profile", "null"), Code.CONFIG_INVALID, "[provision] profile"),
+        (("vm1", "--profile", "a b"), Code.CONFIG_INVALID, "[provision] profile"),
+        (("vm1", "--profile", "/no/such/profile"), Code.STATE_UNREADABLE, "/no/such/profile"),
+        (("vm1", "--profile", __file__), Code.CONFIG_INVALID, "no JSON object"),
+        (("vm1", "--profile", "no-such-profile"), Code.TPM_REFUSED, "profile"),
         (("vm1", "-pwdo", "word"), Code.USAGE, "ownership of a TPM 1.2 only"),
         (("vm1", "--srk-password-file", __file__), Code.TOO_LARGE, "no password"),
         (("vm1", "--ek", "rsa4096"), Code.TPM_REFUSED, "CreatePrimary"),
@@ -360,6 +365,29 @@ def test_a_state_that_was_used_is_not_taken_for_one_that_was_not(host: Host) -> 
     before = host.tree()
     assert host.refused("vm1")["code"] == "already-provisioned"
     assert host.tree() == before
+
+
+def test_a_configuration_that_cannot_be_written_costs_nothing(host: Host) -> None:
+    """The state is there first. The next run takes what was not used for what it is."""
+    host.config.rename(host.folder / "elsewhere")
+    error = host.refused("vm1", "--no-certificates")
+    assert (error["code"], str(host.config) in error["message"]) == ("state-unwritable", True)
+    unused = (host.state / "vm1" / "tpm2-00.permall").read_bytes()
+    (host.folder / "elsewhere").rename(host.config)
+    host.made("vm1", "--tpm-version", "1.2", "--no-certificates")
+    assert sorted(os.listdir(host.state / "vm1")) == [".lock", "tpm-00.permall"]
+    assert unused not in host.tree().values()
+
+
+def test_a_full_disk_leaves_nothing(host: Host) -> None:
+    words = host.command("create", "vm1", "--no-certificates")
+    limited = subprocess.run(["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *words], capture_output=True, text=True, check=False)
+    assert limited.returncode == 74, limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert not (host.state / "vm1").exists()
+    assert not list(host.config.iterdir())
+    host.made("vm1", "--no-certificates")
+    assert os.listdir(host.state) == ["vm1"]
 
 
 def test_a_damaged_ca_is_not_replaced(host: Host) -> None:

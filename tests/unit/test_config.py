@@ -43,6 +43,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
             storage_key="none",
             idevid=False,
             iak=False,
+            profile="none",
             certificates=True,
             ca="/var/lib/vtpm-ca",
             platform_manufacturer="python3-swtpm",
