@@ -12,7 +12,7 @@ from swtpm_svc.cli.operations import Argument, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
-from swtpm_svc.provision.public_key import to_der
+from swtpm_svc.provision.public_key import fingerprint
 from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
@@ -159,7 +159,7 @@ def _write_new(path: str, name: str, text: str) -> None:
 def _report(loaded: Config, made: "list[Made]") -> Report:
     lines, values = [], []
     for one in made:
-        key = sha256(to_der(one.key)).hexdigest() if one.key is not None else None
+        key = fingerprint(one.key) if one.key is not None else None
         certificate = sha256(one.certificate).hexdigest() if one.certificate else None
         words = [one.label]
         words += [f"at {one.handle:#x}"] if one.handle else []

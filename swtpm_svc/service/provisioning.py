@@ -3,7 +3,6 @@
 import os
 from typing import Callable, Optional
 
-from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import factory
 from swtpm_svc.provision.factory import Ownership
 from swtpm_svc.provision.issuer import Issuer
@@ -50,18 +49,7 @@ def provision(
     if wanted.certificates:
         platform = (wanted.platform_manufacturer, wanted.platform_model, wanted.platform_version, wanted.platform_serial)
         issuer = Issuer(wanted.ca, platform)
-    else:
-        _refuse_missing_cryptography()
     order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
     product = factory.make(config.tpm.version, order, issuer, ownership, profile=wanted.profile)
     newborn.install(found, config.tpm.version, product.state, key, finish)
     return product.made
-
-
-def _refuse_missing_cryptography() -> None:
-    """Before anything is made that could not be shown without it."""
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        cause = f"the Python package cryptography cannot be used ({error})"
-        raise VtpmError(Code.INSTALLATION, cause, remedy="install python3-cryptography") from error
