@@ -70,6 +70,8 @@ def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
     loaded = config.parse(described, path, name)
     if values["group"] is not None:
         config.group_id(loaded.device.group)
+    if loaded.tpm.version == "1.2":
+        _refuse_of_2_0(values)
     if ownership is not None and loaded.tpm.version != "1.2":
         raise VtpmError(
             Code.USAGE,
@@ -89,6 +91,13 @@ def _ownership(values: "dict[str, Any]") -> "Optional[Ownership]":
             raise VtpmError(Code.USAGE, "there is a password for the SRK, and none for the owner", remedy="give both, or none")
         return None
     return Ownership(secret_of(owner), WELL_KNOWN_SECRET if srk is None else secret_of(srk))
+
+
+def _refuse_of_2_0(values: "dict[str, Any]") -> None:
+    given = [option for option in ("--ek", "--pcr-banks", "--srk") if values[option[2:].replace("-", "_")] is not None]
+    if given:
+        cause = f"a TPM 1.2 has no choice of {', '.join(given)}: it has RSA 2048 and SHA-1"
+        raise VtpmError(Code.USAGE, cause, remedy=f"leave out {', '.join(given)}")
 
 
 def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":

@@ -1,15 +1,13 @@
 """What a manufacturer does with a new TPM: banks, keys, certificates. The TPM must have been started (TPM_Startup, CLEAR).
 
-Sources: TCG EK Credential Profile for TPM Family 2.0 (where EK certificates are); TCG PC Client Platform TPM Profile and TCG
-Registry of reserved TPM 2.0 handles (the platform certificate's index); TCG PC Client Specific Implementation Specification for
-TPM 1.2, "Storage of certificates". All EK templates here are the default ones of the profile, so none is stored: the NV
-indices for a template and a nonce are for others.
+All EK templates here are the default ones of the TCG EK Credential Profile, so none is stored: the NV indices for a template and
+a nonce are for others. Where certificates are: provision/nv_certificates.py.
 """
 
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import device_keys, ownership
+from swtpm_svc.provision import device_keys, nv_certificates, ownership
 from swtpm_svc.provision.device_keys import DeviceKey
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.issuer import Issuer
@@ -17,26 +15,9 @@ from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.public_key import PublicKey
-from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
-from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET, NvPermission
+from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 HASHES = {"sha1": tpm2.ALG_SHA1, "sha256": tpm2.ALG_SHA256, "sha384": tpm2.ALG_SHA384, "sha512": tpm2.ALG_SHA512}
-
-PLATFORM_CERTIFICATE_INDEX = 0x01C08000
-#: The platform's, everybody may read it without a password, and nobody ever writes it again: as the profile says.
-CERTIFICATE_ATTRIBUTES = (
-    NvAttribute.PPWRITE
-    | NvAttribute.WRITEDEFINE
-    | NvAttribute.PPREAD
-    | NvAttribute.OWNERREAD
-    | NvAttribute.AUTHREAD
-    | NvAttribute.NO_DA
-    | NvAttribute.PLATFORMCREATE
-)
-
-EK_CERTIFICATE_INDEX_1_2, PLATFORM_CERTIFICATE_INDEX_1_2 = 0x1000F000, 0x1000F002
-_STORED_CERTIFICATE = bytes.fromhex("100100")  # TCG_PCCLIENT_STORED_CERT: tag, type: a full certificate
-_FULL_CERTIFICATE = bytes.fromhex("1002")  # TCG_PCCLIENT_FULL_CERT: tag
 
 
 class Made(NamedTuple):
@@ -109,12 +90,12 @@ def _certify(tpm: Tpm2, keys: "list[Made]", issuer: Issuer) -> "list[Made]":
             continue
         assert made.key is not None
         done.append(made._replace(certificate=certify(made.key)))
-        _store(tpm, made.nv_index, done[-1].certificate)
+        nv_certificates.write(tpm, made.nv_index, done[-1].certificate)
         if not endorsement:
             endorsement = done[-1].certificate
             platform = issuer.platform(made.key)
-            _store(tpm, PLATFORM_CERTIFICATE_INDEX, platform)
-            done.append(Made("platform certificate", certificate=platform, nv_index=PLATFORM_CERTIFICATE_INDEX))
+            nv_certificates.write(tpm, nv_certificates.PLATFORM_INDEX, platform)
+            done.append(Made("platform certificate", certificate=platform, nv_index=nv_certificates.PLATFORM_INDEX))
     return done
 
 
@@ -124,12 +105,6 @@ def _certificate_of(made: Made, issuer: Issuer, endorsement: bytes) -> "Optional
     if made.handle == device_keys.IAK.handle:
         return lambda key: issuer.attestation(key, endorsement)
     return issuer.endorsement if made.nv_index else None
-
-
-def _store(tpm: Tpm2, index: int, certificate: bytes) -> None:
-    tpm.nv_define_space(NvPublic(index, CERTIFICATE_ATTRIBUTES, len(certificate)))
-    tpm.nv_write(index, certificate)
-    tpm.nv_write_lock(index)
 
 
 def manufacture_1_2(
@@ -147,19 +122,12 @@ def manufacture_1_2(
     if issuer is not None:
         key = made[0].key
         assert key is not None
-        made[0] = made[0]._replace(certificate=issuer.endorsement(key), nv_index=EK_CERTIFICATE_INDEX_1_2)
-        made.append(Made("platform certificate", certificate=issuer.platform(key), nv_index=PLATFORM_CERTIFICATE_INDEX_1_2))
+        made[0] = made[0]._replace(certificate=issuer.endorsement(key), nv_index=nv_certificates.EK_INDEX_1_2)
+        made.append(Made("platform certificate", certificate=issuer.platform(key), nv_index=nv_certificates.PLATFORM_INDEX_1_2))
         for one in made:
-            _store_1_2(tpm, one.nv_index, one.certificate)
+            nv_certificates.write_1_2(tpm, one.nv_index, one.certificate)
     tpm.nv_lock()
     if owner is not None:
         tpm.take_ownership(owner, srk)
         made.append(Made("owner and SRK RSA 2048"))
     return made
-
-
-def _store_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:
-    content = _FULL_CERTIFICATE + certificate
-    stored = _STORED_CERTIFICATE + len(content).to_bytes(2, "big") + content
-    tpm.nv_define_space(index, len(stored), NvPermission.OWNERREAD | NvPermission.OWNERWRITE)
-    tpm.nv_write(index, stored)

@@ -12,7 +12,8 @@ from swtpm_svc.provision.refused import RC_HANDLE, TPM_BADINDEX, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
 from swtpm_svc.wire import tpm2
-from swtpm_svc.wire.tpm2 import NvAttribute
+from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
+from swtpm_svc.wire.tpm12 import NvPermission
 
 PLATFORM_INDEX = 0x01C08000
 #: From the first to the last index for IDevID and IAK certificates; which of them is whose, the certificate says.
@@ -23,6 +24,17 @@ EK_INDEX_1_2, PLATFORM_INDEX_1_2 = 0x1000F000, 0x1000F002
 # TCG_PCCLIENT_STORED_CERT of a whole certificate: tag, type 0, size of what follows; TCG_FULL_CERT's tag
 _STORED_TAG, _FULL_TAG = bytes.fromhex("100100"), bytes.fromhex("1002")
 _HEADER_BYTES = 7
+
+#: As the EK profile wants it, and swtpm_setup has it.
+_ATTRIBUTES = (
+    NvAttribute.PPWRITE
+    | NvAttribute.WRITEDEFINE
+    | NvAttribute.PPREAD
+    | NvAttribute.OWNERREAD
+    | NvAttribute.AUTHREAD
+    | NvAttribute.NO_DA
+    | NvAttribute.PLATFORMCREATE
+)
 
 
 def read(tpm: Tpm2, index: int, owner: bytes = b"") -> Optional[bytes]:
@@ -71,6 +83,21 @@ def read_1_2(tpm: Tpm12, index: int, owner: Optional[bytes] = None) -> Optional[
             remedy="it is damaged, or in use for something else: see who has written it",
         )
     return tpm.nv_read(index, _HEADER_BYTES + size, owner=owner)[_HEADER_BYTES:]
+
+
+def write(tpm: Tpm2, index: int, certificate: bytes) -> None:
+    """Define the index of a TPM 2.0 as the platform's, which everybody may read, and write it for ever."""
+    tpm.nv_define_space(NvPublic(index, _ATTRIBUTES, len(certificate)))
+    tpm.nv_write(index, certificate)
+    tpm.nv_write_lock(index)
+
+
+def write_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:
+    """The same in a TPM 1.2 whose NV storage is not locked yet; after that only the owner reads or writes it."""
+    content = _FULL_TAG + certificate
+    stored = _STORED_TAG + len(content).to_bytes(2, "big") + content
+    tpm.nv_define_space(index, len(stored), NvPermission.OWNERREAD | NvPermission.OWNERWRITE)
+    tpm.nv_write(index, stored)
 
 
 def _whole(data: bytes) -> bytes:

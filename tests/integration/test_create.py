@@ -263,6 +263,12 @@ def test_the_state_is_encrypted_from_its_first_byte(host: Host) -> None:
         tools.run("tpm2_readpublic", "-c", "0x81010001")
 
 
+def _listens(port: int) -> bool:
+    """Looked up and not tried: swtpm serves one connection, and ends with it."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in file.readlines()[1:])
+
+
 @pytest.mark.needs("root")
 def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
     """By tpm-tools on the distribution's swtpm."""
@@ -277,6 +283,9 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         [*words, "--ctrl", f"type=tcp,port={port + 1}", "--flags", "startup-clear"], stderr=subprocess.DEVNULL
     )
     try:
+        deadline = time.monotonic() + 20
+        while not _listens(port) and time.monotonic() < deadline:
+            time.sleep(0.02)
         with tempfile.TemporaryDirectory(prefix="tcsd-", dir="/tmp") as folder:
             daemon = Tcsd(folder, free_ports(), port)
             try:
@@ -321,6 +330,7 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         (("vm1", "--iak", "--no-certificates"), Code.CONFIG_INVALID, "certificates"),
         (("vm1", "--key-file", "/no/such/key"), Code.KEY_UNUSABLE, "/no/such/key"),
         (("vm1", "--tpm-version", "1.2", "--profile", "null"), Code.CONFIG_INVALID, "[provision] profile"),
+        (("vm1", "--tpm-version", "1.2", "--ek", "ecc-p384", "--srk", "rsa2048"), Code.USAGE, "--ek, --srk"),
         (("vm1", "--profile", "a b"), Code.CONFIG_INVALID, "[provision] profile"),
         (("vm1", "--profile", "/no/such/profile"), Code.STATE_UNREADABLE, "/no/such/profile"),
         (("vm1", "--profile", __file__), Code.CONFIG_INVALID, "no JSON object"),
@@ -567,6 +577,17 @@ def test_a_first_start_makes_what_is_configured(host: Host) -> None:
         assert tools.certificate("0x1c90000", "der")
         assert re.search(r"sha256: \[ \]\s+- sha384: \[ 0,", tools.run("tpm2_getcap", "pcrs"))
         before = tools.public("0x81010001", "key")
+        words = host.command("identity", "lab", "--ca", host.ca, "--json")
+        words[3] = str(host.folder)  # where the daemon's configuration is
+        identity = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert identity.returncode == 0, identity.stderr
+        shown = {one["role"]: (one["key"]["stored_at"], one["local_ca"]) for one in json.loads(identity.stdout)["certificates"]}
+        assert shown == {
+            "EK rsa2048": ("0x81010001", True),
+            "EK ecc-p384": ("0x81010016", True),
+            "platform": ("0x81010001", True),
+            "IDevID": ("0x81020000", True),
+        }
         daemon.stop()
         assert attach(daemon).returncode == 0  # a second start: there is a state, and it stays
         daemon.start()
