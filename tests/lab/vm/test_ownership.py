@@ -32,4 +32,4 @@ def test_two_instances_have_two_endorsement_keys(configure, tmp_path):
     first, second = (modulus_of(name, tmp_path / name) for name in names)
     assert first != second
     identity = run("vtpmctl", "identity", names[0]).stdout
-    assert "RSA 2048" in identity
+    assert "endorsement key rsa2048" in identity

@@ -58,13 +58,15 @@ def read_nv():
 def refused(error):
     systemctl("start", NAME, expect=None)
     assert show(NAME, "ActiveState") == "failed"
-    return next(entry for entry in journal(NAME) if entry.get("VTPM_ERROR") == error)["MESSAGE"]
+    return [entry for entry in journal(NAME) if entry.get("VTPM_ERROR") == error][-1]["MESSAGE"]
 
 
-def test_a_credential_of_this_machine_opens_the_state_and_another_does_not(configure, credential):
-    configure(NAME, '[tpm]\nstartup = "clear"\n[state]\nkey-credential = "state-key"\n')
+def test_a_credential_of_this_machine_opens_the_state_of_a_tpm_made_with_it_and_another_does_not(configure, credential):
+    text = '[tpm]\nstartup = "clear"\n[state]\nkey-credential = "state-key"\n[provision]\nenabled = true\n'
+    configure(NAME, text)
     systemctl("start", NAME)
     assert is_encrypted()
+    tpm2("tpm2_readpublic", "-Q", "-c", "0x81010001", device=NAME)
     write_nv()
     systemctl("restart", NAME)
     assert read_nv() == "kept"
