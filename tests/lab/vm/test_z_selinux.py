@@ -44,6 +44,7 @@ def test_everything_runs_in_its_domain_and_has_its_label(both):
         "/usr/lib/systemd/system/vtpm@.service": "vtpm_unit_file_t",
         "/etc/vtpm.d/vtpm0.toml": "vtpm_etc_t",
         "/var/lib/vtpm/vtpm1/tpm2-00.permall": "vtpm_var_lib_t",
+        "/var/lib/vtpm-ca": "vtpm_ca_t",
         "/run/vtpm/vtpm1/ctrl.sock": "vtpm_runtime_t",
         "/run/vtpm/vtpm1/status": "vtpm_runtime_t",
         "/dev/cuse": "vtpm_cuse_device_t",
@@ -175,7 +176,9 @@ def test_what_the_daemon_can_change_is_its_own():
     assert not readable & {"shadow_t", "sshd_key_t", "user_home_t", "var_log_t", "auditd_log_t", "selinux_config_t"}
     for kind in ("capability", "capability2"):
         assert allowed(DAEMON, DAEMON, kind) <= {"setuid", "setgid"}
-    assert allowed(ATTACH, ATTACH, "capability") == {"dac_override", "sys_admin", "sys_chroot"}
+    for_new_tpms = {"chown", "setgid", "setuid"}
+    assert allowed(ATTACH, ATTACH, "capability") == {"dac_override", "dac_read_search", "sys_admin", "sys_chroot"} | for_new_tpms
+    assert not allowed(DAEMON, "system_u:object_r:vtpm_ca_t:s0", "dir") & {"open", "read", "search"}
     assert not allowed(DAEMON, DAEMON, "process") & {"execmem", "execstack", "execheap", "ptrace", "setexec", "dyntransition"}
 
 
