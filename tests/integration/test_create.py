@@ -181,6 +181,18 @@ def test_what_is_made_is_in_the_tpm_and_certified(host: Host) -> None:
         assert fingerprint((tools.folder / "ek.der").read_bytes()) == values["made"][0]["fingerprint"]
 
 
+@pytest.mark.needs("tpm2-pytss")
+def test_tpm2_pytss_makes_the_same_keys(host: Host) -> None:
+    """From its own templates, those of the TCG's profile: the keys that the certificates name."""
+    made = {one["handle"]: one for one in host.made("vm1")["made"]}
+    kinds = {"EK-RSA2048": "0x81010001", "EK-HIGH-ECC384": "0x81010016"}
+    program = str(Path(__file__).with_name("pytss_endorsement_key.py"))
+    with served(host.state / "vm1") as tools:
+        told = tools.run("/usr/bin/python3", program, tools.tcti, *kinds)
+    expected = [f"{kind} {made[handle]['fingerprint']} {made[handle]['certificate_sha256']}" for kind, handle in kinds.items()]
+    assert [line for line in told.splitlines() if line.startswith("EK-")] == expected  # else what it looked for in vain
+
+
 @pytest.mark.parametrize(("name", "key"), [("IDevID", device_keys.IDEVID), ("IAK", device_keys.IAK)])
 def test_identity_keys_are_of_their_template_and_sign(host: Host, name: str, key: device_keys.DeviceKey) -> None:
     host.made("vm1", "--idevid", "--iak")
