@@ -24,6 +24,7 @@ import pytest
 from daemon_process import DaemonProcess
 from socket_service import free_ports
 from tcsd import Tcsd
+from unix_listener import listens
 
 from swtpm_svc.errors import Code
 from swtpm_svc.provision import ca, device_keys
@@ -94,7 +95,7 @@ def served(state: Path, *options: str) -> Iterator["Tools"]:
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 20
-            while not os.path.exists(path):
+            while not listens(path):
                 assert process.poll() is None, "swtpm ended at once"
                 assert time.monotonic() < deadline
                 time.sleep(0.02)

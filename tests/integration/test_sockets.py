@@ -21,6 +21,7 @@ from tpm_commands import (
     TPM12_PCR_EXTEND_10,
     TPM12_PCR_READ_10,
 )
+from unix_listener import listens
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.sockets import MAX_CONNECTIONS_OF_ONE, parse_address
@@ -197,7 +198,7 @@ def test_the_same_bytes_get_the_same_answers_as_from_swtpm(serve, tmp_path, vers
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 10
-        while not (os.path.exists(theirs) and os.path.exists(f"{theirs}.ctrl")):
+        while not (listens(theirs) and listens(f"{theirs}.ctrl")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         expected = talk(connect(f"{theirs}.ctrl"), connect(theirs), table)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from unix_listener import listens
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
@@ -32,7 +33,7 @@ class Swtpm:
         arguments += ["--tpm2"] if version == "2.0" else []
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         end = time.monotonic() + DEADLINE_S
-        while not os.path.exists(self.data) or self.ioctl("-c").returncode:
+        while not listens(self.data) or self.ioctl("-c").returncode:
             assert self.process.poll() is None, f"swtpm did not start: {self.process.communicate()[0]}"
             assert time.monotonic() < end, "swtpm does not answer"
             time.sleep(0.02)

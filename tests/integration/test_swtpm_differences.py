@@ -3,7 +3,6 @@
 What is the same is the table in test_sockets.py.
 """
 
-import os
 import socket
 import subprocess
 import time
@@ -12,6 +11,7 @@ from contextlib import suppress
 import pytest
 from socket_service import SocketService
 from test_sockets import TPM2, TPM12
+from unix_listener import listens
 
 from swtpm_svc.wire import ptm
 
@@ -123,7 +123,7 @@ def both(tmp_path):
         ours = SocketService(str(tmp_path / "ours"), version=version, power=False)
         made.extend([process, ours])
         deadline = time.monotonic() + 10
-        while not os.path.exists(theirs):
+        while not listens(theirs):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return theirs, ours.control_path
