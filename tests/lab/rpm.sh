@@ -21,7 +21,7 @@ rm "$work"/repositories/*/*.src.rpm
 in_build_root -b "$work:/mnt/rpm" -b "$project/packaging:/mnt/packaging" \
   bash -ec '/mnt/packaging/ima/sign-rpm /mnt/rpm/ima/key.pem /mnt/rpm/repositories/current/*.rpm' >&2
 machine() { # TEST-FILE CMDLINE [PYTEST ARGUMENT...]
-  "$here/vm.sh" -t 900 ${LAB_RESULTS:+-o "$LAB_RESULTS/$1"} -r "$work/repositories" -d "$work/disk" -k "$2" \
+  "$here/vm.sh" -t 1500 ${LAB_RESULTS:+-o "$LAB_RESULTS/$1"} -r "$work/repositories" -d "$work/disk" -k "$2" \
     python3 -m pytest -x --durations=8 -p no:cacheprovider "tests/lab/rpm/$1" "${@:3}"
 }
 machine test_package.py '' "$@"
