@@ -66,4 +66,5 @@ def test_directories(root):
     said = run("systemd-tmpfiles", "--create", f"--root={root}", str(TMPFILES))
     assert said == ""
     assert (root / "run/vtpm").stat().st_mode & 0o7777 == 0o755
+    assert (root / "var/lib/vtpm").stat().st_mode & 0o7777 == 0o755
     assert (root / "var/lib/vtpm-ca").stat().st_mode & 0o7777 == 0o700

@@ -27,6 +27,7 @@ def made():
     """The name of an instance that a test makes a configuration for."""
     yield "made"
     systemctl("stop", "made", expect=None)
+    systemctl("reset-failed", "made", expect=None)
     os.unlink("/etc/vtpm.d/made.toml")
     shutil.rmtree("/var/lib/vtpm/made")
 
