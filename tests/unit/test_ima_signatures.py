@@ -235,6 +235,30 @@ def test_what_is_needed_to_verify(installation, tmp_path, monkeypatch):
     assert installation.faults() == {"IMA": "there is no evmctl to verify the signatures with"}
 
 
+@needs_signing
+def test_a_distribution_that_signs_its_files_needs_no_key_of_ours(installation, capsys):
+    """rpm-plugin-ima has put the signatures in place; nothing is shipped beside the files."""
+    installation.sign()
+    installation.program.main(["apply"])
+    shutil.rmtree(installation.program.SHIPPED)
+    installation.program.COMMAND_LINE.write_text("ima_appraise=enforce")
+    assert installation.program.main(["apply", "--if-used"]) == 0
+    assert capsys.readouterr() == ("", "")
+    found = installation.program.verify()
+    assert {one.verdict for one in found} == {"ok", "warn"}
+    assert "there is no certificate to verify the signatures with" in {one.text for one in found}
+    os.removexattr(installation.package / "a.py", "security.ima")
+    assert any("brings no signatures" in one.text for one in installation.program.verify())
+    with pytest.raises(SystemExit):
+        installation.program.main(["apply", "--if-used"])
+
+
+def test_a_directory_of_keys_that_only_root_may_enter(installation, monkeypatch):
+    installation.program.HOST.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may
+    assert [(one.verdict, one.remedy) for one in installation.program.verify()] == [("ok", None), ("warn", "run this as root")]
+
+
 @pytest.mark.parametrize("text", ["no tab\n", "/a\tnot hexadecimal\n", "\udcff"])
 def test_a_damaged_list_is_one_line_and_a_remedy(installation, capsys, text):
     installation.program.SHIPPED.mkdir(parents=True)
@@ -301,10 +325,10 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
         assert done.returncode == status, done.stderr
         assert "  remedy: " in done.stderr
     (tree / "usr/bin/program.py").write_text("x\n")
-    done = subprocess.run(
-        [ROOT / "packaging/ima/sign-tree", ROOT / "README.md", tree, "/usr/bin"], capture_output=True, check=False
-    )
-    assert done.returncode == 69
+    # one directory of the two, and what is no key
+    for directories, status in ((["/usr/bin", "/nowhere"], 66), (["/usr/bin"], 69)):
+        command = [ROOT / "packaging/ima/sign-tree", ROOT / "README.md", tree, *directories]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == status
     assert not (tree / "usr/share").exists()
 
 
