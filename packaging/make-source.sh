@@ -4,12 +4,13 @@
 set -euo pipefail
 folder=$(realpath "$1"); cd "$(dirname "$0")/.."
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' swtpm_svc/__init__.py)
+checkout() { [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$(pwd -P)" ]; }   # of this tree, not one that it was unpacked in
 files() {
-  git ls-files -z 2>/dev/null ||
-    find . -type f ! -path './.*/*' ! -path './build/*' ! -path './*.egg-info/*' ! -path '*/__pycache__/*' ! -name '*.so' ! -name _libtpms.c -printf '%P\0'
+  if checkout; then git ls-files -z; return; fi
+  find . -type f ! -path './.git/*' ! -path './.venv/*' ! -path './.*_cache/*' ! -path './.hypothesis/*' ! -path './build/*' ! -path './*.egg-info/*' ! -path '*/__pycache__/*' ! -name '*.so' ! -name _libtpms.c -printf '%P\0'
 }
 mkdir -p "$folder"
-when=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}   # zip, and so a wheel, knows no time before 1980
+when=${SOURCE_DATE_EPOCH:-$(if checkout; then git log -1 --format=%ct; else stat -c %Y CHANGELOG.md; fi)}   # zip, and so a wheel, knows no time before 1980
 files | tar --null -T - --sort=name --mtime="@$when" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
   --transform "s,^,swtpm-svc-$version/," -c | gzip -n >"$folder/swtpm-svc-$version.tar.gz"
 echo "$folder/swtpm-svc-$version.tar.gz"

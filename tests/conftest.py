@@ -80,6 +80,7 @@ CAPABILITIES = {
     ),
     "swtpm": command("swtpm", "swtpm"),
     "evmctl": command("evmctl", "ima-evm-utils"),
+    "git": command("git", "git"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
     "tpm2-pytss": Capability(

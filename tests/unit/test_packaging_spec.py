@@ -1,9 +1,12 @@
 """The RPM's spec file, as far as it repeats what the tree says elsewhere. That it builds is for tests/lab/rpm.sh."""
 
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+
+import pytest
 
 import swtpm_svc
 
@@ -40,3 +43,17 @@ def test_the_source_of_a_tree_is_the_same_bytes_each_time(tmp_path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "packaging/swtpm.spec", "swtpm_svc/tpm/binding.c", "tests/conftest.py"} <= names
     assert not {name for name in names if name.startswith((".venv", "build/")) or name.endswith((".pyc", ".so"))}
+
+
+@pytest.mark.needs("git")
+def test_the_source_of_a_tree_that_was_unpacked_in_another_s_checkout(tmp_path):
+    """As `fedpkg local` does: git knows nothing of these files."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    command = [ROOT / "packaging/make-source.sh", tmp_path]
+    packed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    shutil.unpack_archive(packed, tmp_path)
+    tree = packed.removesuffix(".tar.gz")
+    command = [f"{tree}/packaging/make-source.sh", tmp_path / "again"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    with tarfile.open(packed) as first, tarfile.open(again) as second:
+        assert sorted(first.getnames()) == sorted(second.getnames())
