@@ -5,7 +5,8 @@
 MODULE.cil is what /usr/libexec/selinux/hll/pp makes of a compiled module: every interface and macro is expanded there.
 LIST has one line for each source, target and class, with the permissions ("vtpm_t vtpm_etc_t file: getattr open read"),
 "if NAME" before it for a rule that holds only with that boolean, and one line for each attribute that a domain gets
-("vtpm_t is domain"), because others' rules for the attribute then hold for it. A line that the module does not need is no
+("vtpm_t is domain"), because others' rules for the attribute then hold for it. A statement of any other kind, such as one
+that makes a domain permissive, cannot be listed. A line that the module does not need is no
 error: policies of different releases expand differently. What the module has and the list has not is one, with status 1.
 """
 
@@ -17,6 +18,8 @@ from typing import Union
 #: A list in CIL's notation, or a word.
 Node = Union[str, "list[Node]"]
 Rules = dict[str, set[str]]
+#: Statements that allow nothing.
+DECLARATIONS = {"boolean", "dontaudit", "filecon", "roleattributeset", "roletype", "type", "typetransition"}
 
 
 def parse(text: str) -> "list[Node]":
@@ -61,6 +64,8 @@ def _collect(nodes: "list[Node]", condition: str, found: Rules, memberships: "li
             _collect(node[2:], f"if {' '.join(_words(node[1]))} ", found, memberships)
         elif node[0] in ("optional", "true", "false"):
             _collect(node[1:], f"not {condition}" if node[0] == "false" else condition, found, memberships)
+        elif node[0] not in DECLARATIONS:
+            found.setdefault(condition + " ".join(_words(node)), set())
 
 
 def _words(node: Node) -> Iterator[str]:

@@ -73,6 +73,8 @@ def test_a_module_that_keeps_to_the_list(check):
         ("(booleanif (x) (true (allow vtpm_t etc_t (file (write)))))", "if x vtpm_t etc_t file: write"),
         ("(typeattributeset unconfined_domain_type (vtpm_t ))", "vtpm_t is unconfined_domain_type"),
         ("(allow init_t vtpm_t (process (transition)))", "init_t vtpm_t process: transition"),
+        ("(typepermissive vtpm_t)", "typepermissive vtpm_t"),
+        ("(allowx vtpm_t self (ioctl chr_file (0x5401)))", "allowx vtpm_t self ioctl chr_file 0x5401"),
     ],
 )
 def test_one_rule_more(check, more, line):
