@@ -15,6 +15,7 @@ import stat
 import subprocess
 from typing import NamedTuple, Optional
 
+import swtpm_svc
 from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
 from swtpm_svc.errors import Code, VtpmError
@@ -30,14 +31,20 @@ MODULE_STORE = "/var/lib/selinux/*/active/modules/*/vtpm/hll"
 CUSE = "/dev/cuse"
 PROC = "/proc"
 COMMAND_TIME_S = 60
+MODULES = os.path.dirname(swtpm_svc.__file__)
 
 #: What the policy has a label for, beside the nodes of the instances.
 LABELLED = (
-    "/usr/libexec/vtpm/vtpmd",
-    "/usr/libexec/vtpm/vtpm-attach",
-    "/usr/lib/systemd/system/vtpm@.service",
+    "/usr/libexec/vtpm/*",
+    "/usr/bin/vtpmd",
+    "/usr/lib/systemd/system/vtpm@*",
+    MODULES,
+    f"{MODULES}/**/*.py",
+    f"{MODULES}/**/*.so",
     "/etc/vtpm.d",
     "/etc/vtpm.d/*.toml",
+    "/etc/vtpm.d/ima",
+    "/etc/vtpm.d/ima/*",
     "/var/lib/vtpm",
     "/var/lib/vtpm/*",
     "/var/lib/vtpm/*/*",
@@ -47,6 +54,7 @@ LABELLED = (
     "/run/vtpm",
     "/run/vtpm/*",
     "/run/vtpm/*/*.sock",
+    "/run/vtpm/*/status",
     "/dev/cuse",
     "/dev/vtpmx",
     "/dev/vtpm[0-9]*",
@@ -94,7 +102,7 @@ def _accounts() -> Finding:
         pwd.getpwnam("vtpm")
         members = {name: grp.getgrnam(name).gr_mem for name in ("vtpm", "vtpm-admin")}
     except KeyError as error:
-        return bad("accounts", str(error).strip("'\""), "systemd-sysusers vtpm.conf", code=Code.USER_MISSING)
+        return bad("accounts", str(error.args[0]), "systemd-sysusers vtpm.conf", code=Code.USER_MISSING)
     if "vtpm" not in members["vtpm-admin"]:
         text = "user vtpm is not in group vtpm-admin, so it cannot give that group the control socket"
         return bad("accounts", text, "usermod --append --groups vtpm-admin vtpm", verdict=WARN)
@@ -174,7 +182,8 @@ def _version() -> Finding:
         with open(stored[-1], "rb") as file:
             data = file.read()
     except (OSError, IndexError):
-        return bad("policy", "the module vtpm is loaded, its version is not known", "run this as root", verdict=WARN)
+        remedy = "run this as root" if os.geteuid() else "semodule --list=full says which modules the policy has"
+        return bad("policy", "the module vtpm is loaded, its version is not known", remedy, verdict=WARN)
     version = module_version(data)
     if version != POLICY_VERSION:
         text = f"the module vtpm is of version {version}, this program of {POLICY_VERSION}"
@@ -207,7 +216,7 @@ def _domain(found: Status) -> Finding:
 
 
 def _labels(found: "list[Status]") -> "list[Finding]":
-    paths = {path for pattern in LABELLED for path in glob.glob(pattern)}
+    paths = {path for pattern in LABELLED for path in glob.glob(pattern, recursive=True)}
     paths |= {one.node.path for one in found if one.node is not None and one.node.exists}
     ordered = sorted(paths)
     try:

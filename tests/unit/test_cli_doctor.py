@@ -120,7 +120,7 @@ def test_no_accounts(system, run, monkeypatch):
     monkeypatch.setattr(pwd, "getpwnam", missing)
     result, out = run()
     assert result == 67
-    assert "fail  accounts: getpwnam(): name not found: 'vtpm\n        remedy: systemd-sysusers vtpm.conf\n" in out
+    assert "fail  accounts: getpwnam(): name not found: 'vtpm'\n        remedy: systemd-sysusers vtpm.conf\n" in out
 
 
 def test_a_daemon_that_cannot_give_its_socket_away(system, run):

@@ -7,12 +7,14 @@ denials on purpose.
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from services import run, show, systemctl
+from tpm_commands import GET_RANDOM
 
 pytestmark = pytest.mark.needs("systemd", "root", "accounts")
 
@@ -139,6 +141,31 @@ child(lambda: os.execv("/bin/true", ["true"]))
 """
     )
     assert run(sys.executable, "-IB", "-c", code, DAEMON, "root").stdout.splitlines() == ["Permission denied"] * 2
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_tcp_ports_of_the_service_s_own_take_the_drop_in_of_the_manual_and_the_boolean(configure):
+    configure("tcp", '[device]\nenabled = false\n[socket]\ndata = "tcp:2399"\n[tpm]\nstartup = "clear"\n')
+    manual = Path("docs/man/vtpm@.service.8").read_text()
+    lines = re.search(r"^\[Service\]\nPrivateNetwork=no\n(?:\S+=.*\n)+", manual, re.MULTILINE)
+    drop_in = Path("/run/systemd/system/vtpm@tcp.service.d/network.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(lines[0])
+    run("systemctl", "daemon-reload")
+    try:
+        systemctl("start", "tcp", expect=None)
+        assert show("tcp", "ExecMainStatus") == "77"
+        systemctl("stop", "tcp")
+        run("setsebool", "vtpm_listen_tcp", "on")
+        systemctl("start", "tcp")
+        with socket.create_connection(("127.0.0.1", 2399), timeout=10) as client:
+            client.send(GET_RANDOM)
+            assert client.recv(4096)[6:10] == bytes(4)
+    finally:
+        systemctl("stop", "tcp")
+        run("setsebool", "vtpm_listen_tcp", "off")
+        drop_in.unlink()
+        run("systemctl", "daemon-reload")
 
 
 # --- what the loaded policy says, attributes of others' rules included -------------------------------------------------
