@@ -17,7 +17,7 @@ ARGS    ?=
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/ima/* packaging/completion/*)
 
 .DEFAULT_GOAL := env
 .PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
@@ -83,8 +83,7 @@ install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package,
 	DESTDIR="$(DESTDIR)" LIBEXECDIR="$(PREFIX)/libexec/vtpm" PYTHON="$(PYTHON)" packaging/install-systemd.sh
 	@for page in docs/man/*.[1-8]; do [ ! -f "$$page" ] || \
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
-	@for file in packaging/completion/* packaging/completions/*; do [ ! -f "$$file" ] || \
-	  install -D -m 644 "$$file" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$(basename "$$file" .bash)" || exit; done
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" packaging/completion/*
 
 rpm: ## build/rpm: source and binary RPMs, built in the lab's build root (SUITE as for lab-vm)
 	@tools/need.sh vm

@@ -34,7 +34,7 @@ if [ "${#ima[@]}" = 1 ]; then
   ima=(--with ima -D 'vtpm_ima_key /mnt/rpm/ima/key.pem' -D 'vtpm_ima_certificate /mnt/rpm/ima/certificate.der')
 fi
 case $SUITE in
-  bookworm) release='%rhel 9'$'\n''%dist .el9';;
+  bookworm) release='%rhel 9'$'\n''%dist .el9'$'\n''%systemd_version 252';;
   *) release='%fedora 42'$'\n''%dist .fc42';;
 esac
 { cat "$here/rpm/macros"; echo "$release"; } >"$build/etc/rpm/macros.lab"

@@ -22,7 +22,7 @@ t64=t64; [ "$SUITE" != bookworm ] || t64=''
 for tcti in device swtpm mssim; do base_pkgs+=,libtss2-tcti-${tcti}0$t64; done
 # added in the build root only
 build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev pkgconf selinux-policy-dev checkpolicy"
-build_pkgs+=" python3-packaging python3-hypothesis rpmlint createrepo-c file"
+build_pkgs+=" python3-packaging python3-hypothesis rpmlint createrepo-c file elfutils"
 
 say() { echo "== $SECONDS s: $*"; }
 

@@ -12,7 +12,8 @@
 #   -d DISK     boot this copy of the image, made if it is missing, and keep what changes on it: for a test over a reboot
 # Accounts: root, vtpm, lab-member (group vtpm), lab-operator (groups vtpm and vtpm-admin), lab-outsider (neither).
 # Variables: SUITE (bookworm, trixie, sid), LAB_SELINUX=enforcing (default permissive), LAB_CACHE, LAB_ENV (names of variables to hand
-# on), MEM (MiB), SMP, ACCEL, BOOT_LIMIT (seconds until the machine must have spoken; it is then started again, twice).
+# on), MEM (MiB), SMP (default 1: a second emulated processor makes everything slower), ACCEL, BOOT_LIMIT (seconds until the machine must
+# have spoken; it is then started again, twice).
 # Exit status 125: the lab itself failed.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lab/vm-suite.sh
@@ -82,7 +83,7 @@ fi
 selinux=0; [ "${LAB_SELINUX:-permissive}" != enforcing ] || selinux=1
 # root is the only NVMe disk: newer kernels number several of them in any order
 # shellcheck disable=SC2054
-qemu=(qemu-system-x86_64 -machine q35 -accel "${ACCEL:-tcg,thread=multi}" -cpu max -smp "${SMP:-2}" -m "${MEM:-1536}"
+qemu=(qemu-system-x86_64 -machine q35 -accel "${ACCEL:-tcg,thread=multi}" -cpu max -smp "${SMP:-1}" -m "${MEM:-1536}"
   -nodefaults -display none -no-reboot -monitor none -kernel "$image_dir/vmlinuz"
   -append "console=ttyS0 root=/dev/nvme0n1 rootfstype=ext4 rw lsm=lockdown,yama,integrity,selinux enforcing=$selinux mitigations=off nokaslr tsc=reliable audit=1 audit_backlog_limit=8192 panic=-1 quiet systemd.firstboot=0 systemd.show_status=0 lab.mode=$mode $extra"
   -drive "$drive,if=none,id=d0,format=raw,cache=unsafe" -device nvme,drive=d0,serial=root

@@ -6,13 +6,15 @@ That is the order of the tests: each goes on where the one before it ended; test
 import grp
 import os
 import pwd
+import socket
 import stat
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from device_clients import Client, Load
+from device_clients import Client, Load, wait_for
 from services import journal, run, show, status, systemctl, tpm2
 from tpm_commands import (
     GET_RANDOM,
@@ -76,6 +78,32 @@ def counter(device):
     value = counter_of(client(NV_READ_COUNTER))
     client.close()
     return value
+
+
+class Knocking(threading.Thread):
+    """A client that connects, sends a command and leaves, again and again, whether it is answered or not."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.path, self.answered, self.done = path, 0, False
+        self.start()
+
+    def run(self):
+        while not self.done:
+            try:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(1)
+                    client.connect(self.path)
+                    client.send(GET_RANDOM)
+                    self.answered += len(client.recv(4096)) > 10
+            except OSError:
+                pass
+            time.sleep(0.05)
+
+    def finish(self):
+        self.done = True
+        self.join(10)
+        return self.answered
 
 
 # --- installed -------------------------------------------------------------------------------------------------------
@@ -165,7 +193,7 @@ def test_using_it_writes_nothing_where_the_package_is():
     owned = set(run("rpm", "-ql", PACKAGE, f"{PACKAGE}-selinux").stdout.splitlines())
     new = {path for path in everything() if not path.startswith(("/var/lib/vtpm/", "/run/vtpm/"))}
     assert new - seen["before"] - owned == {f"{CONFIGURATIONS}/{name}.toml" for name in "ab"}
-    assert run("rpm", "-V", PACKAGE).stdout == ""
+    assert run("rpm", "-V", PACKAGE, f"{PACKAGE}-selinux").stdout == ""
 
 
 # --- removed and installed again -------------------------------------------------------------------------------------
@@ -175,11 +203,24 @@ def test_removal_stops_the_instances_and_keeps_state_and_changed_configuration()
     with open(CONFIGURATIONS / "vtpm0.toml", "a", encoding="ascii") as file:
         file.write("# changed\n")
     run("systemctl", "--no-reload", "enable", "vtpm@b.service", "vtpm@vtpm0.socket")
-    run("systemctl", "start", "vtpm@vtpm0.socket")
+    # a socket of another name (vtpm@.service(8)), and a client that comes again and again: it must not start anew
+    unit = Path("/etc/systemd/system/b-data.socket")
+    unit.write_text("[Socket]\nListenStream=/run/b-data.sock\nFileDescriptorName=data\nService=vtpm@b.service\n")
+    run("systemctl", "daemon-reload")
+    systemctl("stop", "b")
+    run("systemctl", "start", "vtpm@vtpm0.socket", unit.name)
+    systemctl("start", "b")
+    knocking = Knocking("/run/b-data.sock")
+    wait_for(lambda: knocking.answered, "an answer")
     pids = [show(name, "MainPID") for name in ("a", "b")]
     state = set(Path("/var/lib/vtpm").glob("*/*.permall"))
     assert len(state) == 3
     dnf("remove", PACKAGE)
+    knocking.finish()
+    assert run("systemctl", "is-active", unit.name, expect=None).stdout == "inactive\n"
+    unit.unlink()
+    run("systemctl", "daemon-reload")
+    assert "vtpm" not in run("semodule", "--list-modules").stdout.split()
     for pid in pids:
         assert not os.path.exists(f"/proc/{pid}")
     for name in ("a", "b"):
