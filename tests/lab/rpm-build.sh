@@ -54,7 +54,7 @@ rm -f "$results"/*.rpm
 cp "$work"/SRPMS/*.rpm "$work"/RPMS/*/*.rpm "$work/log" "$results/"; mv "$results/log" "$results/build.log"
 if [ -z "$fast" ]; then
   say "rpmlint" >&2
-  in_build_root -b "$results:/mnt/rpm" -b "$project/packaging:/mnt/packaging" bash -ec 'rpmlint --strict -c /mnt/packaging/rpmlint.toml /mnt/rpm/*.rpm' >&2
+  in_build_root -b "$results:/mnt/rpm" -b "$project/packaging:/mnt/packaging" bash -O extglob -ec 'rpmlint --strict -c /mnt/packaging/rpmlint.toml /mnt/rpm/!(*-debuginfo-*).rpm' >&2
 fi
 in_build_root -b "$results:/mnt/rpm" createrepo_c -q /mnt/rpm >&2
 say "$(basename -a "$results"/*.rpm | tr '\n' ' ')" >&2
