@@ -47,7 +47,7 @@ class Directory:
         except FileNotFoundError:
             raise VtpmError(
                 Code.STATE_MISSING,
-                f"the state directory {path} does not exist",
+                f"the directory {path} does not exist",
                 remedy=f"make it: install -d -m 0700 -o {os.geteuid()} -g {os.getegid()} {path}",
             ) from None
         except NotADirectoryError:
