@@ -16,7 +16,7 @@ from swtpm_svc.provision.public_key import fingerprint
 from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
-from swtpm_svc.state.files import write_error
+from swtpm_svc.state.files import check_directory, write_error
 from swtpm_svc.state.newborn import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
@@ -43,6 +43,7 @@ _KEYS = (
     ("--platform-serial", "provision", "platform-serial", "its serial number", "TEXT"),
 )  # fmt: skip
 _ROLES = ("owner", "srk")
+_AS_ROOT = "do this as root"
 #: Where the states of TPMs are, and whose they are where root makes them. Tests have others.
 STATE, USER = config.STATE_DIRECTORY, "vtpm"
 
@@ -66,6 +67,7 @@ def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
     path = f"{directory}/{config.check_instance(name)}.toml"
     ownership = _ownership(values)
     _refuse_configured(path, name)
+    check_directory(directory, denied=_AS_ROOT)
     written, described = _texts(name, values)
     loaded = config.parse(described, path, name)
     if values["group"] is not None:
@@ -141,7 +143,8 @@ def _write_new(path: str, name: str, text: str) -> None:
     try:
         for other in os.listdir(directory):
             if other.startswith(NEW):
-                os.unlink(f"{directory}/{other}")
+                with suppress(OSError):
+                    os.unlink(f"{directory}/{other}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             with open(fd, "w", encoding="utf-8") as file:
@@ -156,13 +159,16 @@ def _write_new(path: str, name: str, text: str) -> None:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
+        except OSError:
+            os.unlink(path)  # with the error the state goes
+            raise
         finally:
             os.close(folder)
     except FileExistsError:
         _refuse_configured(path, name)
         raise
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(path, error, denied=_AS_ROOT) from error
 
 
 def _report(loaded: Config, made: "list[Made]") -> Report:

@@ -22,6 +22,7 @@ from swtpm_svc.service.device import ServedDevice
 from swtpm_svc.service.events import EventLog
 from swtpm_svc.service.frontends import Frontends
 from swtpm_svc.service.identity import IdentityWatch
+from swtpm_svc.service.identity_record import RecordFile
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.main import Options
@@ -103,10 +104,10 @@ class Daemon:
         privileges = self._leave_root(udev=park is not None or udev.is_running())
         self._keys = state_keys.load(self._config.state)
         self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
-        with self._store:
+        with self._store, RecordFile.open(self._store, self._journal) as record:
             self._refuse_unprovisioned()
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
-            self._identity = IdentityWatch(self._tpm, self._store, self._journal)
+            self._identity = IdentityWatch(self._tpm, record, self._journal)
             self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
             handover = park.read() if park is not None else None
             resumed = handover is not None and self._resume(handover)

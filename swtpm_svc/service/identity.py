@@ -1,13 +1,6 @@
 """Is it still the same TPM? The endorsement keys by which an instance was known, and what has become of them.
 
-The record is a file beside the state (state/store.py): JSON, one object.
-
-    {"format": 1,
-     "keys": {"rsa2048": "SHA-256 of the SubjectPublicKeyInfo, hexadecimal", ...},
-     "storage": "the mark of a TPM 2.0's storage hierarchy, hexadecimal",  (null: not known)
-     "change": {"time": seconds since 1970, "was": {...}, "is": {...}}}    (of keys, or of storage; null: never)
-
-It holds nothing secret, and nothing depends on it: when it is damaged, it is made anew, with a warning.
+When the record of it (service/identity_record.py) is damaged, it is made anew, with a warning.
 
 A TPM 2.0 is asked for the keys that are stored at their standard handles; none is made for this, for that takes up to a second.
 Where none was known, what tells it from others is the mark of its storage hierarchy (Tpm2.storage_mark).
@@ -15,34 +8,22 @@ A TPM 1.2 is not asked: TPM_ReadPubek extends the audit digest, which clients se
 key is read from its permanent state, which does not change it, and works with an owner too.
 """
 
-import json
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.service.identity_record import STORAGE, Record, RecordFile
 from swtpm_svc.service.journal import IDENTITY_ID, Journal
-from swtpm_svc.state.store import IDENTITY, Store
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
-
-FORMAT = 1
-STORAGE = "storage"
-
-
-class Record(NamedTuple):
-    """The file. `keys`: fingerprints by algorithm."""
-
-    keys: "dict[str, str]"
-    storage: Optional[str] = None
-    change: "Optional[dict[str, Any]]" = None
 
 
 class IdentityWatch:
     """Compares a TPM with the record of the one before it. All methods belong to the thread that may use the TPM."""
 
-    def __init__(self, tpm: Tpm, store: Store, journal: Journal) -> None:
+    def __init__(self, tpm: Tpm, file: RecordFile, journal: Journal) -> None:
         self._tpm = tpm
-        self._store = store
+        self._file = file
         self._journal = journal
         self._record: Optional[Record] = None
 
@@ -58,7 +39,7 @@ class IdentityWatch:
         found = self._read()
         if found is None:
             return
-        if found.storage is None:
+        if found.storage is None and self._tpm.version == "2.0":
             found = found._replace(storage=record.storage)
         found = found._replace(change=record.change)
         if found == record:
@@ -80,7 +61,7 @@ class IdentityWatch:
             "this is another TPM than before, or it was cleared:"
             f" {'; '.join(_words(name, was, now[name]) for name, was in lost.items())}. What is bound to the TPM that was here is"
             " about to be locked out: BitLocker will ask for the recovery key, LUKS for the passphrase."
-            f" To go back: stop the service and restore the old files of {self._store.directory}",
+            f" To go back: stop the service and restore the old files of {self._file.state_directory}",
             message_id=IDENTITY_ID,
         )
 
@@ -94,19 +75,16 @@ class IdentityWatch:
 
     def _load(self) -> Record:
         try:
-            data = self._store.load_identity()
-            return Record({}) if data is None else decode(data)
+            return self._file.load()
         except (VtpmError, ValueError) as error:
-            path = f"{self._store.directory}/{IDENTITY}"
-            self._journal.log(
-                "warning", f"{path} is made anew, so this start tells no changed endorsement key: it cannot be used ({error})"
-            )
+            what = f"{self._file.path} is made anew, so this start tells no changed endorsement key"
+            self._journal.log("warning", f"{what}: it cannot be used ({error})")
             self._save(Record({}))
             return Record({})
 
     def _save(self, record: Record) -> None:
         try:
-            self._store.store_identity(encode(record))
+            self._file.save(record)
         except VtpmError as error:
             self._journal.error(error, level="warning")
 
@@ -122,35 +100,6 @@ def _lost(record: Record, found: Record) -> "tuple[dict[str, str], dict[str, Opt
 def _words(name: str, was: str, now: Optional[str]) -> str:
     what, kind = ("its storage hierarchy", "") if name == STORAGE else (f"the endorsement key {name}", "sha256:")
     return f"{what} was {kind}{was}, " + (f"is now {kind}{now}" if now else "is not there any more")
-
-
-def encode(record: Record) -> bytes:
-    return json.dumps({"format": FORMAT, **record._asdict()}, indent=1).encode() + b"\n"
-
-
-def decode(data: bytes) -> Record:
-    """
-    Raises:
-        ValueError: it is no record, or one of a format to come.
-    """
-    try:
-        values = json.loads(data)
-        if values["format"] != FORMAT:
-            raise ValueError(f"its format is {values['format']!r}, not {FORMAT}")
-        keys, storage, change = values["keys"], values[STORAGE], values["change"]
-        known = [*keys.values(), storage]
-        if change is not None:
-            known += [*change["was"].values(), *change["is"].values()]
-            change = {"time": int(change["time"]), "was": dict(change["was"]), "is": dict(change["is"])}
-        if None in keys.values() or not all(value is None or _is_hexadecimal(value) for value in known):
-            raise ValueError("it has something else than fingerprints")
-        return Record(dict(keys), storage, change)
-    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError("it is no record of endorsement keys") from error
-
-
-def _is_hexadecimal(value: object) -> bool:
-    return isinstance(value, str) and len(value) in (16, 64) and not set(value) - set("0123456789abcdef")
 
 
 def _read_2_0(tpm: Tpm) -> Record:

@@ -21,6 +21,19 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 #: The file system has no nameless files, or /proc is not there.
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS)
 _UNTOUCHED = "nothing was changed"
+#: What there is to do when a system call has failed. {path}: what it was about; {folder}: where that is.
+_REMEDIES = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "make room, or have the quota raised",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f, LimitFSIZE=)",
+    errno.EROFS: "mount its file system read-write",
+    errno.EBUSY: "unmount what is mounted there, or name another directory",
+    errno.ENOENT: "make the directory that is missing: mkdir -p {folder}",
+    errno.ENOTDIR: "see what is in the place of a directory: ls -ld {folder} {path}",
+    errno.EISDIR: "move away the directory that is in its place: {path}",
+    errno.ELOOP: "put the file itself there",
+}
+_DISK = "see the kernel's log (journalctl -k) for a failing disk"
 
 
 class Directory:
@@ -34,7 +47,7 @@ class Directory:
         except FileNotFoundError:
             raise VtpmError(
                 Code.STATE_MISSING,
-                f"the state directory {path} does not exist",
+                f"the directory {path} does not exist",
                 remedy=f"make it: install -d -m 0700 -o {os.geteuid()} -g {os.getegid()} {path}",
             ) from None
         except NotADirectoryError:
@@ -42,7 +55,7 @@ class Directory:
                 Code.STATE_MISSING, f"{path} is not a directory", remedy="name a directory in [state] directory"
             ) from None
         except OSError as error:
-            raise _read_error(path, error) from None
+            raise read_error(path, error) from None
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -57,14 +70,11 @@ class Directory:
         try:
             return set(os.listdir(self.fd))
         except OSError as error:
-            raise _read_error(self.path, error) from None
+            raise read_error(self.path, error) from None
 
     def check_writable(self) -> None:
         """Raises: VtpmError STATE_UNWRITABLE."""
-        if os.access(".", os.W_OK | os.X_OK, dir_fd=self.fd, effective_ids=True):
-            return
-        read_only = os.fstatvfs(self.fd).f_flag & os.ST_RDONLY
-        raise write_error(self.path, OSError(errno.EROFS if read_only else errno.EACCES, ""))
+        _refuse_unwritable(self.fd, self.path, denied=None)
 
     def size(self, name: str) -> Optional[int]:
         """In bytes; None when there is no such file."""
@@ -78,7 +88,7 @@ class Directory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _read_error(self.path_of(name), error) from None
+            raise read_error(self.path_of(name), error) from None
 
     def read(self, name: str) -> Optional[bytes]:
         """The whole file; None when there is none. Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
@@ -88,7 +98,7 @@ class Directory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _read_error(path, error) from None
+            raise read_error(path, error) from None
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -98,7 +108,7 @@ class Directory:
                 raise VtpmError(Code.STATE_CORRUPT, cause, remedy=f"restore it from a backup; {_UNTOUCHED}")
             return _read_all(fd, found.st_size)
         except OSError as error:
-            raise _read_error(path, error) from None
+            raise read_error(path, error) from None
         finally:
             os.close(fd)
 
@@ -122,7 +132,7 @@ class Directory:
                 os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
             self._discard(temporary)
-            raise write_error(self.path_of(name), error) from None
+            raise write_error(self.path_of(name), error, is_kept=True) from None
         try:
             os.fsync(self.fd)
         except OSError as error:
@@ -130,7 +140,7 @@ class Directory:
                 self._put_back(kept, name)
             elif not exists:
                 self._discard(name)
-            raise write_error(self.path, error) from None
+            raise write_error(self.path, error, is_kept=bool(kept) or not exists) from None
 
     def remove(self, name: str) -> bool:
         """Remove a file, durably. False when there was none. Raises: VtpmError STATE_UNWRITABLE."""
@@ -227,30 +237,56 @@ class Directory:
             pass  # it was never made, or cannot be removed: the next start tidies up
 
 
-def write_error(path: str, error: OSError) -> VtpmError:
-    """What a failed write of `path` is to the person who must mend it."""
-    cause = os.strerror(error.errno or 0)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "make room on its file system; the state is as it was before"
-        return VtpmError(Code.STATE_FULL, f"{path} cannot be written: {cause}", remedy=remedy)
-    if error.errno == errno.EROFS:
-        remedy = "mount its file system read-write"
-    elif error.errno in (errno.EACCES, errno.EPERM):
-        remedy = f"give it to the user that this runs as: chown -R {os.geteuid()}:{os.getegid()} {path}"
-    else:
-        remedy = "see the kernel's log (journalctl -k) for a failing disk; the state is as it was before"
-    return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be written: {cause}", remedy=remedy)
+def check_directory(path: str, *, denied: Optional[str] = None) -> None:
+    """Can files be made there? Raises: VtpmError STATE_UNWRITABLE."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise write_error(path, error, denied=denied) from None
+    try:
+        _refuse_unwritable(fd, path, denied=denied)
+    finally:
+        os.close(fd)
 
 
-def _read_error(path: str, error: OSError) -> VtpmError:
-    cause = os.strerror(error.errno or 0)
+def _refuse_unwritable(fd: int, path: str, *, denied: Optional[str]) -> None:
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+        return
+    read_only = os.fstatvfs(fd).f_flag & os.ST_RDONLY
+    raise write_error(path, OSError(errno.EROFS if read_only else errno.EACCES, ""), denied=denied)
+
+
+def write_error(path: str, error: OSError, *, is_kept: bool = False, denied: Optional[str] = None) -> VtpmError:
+    """What a failed write of `path` is to the person who must mend it.
+
+    `is_kept`: what was there before is there still. `denied`: the remedy for missing rights, where they are not the service's.
+    """
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = _remedy(path, error, denied) + ("; the state is as it was before" if is_kept else "")
+    code = Code.STATE_FULL if full else Code.STATE_UNWRITABLE
+    return VtpmError(code, f"{path} cannot be written: {_cause(error)}", remedy=remedy)
+
+
+def read_error(path: str, error: OSError, *, denied: Optional[str] = None) -> VtpmError:
+    """The same of a failed read."""
+    remedy = f"{_remedy(path, error, denied)}; {_UNTOUCHED}"
+    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {_cause(error)}", remedy=remedy)
+
+
+def _cause(error: OSError) -> str:
+    return "it is a symbolic link" if error.errno == errno.ELOOP else os.strerror(error.errno or 0)
+
+
+def _remedy(path: str, error: OSError, denied: Optional[str]) -> str:
+    folder = os.path.dirname(path)
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = f"give it to the user that this runs as: chown -R {os.geteuid()}:{os.getegid()} {path}"
-    elif error.errno == errno.ELOOP:
-        cause, remedy = "it is a symbolic link", "put the file itself there"
-    else:
-        remedy = "see the kernel's log (journalctl -k) for a failing disk"
-    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {cause}", remedy=f"{remedy}; {_UNTOUCHED}")
+        there = path if os.path.lexists(path) else folder
+        if os.geteuid() == 0:
+            return f"see what keeps root from it: ls -ldZ {there}; lsattr -d {there}; findmnt -T {there}"
+        return denied or f"give it to the user that this runs as: chown -R {os.geteuid()}:{os.getegid()} {there}"
+    if error.errno == errno.ENOENT and os.path.isdir(folder):
+        folder = path
+    return _REMEDIES.get(error.errno or 0, _DISK).format(path=path, folder=folder)
 
 
 def _read_all(fd: int, size: int) -> bytes:

@@ -20,7 +20,7 @@ from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.files import write_error
+from swtpm_svc.state.files import read_error, write_error
 from swtpm_svc.state.lock import LOCK_NAME
 from swtpm_svc.state.store import PERMALL, Store, file_name
 
@@ -28,6 +28,7 @@ NEW, MARKER = ".new-", ".created"
 #: The lock is held for as long as some fsyncs take.
 LOCK_TIME_S = 60.0
 _BASE_MODE = 0o755
+_AS_ROOT = "do this as root"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -59,6 +60,7 @@ def refuse_existing(place: Place) -> None:
     """
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state, or something else. STATE_UNREADABLE: it may not be looked at.
+            STATE_UNWRITABLE: there is a symbolic link, which a rename would replace and not follow.
     """
     found = _names(place.path)
     if found and not _is_unused(place, found):
@@ -66,6 +68,12 @@ def refuse_existing(place: Place) -> None:
             Code.ALREADY_PROVISIONED,
             f"{place.path} has a TPM already: {', '.join(found[:3])}",
             remedy="choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away",
+        )
+    if os.path.islink(place.path):
+        raise VtpmError(
+            Code.STATE_UNWRITABLE,
+            f"{place.path} is a symbolic link; no TPM can be put in its place",
+            remedy=f"remove it: rm {place.path}; for a state elsewhere name that directory: [state] directory, vtpm.d(5)",
         )
 
 
@@ -76,7 +84,7 @@ def _names(path: str) -> "list[str]":
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {error.strerror}", remedy="do this as root") from error
+        raise read_error(path, error, denied=_AS_ROOT) from error
 
 
 def install(
@@ -95,36 +103,50 @@ def install(
                     _remove(base, name)
             _clear(base, place.name)
             _put(base, place, version, payload, key, is_marked=finish is not None)
+            if finish is not None:
+                try:
+                    with _as_before():
+                        finish()
+                except VtpmError as error:
+                    if error.code is not Code.ALREADY_PROVISIONED:  # whoever was faster may be served from this state by now
+                        with suppress(OSError):
+                            _clear(base, place.name)
+                    raise
+                _unmark(base, place.name)
         except OSError as error:
-            raise write_error(place.path, error) from error
-        if finish is not None:
-            with _as_before():
-                finish()
-            folder = os.open(place.name, _FOLDER, dir_fd=base)
-            try:
-                os.unlink(MARKER, dir_fd=folder)
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            raise write_error(place.path, error, denied=_AS_ROOT if os.getuid() else None) from error
+
+
+def _unmark(base: int, name: str) -> None:
+    folder = os.open(name, _FOLDER, dir_fd=base)
+    try:
+        os.unlink(MARKER, dir_fd=folder)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _put(base: int, place: Place, version: str, payload: bytes, key: Optional[StateKey], *, is_marked: bool) -> None:
     new = NEW + secrets.token_hex(4)
     os.mkdir(new, 0o700, dir_fd=base)
-    with Store.open(os.path.join(place.base, new), version, key) as store:
-        store.store(PERMALL, payload)
-    folder = os.open(new, _FOLDER, dir_fd=base)
     try:
-        if is_marked:
-            _write_marker(folder, version)
-        if os.geteuid() == 0:
-            for name in os.listdir(folder):
-                os.chown(name, *place.owner, dir_fd=folder, follow_symlinks=False)
-            os.fchown(folder, *place.owner)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    os.rename(new, place.name, src_dir_fd=base, dst_dir_fd=base)
+        with Store.open(os.path.join(place.base, new), version, key) as store:
+            store.store(PERMALL, payload)
+        folder = os.open(new, _FOLDER, dir_fd=base)
+        try:
+            if is_marked:
+                _write_marker(folder, version)
+            if os.geteuid() == 0:
+                for name in os.listdir(folder):
+                    os.chown(name, *place.owner, dir_fd=folder, follow_symlinks=False)
+                os.fchown(folder, *place.owner)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        os.rename(new, place.name, src_dir_fd=base, dst_dir_fd=base)
+    except (OSError, VtpmError):
+        _remove(base, new)
+        raise
     os.fsync(base)
 
 
@@ -171,13 +193,21 @@ def _clear(base: int, name: str) -> None:
 
 
 def _remove(base: int, name: str) -> None:
-    folder = os.open(name, _FOLDER, dir_fd=base)
+    """As far as that goes: what stays, somebody else has put there, and it is in nobody's way."""
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=base)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=base)
+        return
     try:
         for file in os.listdir(folder):
-            os.unlink(file, dir_fd=folder)
+            with suppress(OSError):
+                os.unlink(file, dir_fd=folder)
     finally:
         os.close(folder)
-    os.rmdir(name, dir_fd=base)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=base)
 
 
 @contextmanager
@@ -185,12 +215,11 @@ def _locked(place: Place) -> Iterator[int]:
     try:
         if os.geteuid() == 0:
             with suppress(FileExistsError):
-                os.mkdir(place.base, _BASE_MODE)
+                os.mkdir(place.base)
+                os.chmod(place.base, _BASE_MODE)  # whatever the umask: the service's user has to come through
         base = os.open(place.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise VtpmError(
-            Code.STATE_UNWRITABLE, f"{place.base} cannot be used: {error.strerror}", remedy="do this as root"
-        ) from error
+        raise write_error(place.base, error, denied=_AS_ROOT) from error
     try:
         deadline = time.monotonic() + LOCK_TIME_S
         while True:

@@ -33,7 +33,7 @@ def replace_all(directory: Directory, contents: "dict[str, bytes]") -> None:
         os.rename(STAGED, COMMITTED, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         os.fsync(directory.fd)
     except OSError as error:
-        raise write_error(directory.path_of(STAGED), error) from None
+        raise write_error(directory.path_of(STAGED), error, is_kept=True) from None
     settle(directory)
 
 

@@ -7,7 +7,7 @@
     TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
     *.bad                     what restore_previous() replaced
     .lock                     see lock.py
-    identity.json             the keys by which the TPM was known last: see service/identity.py; never encrypted
+    identity.json             the keys by which the TPM was known last, unless that is kept elsewhere: service/identity_record.py
     .rekey                    state under a new key that is about to replace the old: see replacement.py
 
 With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key as well as
@@ -171,6 +171,10 @@ class Store:
     def store_identity(self, data: bytes) -> None:
         """Raises: VtpmError STATE_FULL, STATE_UNWRITABLE."""
         self._directory.replace(IDENTITY, f"{IDENTITY}.new", data)
+
+    def remove_identity(self) -> None:
+        """Raises: VtpmError STATE_UNWRITABLE."""
+        self._directory.remove(IDENTITY)
 
     def damaged(self, name: str, reason: str) -> VtpmError:
         """The error to raise when libtpms refuses a payload that load() gave (TPMLIB_ValidateState, TPMLIB_MainInit)."""

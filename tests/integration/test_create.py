@@ -390,15 +390,15 @@ def test_a_state_that_was_used_is_not_taken_for_one_that_was_not(host: Host) -> 
     assert host.tree() == before
 
 
-def test_a_configuration_that_cannot_be_written_costs_nothing(host: Host) -> None:
-    """The state is there first. The next run takes what was not used for what it is."""
-    host.config.rename(host.folder / "elsewhere")
-    error = host.refused("vm1", "--no-certificates")
-    assert (error["code"], str(host.config) in error["message"]) == ("state-unwritable", True)
-    unused = (host.state / "vm1" / "tpm2-00.permall").read_bytes()
-    (host.folder / "elsewhere").rename(host.config)
+def test_what_a_killed_run_has_left_is_replaced(host: Host) -> None:
+    """The state is there first, with its mark. The next run takes what was not used for what it is."""
+    host.made("vm1", "--no-certificates")
+    state = host.state / "vm1"
+    unused = (state / "tpm2-00.permall").read_bytes()
+    (state / newborn.MARKER).write_text(fingerprint(unused))
+    os.unlink(host.config / "vm1.toml")
     host.made("vm1", "--tpm-version", "1.2", "--no-certificates")
-    assert sorted(os.listdir(host.state / "vm1")) == [".lock", "tpm-00.permall"]
+    assert sorted(os.listdir(state)) == [".lock", "tpm-00.permall"]
     assert unused not in host.tree().values()
 
 

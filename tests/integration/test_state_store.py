@@ -168,7 +168,7 @@ def test_no_directory(tmp_path):
         Store.open(str(tmp_path / "none"), "2.0")
     error = caught.value
     assert error.code is Code.STATE_MISSING
-    assert error.message == f"the state directory {tmp_path}/none does not exist"
+    assert error.message == f"the directory {tmp_path}/none does not exist"
     assert (error.remedy or "").startswith("make it: install -d -m 0700")
     assert not (tmp_path / "none").exists()
 

@@ -67,4 +67,5 @@ def test_directories(root):
     assert said == ""
     assert (root / "run/vtpm").stat().st_mode & 0o7777 == 0o755
     assert (root / "var/lib/vtpm").stat().st_mode & 0o7777 == 0o755
+    assert (root / "var/lib/vtpm-identity").stat().st_mode & 0o7777 == 0o755
     assert (root / "var/lib/vtpm-ca").stat().st_mode & 0o7777 == 0o700

@@ -183,10 +183,17 @@ def test_a_line_on_standard_error_has_the_same_name_as_an_entry():
 
 
 def test_state_is_the_service_user_s_alone():
-    assert value("StateDirectory") == "vtpm/%i"
+    assert value("StateDirectory") == "vtpm/%i vtpm-identity/%i"
     assert value("StateDirectoryMode") == "0700"
     assert value("UMask") == "0077"
     assert value("LimitCORE") == "0"
+
+
+def test_instances_do_not_see_each_other_s_directories():
+    """Each directory of an instance is in one that is hidden, and is put back alone."""
+    own = [f"/var/lib/{name}" for name in value("StateDirectory").split()] + [f"/run/{value('RuntimeDirectory')}"]
+    assert value("BindPaths").split() == own
+    assert value("TemporaryFileSystem").split() == [f"{path[: -len('/%i')]}:ro" for path in own]
 
 
 def test_what_would_break_the_service_is_not_hardened_away():

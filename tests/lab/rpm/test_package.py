@@ -29,6 +29,8 @@ pytestmark = pytest.mark.needs("systemd", "root", "cuse")
 
 PACKAGE = "python3-swtpm"
 CONFIGURATIONS = Path("/etc/vtpm.d")
+#: What instances write there is not the package's.
+STATES = ("/var/lib/vtpm/", "/var/lib/vtpm-identity/")
 #: Where a package may leave something. What the machine itself writes there (databases, logs) is not looked at.
 TREES = ("/etc", "/usr", "/var/lib", "/run/vtpm", "/opt", "/root")
 NOT_LOOKED_AT = (
@@ -141,7 +143,7 @@ def test_files_are_as_the_package_has_them_and_nobody_else_may_write_them():
         assert (found.st_uid, found.st_gid) == (0, 0), path
         assert stat.S_ISLNK(found.st_mode) or not stat.S_IMODE(found.st_mode) & 0o7022, path
     assert run("rpm", "-qc", PACKAGE).stdout.split() == [f"{CONFIGURATIONS}/vtpm0.toml", f"{CONFIGURATIONS}/vtpm1.toml"]
-    for path in (CONFIGURATIONS, "/var/lib/vtpm", "/usr/libexec/vtpm", "/run/vtpm"):
+    for path in (CONFIGURATIONS, "/var/lib/vtpm", "/var/lib/vtpm-identity", "/usr/libexec/vtpm", "/run/vtpm"):
         assert run("rpm", "-qf", str(path)).stdout.startswith(PACKAGE), path
 
 
@@ -191,7 +193,7 @@ def test_the_journal_explains():
 
 def test_using_it_writes_nothing_where_the_package_is():
     owned = set(run("rpm", "-ql", PACKAGE, f"{PACKAGE}-selinux").stdout.splitlines())
-    new = {path for path in everything() if not path.startswith(("/var/lib/vtpm/", "/run/vtpm/"))}
+    new = {path for path in everything() if not path.startswith((*STATES, "/run/vtpm/"))}
     assert new - seen["before"] - owned == {f"{CONFIGURATIONS}/{name}.toml" for name in "ab"}
     assert run("rpm", "-V", PACKAGE, f"{PACKAGE}-selinux").stdout == ""
 
@@ -227,9 +229,9 @@ def test_removal_stops_the_instances_and_keeps_state_and_changed_configuration()
         assert not os.path.exists(f"/dev/{name}")
     assert run("systemctl", "list-units", "--no-legend", "--plain", "vtpm@*").stdout == ""
     assert set(Path("/var/lib/vtpm").glob("*/*.permall")) == state
-    left = {path for path in everything() - seen["before"] if not path.startswith("/var/lib/vtpm/")}
+    left = {path for path in everything() - seen["before"] if not path.startswith(STATES)}
     kept = {f"/etc/vtpm.d/{name}" for name in ("a.toml", "b.toml", "vtpm0.toml.rpmsave")}
-    assert left == {"/etc/vtpm.d", "/var/lib/vtpm", *kept}
+    assert left == {"/etc/vtpm.d", "/var/lib/vtpm", "/var/lib/vtpm-identity", *kept}
     assert (CONFIGURATIONS / "vtpm0.toml.rpmsave").read_text().endswith("# changed\n")
 
 

@@ -27,7 +27,8 @@ def configure():
         systemctl("stop", name, expect=None)
         systemctl("reset-failed", name, expect=None)
         os.unlink(f"/etc/vtpm.d/{name}.toml")
-        shutil.rmtree(f"/var/lib/vtpm/{name}", ignore_errors=True)
+        for folder in ("vtpm", "vtpm-identity"):
+            shutil.rmtree(f"/var/lib/{folder}/{name}", ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """TPMs made as a manufacturer does, on a machine with systemd: by `vtpmctl create`, and at a first start by [provision]."""
 
+import json
 import os
 import shutil
+import stat
 
 import pytest
 from cryptography import x509
@@ -30,6 +32,7 @@ def made():
     systemctl("reset-failed", "made", expect=None)
     os.unlink("/etc/vtpm.d/made.toml")
     shutil.rmtree("/var/lib/vtpm/made")
+    shutil.rmtree("/var/lib/vtpm-identity/made")
 
 
 def test_what_create_makes_is_served(made, tmp_path):
@@ -39,6 +42,56 @@ def test_what_create_makes_is_served(made, tmp_path):
     again = run("vtpmctl", "create", made, expect=None)
     assert again.returncode != 0
     assert "  remedy: " in again.stderr
+
+
+NOTICE = "312890bbb9f7428d9c8d313e541cea59"
+
+
+@pytest.mark.parametrize("provision", ["false", "true"])
+def test_a_tpm_that_is_lost_with_its_directory_is_missed(configure, provision):
+    """The commonest accident: the next start makes another TPM, and what was bound to the one before is locked out."""
+    name = f"lost-{provision}"
+    configure(name, f'[tpm]\nstartup = "clear"\n[provision]\nenabled = {provision}\n')
+    systemctl("start", name)
+    if provision == "false":
+        run("vtpmctl", "createek", name)
+    was = run("vtpmctl", "ek", name, "--fingerprint").stdout.split()[0].removeprefix("sha256:")
+    systemctl("stop", name)
+    record = f"/var/lib/vtpm-identity/{name}"
+    found = os.stat(record)
+    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.stat(f"/var/lib/vtpm/{name}").st_uid, 0o700)
+    assert not os.path.exists(f"/var/lib/vtpm/{name}/identity.json")
+    systemctl("start", name)
+    systemctl("stop", name)
+    assert journal(name, f"MESSAGE_ID={NOTICE}") == []
+    shutil.rmtree(f"/var/lib/vtpm/{name}")
+    systemctl("start", name)
+    shown = json.loads(run("vtpmctl", "--json", "identity", name).stdout)["record"]["change"]
+    assert shown["was"]["rsa2048"] == was
+    assert shown["is"]["rsa2048"] != was
+    assert "changed: it is another TPM than before" in run("vtpmctl", "identity", name).stdout
+    (entry,) = journal(name, f"MESSAGE_ID={NOTICE}")
+    assert f"the endorsement key rsa2048 was sha256:{was}" in entry["MESSAGE"]
+    assert entry["PRIORITY"] == "5"
+    systemctl("restart", name)
+    assert len(journal(name, f"MESSAGE_ID={NOTICE}")) == 1
+
+
+def test_a_record_beside_the_state_is_taken_over(configure):
+    """As a daemon keeps it that is run by hand."""
+    configure("moved", '[tpm]\nstartup = "clear"\n')
+    systemctl("start", "moved")
+    run("vtpmctl", "createek", "moved")
+    systemctl("stop", "moved")
+    record = "/var/lib/vtpm-identity/moved/identity.json"
+    with open(record, encoding="utf-8") as file:
+        before = json.load(file)
+    os.rename(record, "/var/lib/vtpm/moved/identity.json")
+    systemctl("start", "moved")
+    with open(record, encoding="utf-8") as file:
+        assert json.load(file) == before
+    assert not os.path.exists("/var/lib/vtpm/moved/identity.json")
+    assert journal("moved", f"MESSAGE_ID={NOTICE}") == []
 
 
 def test_a_first_start_makes_the_tpm_and_a_second_does_not(configure, tmp_path):

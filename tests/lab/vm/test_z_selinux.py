@@ -46,6 +46,7 @@ def test_everything_runs_in_its_domain_and_has_its_label(both):
         "/usr/lib/systemd/system/vtpm@.service": "vtpm_unit_file_t",
         "/etc/vtpm.d/vtpm0.toml": "vtpm_etc_t",
         "/var/lib/vtpm/vtpm1/tpm2-00.permall": "vtpm_var_lib_t",
+        "/var/lib/vtpm-identity/vtpm1/identity.json": "vtpm_var_lib_t",
         "/var/lib/vtpm-ca": "vtpm_ca_t",
         "/run/vtpm/vtpm1/ctrl.sock": "vtpm_runtime_t",
         "/run/vtpm/vtpm1/status": "vtpm_runtime_t",
@@ -120,14 +121,15 @@ def test_an_instance_has_its_own_state_and_no_other_s(both):
         "/var/lib/vtpm/vtpm0/tpm-00.permall",
         "/var/lib/vtpm/vtpm1/tpm2-00.permall",
         "/run/vtpm/vtpm1/status",
+        "/var/lib/vtpm-identity/vtpm1/identity.json",
         f"/proc/{other}/root/var/lib/vtpm/vtpm1/tpm2-00.permall",
         f"/proc/{other}/mem",
         f"/proc/{other}/environ",
     ]
     found = try_to_open(*paths, user="vtpm", namespace_of=own)
-    assert found[:3] == ["done", "No such file or directory", "No such file or directory"]
+    assert found[:4] == ["done", *["No such file or directory"] * 3]
     # ProtectProc= of the unit hides the process, or it is there and cannot be looked into
-    assert set(found[3:]) <= {"No such file or directory", "Permission denied"}
+    assert set(found[4:]) <= {"No such file or directory", "Permission denied"}
     assert try_to_open(paths[1], user="vtpm") == ["done"], "outside of the namespace it is there for the same user and domain"
 
 
