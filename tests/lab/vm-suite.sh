@@ -52,6 +52,7 @@ in_build_root() {
   unshare --mount --pid --fork bash -ec '
     root=$1; n=$2; shift 2; mount -t proc proc "$root/proc"
     for d in null zero full random urandom; do [ -c "$root/dev/$d" ] || { :>"$root/dev/$d"; mount --bind "/dev/$d" "$root/dev/$d"; }; done
+    mkdir -p "$root/dev/pts"; mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"; ln -sf pts/ptmx "$root/dev/ptmx"
     while [ "$n" -gt 0 ]; do mkdir -p "$root/${1#*:}"; mount --bind "${1%%:*}" "$root/${1#*:}"; shift; n=$((n - 1)); done
     export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8; exec chroot "$root" "$@"' \
     - "$build" "${#binds[@]}" ${binds[@]+"${binds[@]}"} "$@" </dev/null
