@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import parser, vtpmctl
+from swtpm_svc.cli import authority, parser, vtpmctl
 from swtpm_svc.cli.operations import OPERATIONS
 from swtpm_svc.cli.status import Places
 from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *parser.GROUPS]
+COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *authority.GROUPS]
 PROGRAM = "import sys; from swtpm_svc.cli.vtpmctl import main; sys.exit(main())"
 
 
