@@ -129,6 +129,29 @@ def test_json_is_understood_before_and_after_the_command():
     assert not parser.parse(["status", "vtpm0"]).json
 
 
+def test_a_report_imports_nothing_of_the_other_commands():
+    """A new TPM does not wait for sockets and the PTM protocol."""
+    others = {"socket", "swtpm_svc.cli.operations", "swtpm_svc.cli.ownership", "swtpm_svc.wire.ptm"}
+    program = (
+        "import sys; from swtpm_svc.cli import parser; parser.parse(['--json', 'create', 'vm1']);"
+        f"print(sorted({others} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", parser.REPORTS)
+def test_a_report_says_of_itself_what_the_whole_parser_says(name, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse([name, "--help"])
+    alone = capsys.readouterr().out
+    whole, commands = parser._parser()
+    parser._add_all(commands)
+    with pytest.raises(SystemExit):
+        whole.parse_args([name, "--help"])
+    assert capsys.readouterr().out == alone != ""
+
+
 def test_flags_are_numbers_or_names():
     def flags(*arguments: str) -> int:
         return int(parser.parse(["info", "vtpm0", *arguments]).flags)
