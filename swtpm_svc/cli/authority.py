@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Optional
 
 from swtpm_svc.cli import files
-from swtpm_svc.cli.operations import Argument, Operation, Report
+from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.ca_directory import DIRECTORY
 
@@ -140,3 +140,6 @@ ACTIONS = {
     )),
 }
 # fmt: on
+
+#: The commands whose first argument is an action: help, the actions.
+GROUPS = {"ca": ("show, hand out or replace the local certification authority", ACTIONS)}

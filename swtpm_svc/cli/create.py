@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Optional
 
 from swtpm_svc.cli import passwords
-from swtpm_svc.cli.operations import Argument, Report
+from swtpm_svc.cli.command import Argument, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES

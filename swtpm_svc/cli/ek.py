@@ -3,7 +3,7 @@
 from typing import Any, Optional, Union
 
 from swtpm_svc.cli import files, ownership, passwords
-from swtpm_svc.cli.operations import Argument, Operation, Report
+from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import nv_certificates, public_key

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from swtpm_svc.cli import passwords
-from swtpm_svc.cli.operations import Argument, Operation, Report
+from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import nv_certificates, public_key

@@ -6,9 +6,10 @@ values for --json.
 
 import json
 from argparse import ArgumentTypeError
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Optional
 
 from swtpm_svc.cli import files
+from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.device import Device, refuse_result
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import ptm
@@ -30,31 +31,6 @@ INFO_FLAGS = {
 }
 INFO_DEFAULT = "specification,attributes,features"
 CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONFIG_FLAG_MIGRATION_KEY}
-
-
-class Report(NamedTuple):
-    """`text`: lines for a person, without the last line's end; `values`: the same for a program.
-
-    `data`: bytes to be written in place of the text, for another program or a file.
-    """
-
-    text: str
-    values: "dict[str, Any]"
-    data: bytes = b""
-
-
-class Argument(NamedTuple):
-    """One argument, in argparse's terms."""
-
-    names: "tuple[str, ...]"
-    help: str
-    options: "dict[str, Any]" = {}
-
-
-class Operation(NamedTuple):
-    help: str
-    run: Callable[..., Report]
-    arguments: "tuple[Argument, ...]" = ()
 
 
 def capabilities(device: Device) -> Report:

@@ -7,7 +7,7 @@ arguments by name, and returns a `Report`, as the control operations do.
 from typing import Any, Union
 
 from swtpm_svc.cli import files, passwords
-from swtpm_svc.cli.operations import Argument, Operation, Report
+from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import ownership, public_key

@@ -1,4 +1,7 @@
-"""vtpmctl's command line: the operations' table as argparse wants it, and its errors as ours."""
+"""vtpmctl's command line: the commands' tables as argparse wants them, and its errors as ours.
+
+A parser for all the commands, with all that they import, takes longer than many a command: a report has one of its own.
+"""
 
 import argparse
 import os
@@ -6,9 +9,8 @@ import sys
 from typing import NoReturn
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import authority, create, output, rekey
-from swtpm_svc.cli.operations import OPERATIONS, Argument, Operation
-from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
+from swtpm_svc.cli import create, output, rekey
+from swtpm_svc.cli.command import Argument
 from swtpm_svc.errors import Code, VtpmError
 
 TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
@@ -29,9 +31,6 @@ REPORT_OPTIONS = {"doctor": {"--ima": "compare each installed file with its IMA 
 #: Their other arguments.
 REPORT_ARGUMENTS = {"create": create.ARGUMENTS, "rekey": rekey.ARGUMENTS}
 
-#: The commands whose first argument is an action: help, the actions.
-GROUPS = {"ca": ("show, hand out or replace the local certification authority", authority.ACTIONS)}
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -51,10 +50,16 @@ def parse(arguments: "list[str]") -> argparse.Namespace:
         VtpmError USAGE: the command line is wrong.
         SystemExit: --help or --version was printed.
     """
-    return _parser().parse_args(arguments)
+    command = next((word for word in arguments if not word.startswith("-")), None)  # no option before it takes a value
+    parser, commands = _parser()
+    if command in REPORTS:
+        _add_report(commands, command)
+    else:
+        _add_all(commands)
+    return parser.parse_args(arguments)
 
 
-def _parser() -> _Parser:
+def _parser() -> "tuple[_Parser, argparse._SubParsersAction[_Parser]]":
     parser = _Parser(
         prog="vtpmctl",
         description="Look at and control virtual TPMs.",
@@ -63,15 +68,27 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"vtpmctl {__version__}")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (help_text, placeholder, argument_help) in REPORTS.items():
-        command = _command(commands, name, help_text)
-        if placeholder:
-            optional = placeholder.startswith("[")
-            command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
-        for option, option_help in REPORT_OPTIONS.get(name, {}).items():
-            command.add_argument(option, action="store_true", help=option_help)
-        _add_arguments(command, REPORT_ARGUMENTS.get(name, ()))
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+
+def _add_report(commands: "argparse._SubParsersAction[_Parser]", name: str) -> None:
+    help_text, placeholder, argument_help = REPORTS[name]
+    command = _command(commands, name, help_text)
+    if placeholder:
+        optional = placeholder.startswith("[")
+        command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
+    for option, option_help in REPORT_OPTIONS.get(name, {}).items():
+        command.add_argument(option, action="store_true", help=option_help)
+    _add_arguments(command, REPORT_ARGUMENTS.get(name, ()))
+
+
+def _add_all(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from swtpm_svc.cli.authority import GROUPS, PLACE
+    from swtpm_svc.cli.operations import OPERATIONS
+    from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
+
+    for name in REPORTS:
+        _add_report(commands, name)
     for name, operation in {**OPERATIONS, **TPM_COMMANDS}.items():
         command = _command(commands, name, operation.help)
         if name in OPERATIONS:
@@ -80,15 +97,9 @@ def _parser() -> _Parser:
             command.add_argument("name", metavar="NAME", nargs="?", default=os.environ.get("TPM_DEVICE"), help=ANY_TPM)
         _add_arguments(command, operation.arguments)
     for name, (help_text, actions) in GROUPS.items():
-        _add_group(_command(commands, name, help_text), actions)
-    return parser
-
-
-def _add_group(command: _Parser, actions: "dict[str, Operation]") -> None:
-    subcommands = command.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, operation in actions.items():
-        action = _command(subcommands, name, operation.help)
-        _add_arguments(action, (*operation.arguments, authority.PLACE))
+        subcommands = _command(commands, name, help_text).add_subparsers(dest="action", metavar="ACTION", required=True)
+        for action, operation in actions.items():
+            _add_arguments(_command(subcommands, action, operation.help), (*operation.arguments, PLACE))
 
 
 def _add_arguments(command: _Parser, arguments: "tuple[Argument, ...]") -> None:

@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentTypeError
 from typing import NamedTuple, Optional
 
-from swtpm_svc.cli.operations import Argument, Report
+from swtpm_svc.cli.command import Argument, Report
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
 from swtpm_svc.state import keys

@@ -1,16 +1,13 @@
 """`vtpmctl create` with the real libtpms: what it has made, by the word of swtpm, tpm2-tools, tpm2-pytss, openssl and tpm-tools.
 
-Killed at any moment it leaves a finished TPM or none; of two at a time both have the same CA.
+Of two at a time both have the same CA. Killed it leaves a finished TPM or none: test_create_kills.py.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import random
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -35,8 +32,6 @@ from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.store import Store
 from swtpm_svc.wire.tpm2 import encode_public
 
-#: The whole proof takes 200; the suite has no time for all of them on a busy machine.
-KILLS = int(os.environ.get("VTPM_CREATE_KILLS", "60"))
 HIERARCHIES = {"0x81000001": "o"}
 PROGRAM = (
     "import sys; from swtpm_svc.cli import create, vtpmctl; from swtpm_svc.cli.status import Places; "
@@ -465,89 +460,6 @@ def test_of_two_with_the_same_name_one_is_made(host: Host) -> None:
     winner = next(json.loads(text) for process, text in zip(processes, outputs) if process.returncode == 0)
     with served(host.state / "vm1") as tools:
         assert fingerprint(tools.public("0x81010001", "key")) == winner["made"][0]["fingerprint"]
-
-
-# --- kills -----------------------------------------------------------------------------------------------------------
-
-
-def finished(host: Host, name: str) -> bool:
-    """Is there a configuration, and then is all of it there? One that would start must be whole."""
-    if not (host.config / f"{name}.toml").exists():
-        return False
-    loaded = config.load(str(host.config / f"{name}.toml"), name)
-    assert loaded.tpm.startup == "clear"
-    with Store.open(loaded.state.directory, "2.0") as store:
-        payload = store.load("permall")
-        assert payload is not None
-        assert len(payload) > 4000, "keys and certificates"
-    return True
-
-
-def test_a_kill_at_any_moment_leaves_a_finished_tpm_or_none(host: Host) -> None:
-    host.made("first")
-    begin = time.monotonic()
-    host.made("second")
-    usual_s = time.monotonic() - begin
-    generator = random.Random(5)
-    outcomes = {"killed": 0, "finished": 0}
-    made = []
-    for number in range(KILLS):
-        name = f"vm{number}"
-        process = subprocess.Popen(host.command("create", name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(usual_s * generator.uniform(0.3, 1.05))
-        process.send_signal(signal.SIGKILL)
-        outcomes["killed"] += process.wait(60) == -signal.SIGKILL
-        if finished(host, name):
-            made.append(name)
-    outcomes["finished"] = len(made)
-    for name in [f"vm{number}" for number in range(KILLS)][-5:]:
-        if name not in made:
-            host.made(name)
-            assert finished(host, name)
-    leftovers = [path.name for path in host.state.iterdir() if path.name.startswith(newborn.NEW)]
-    assert leftovers == []
-    assert not list(host.config.glob(".*"))
-    assert outcomes["killed"] > KILLS / 3, outcomes
-    for name in made[:2]:
-        with served(host.state / name) as tools:
-            assert "0x1c00016" in tools.run("tpm2_nvreadpublic")
-            assert "0x81010016" in tools.run("tpm2_getcap", "handles-persistent").lower()
-
-
-def test_a_kill_after_any_step_of_putting_in_place(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The moments that a random kill seldom meets: before each rename, link, unlink and fsync, one after the other."""
-    calls = ("rename", "link", "unlink", "fsync", "mkdir", "rmdir", "fchown", "chown")
-    killer = (
-        "import os, sys\n"
-        "left = [int(sys.argv.pop(1))]\n"
-        "def dying(call):\n"
-        "    def run(*a, **k):\n"
-        "        left[0] -= 1\n"
-        "        if left[0] < 0: os.kill(os.getpid(), 9)\n"
-        "        return call(*a, **k)\n"
-        "    return run\n"
-        f"for name in {calls!r}: setattr(os, name, dying(getattr(os, name)))\n"
-    )
-    words = host.command("create", "vm1", "--no-certificates")
-    words[2] = killer + words[2]
-    seen = set()
-    for step in range(60):
-        done = subprocess.run([*words[:3], str(step), *words[3:]], capture_output=True, text=True, check=False)
-        is_configured = (host.config / "vm1.toml").exists()
-        if done.returncode == 0:
-            break
-        seen.add((done.returncode, is_configured))
-        assert done.returncode in (-signal.SIGKILL, 73), done.stderr
-        if is_configured:
-            assert len((host.state / "vm1" / "tpm2-00.permall").read_bytes()) > 2000
-            shutil.rmtree(host.state / "vm1")
-            os.unlink(host.config / "vm1.toml")
-    assert (-signal.SIGKILL, False) in seen
-    assert (-signal.SIGKILL, True) in seen
-    assert done.returncode == 0
-    assert sorted(os.listdir(host.state)) == ["vm1"]
-    assert sorted(os.listdir(host.config)) == ["vm1.toml"]
-    assert sorted(os.listdir(host.state / "vm1")) == [".lock", "tpm2-00.permall"]
 
 
 # --- [provision] -----------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from swtpm_svc.wire.tpm import HEADER
 
 
 @contextmanager
-def tpm_in_process(version, *, startup="clear"):
+def tpm_in_process(version, *, storage=None, startup="clear"):
     failures = []
-    tpm = Tpm(version, MemoryStorage(), failures.append)
+    tpm = Tpm(version, storage or MemoryStorage(), failures.append)
     tpm.power_on(delete_volatile=True)
     if startup:
         assert tpm.startup(startup)[6:10] == bytes(4)

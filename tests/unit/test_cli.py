@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swtpm_svc import __version__
-from swtpm_svc.cli import parser, vtpmctl
+from swtpm_svc.cli import authority, parser, vtpmctl
 from swtpm_svc.cli.operations import OPERATIONS
 from swtpm_svc.cli.status import Places
 from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import Code, VtpmError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *parser.GROUPS]
+COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *authority.GROUPS]
 PROGRAM = "import sys; from swtpm_svc.cli.vtpmctl import main; sys.exit(main())"
 
 
@@ -127,6 +127,29 @@ def test_json_is_understood_before_and_after_the_command():
     assert parser.parse(["--json", "status", "vtpm0"]).json
     assert parser.parse(["status", "vtpm0", "--json"]).json
     assert not parser.parse(["status", "vtpm0"]).json
+
+
+def test_a_report_imports_nothing_of_the_other_commands():
+    """A new TPM does not wait for sockets and the PTM protocol."""
+    others = {"socket", "swtpm_svc.cli.operations", "swtpm_svc.cli.ownership", "swtpm_svc.wire.ptm"}
+    program = (
+        "import sys; from swtpm_svc.cli import parser; parser.parse(['--json', 'create', 'vm1']);"
+        f"print(sorted({others} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", parser.REPORTS)
+def test_a_report_says_of_itself_what_the_whole_parser_says(name, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse([name, "--help"])
+    alone = capsys.readouterr().out
+    whole, commands = parser._parser()
+    parser._add_all(commands)
+    with pytest.raises(SystemExit):
+        whole.parse_args([name, "--help"])
+    assert capsys.readouterr().out == alone != ""
 
 
 def test_flags_are_numbers_or_names():

@@ -21,7 +21,7 @@ COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
 COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
-ACTIONS = {f"{group} {name}": action for group, (_, actions) in parser.GROUPS.items() for name, action in actions.items()}
+ACTIONS = {f"{group} {name}": action for group, (_, actions) in authority.GROUPS.items() for name, action in actions.items()}
 ARGUMENTS = {**parser.REPORT_ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
@@ -79,7 +79,7 @@ def test_every_command_is_described(name):
 
 
 def test_no_other_command_is_described():
-    groups = "|".join(parser.GROUPS)
+    groups = "|".join(authority.GROUPS)
     described = re.findall(rf"^\.It Cm ((?:(?:{groups}) )?[a-z-]+)", page("vtpmctl.8"), re.MULTILINE)
     assert sorted(described) == sorted([*COMMANDS, *ACTIONS])
 
@@ -155,7 +155,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_commands_are_completed(directory):
-    assert complete(directory, "") == [*COMMANDS, *parser.GROUPS]
+    assert complete(directory, "") == [*COMMANDS, *authority.GROUPS]
     assert complete(directory, "st") == ["status", "stop", "store-volatile"]
 
 

@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from swtpm_svc.cli.authority import GROUPS
 from swtpm_svc.cli.operations import OPERATIONS
-from swtpm_svc.cli.parser import GROUPS, REPORTS
+from swtpm_svc.cli.parser import REPORTS
 from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.service.config_schema import SCHEMA
 
