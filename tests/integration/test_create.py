@@ -27,7 +27,7 @@ from tcsd import Tcsd
 from unix_listener import listens
 
 from swtpm_svc.errors import Code
-from swtpm_svc.provision import ca, device_keys
+from swtpm_svc.provision import ca, ca_directory, device_keys
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service import config
 from swtpm_svc.state import newborn
@@ -365,6 +365,14 @@ def _has_rsa4096() -> bool:
     from swtpm_svc.tpm import libtpms
 
     return tuple(map(int, libtpms.version().split("."))) >= (0, 10, 0)
+
+
+def test_a_failure_does_not_wait_for_the_ca(host: Host) -> None:
+    """Another process has the CA's lock, and this one needs no CA any more."""
+    with ca_directory.CaDirectory(str(host.ca)).locked():
+        begin = time.monotonic()
+        assert host.refused("vm1", "--profile", __file__)["code"] == "config-invalid"
+    assert time.monotonic() - begin < ca_directory.LOCK_TIME_S / 2
 
 
 def test_nothing_that_is_there_is_touched(host: Host) -> None:
