@@ -338,6 +338,8 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         (("vm1", "--pcr-banks", ""), Code.CONFIG_INVALID, "[provision] pcr-banks"),
         (("vm1", "--srk", "x"), Code.CONFIG_INVALID, "[provision] storage-key"),
         (("vm1", "--platform-model", "ä"), Code.CONFIG_INVALID, "[provision] platform-model"),
+        (("vm1", "--platform-version", ""), Code.CONFIG_INVALID, "[provision] platform-version"),
+        (("vm1", "--idevid", "--platform-serial", "SN_1@b*c"), Code.CONFIG_INVALID, "[provision] platform-serial"),
         (("vm1", "--group", "no-such-group"), Code.USER_MISSING, "no-such-group"),
         (("vm1", "--tpm-version", "1.2", "--iak"), Code.CONFIG_INVALID, "idevid, iak"),
         (("vm1", "--iak", "--no-certificates"), Code.CONFIG_INVALID, "certificates"),
