@@ -197,9 +197,6 @@ def test_nv_storage_of_the_platform(tpm):
     assert tpm.nv_read(public.nv_index, tpm2.RH_OWNER) == certificate
     with pytest.raises(RefusedByTpm):
         tpm.nv_write(public.nv_index, certificate, tpm2.RH_OWNER)
-    tpm.nv_undefine_space(public.nv_index)
-    with pytest.raises(RefusedByTpm):
-        tpm.nv_read_public(public.nv_index)
 
 
 def test_an_nv_index_that_ends_too_early_is_a_protocol_error(execute, tpm):
