@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional
 from swtpm_svc.cli import files
 from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision.ca_directory import DIRECTORY
+from swtpm_svc.provision.ca_directory import DIRECTORY, FILE_MAX_BYTES
 
 if TYPE_CHECKING:
     import argparse
@@ -65,8 +65,8 @@ def import_issuer(directory: str, *, chain: str, key: Optional[str], signer: Opt
 
     if (key is None) == (signer is None):
         raise VtpmError(Code.USAGE, "one of --key and --signer is required", remedy="vtpmctl ca import --help")
-    chain_pem = files.read_input(chain)
-    key_pem = files.read_input(key) if key is not None else None
+    chain_pem = files.read_input(chain, FILE_MAX_BYTES)
+    key_pem = files.read_input(key, FILE_MAX_BYTES) if key is not None else None
     command = _command(signer) if signer is not None else ()
     authority, kept = ca.import_issuer(chain_pem, key=key_pem, command=command, directory=directory, force=force)
     text, values, _data = _report(authority)
@@ -121,7 +121,9 @@ def _describe(certificate: "x509.Certificate") -> "dict[str, str]":
 
 #: Every action has this one too.
 PLACE = Argument(
-    ("--ca",), f"the CA's directory (default {DIRECTORY})", {"metavar": "DIR", "default": DIRECTORY, "dest": "directory"}
+    ("--ca",),
+    f"the CA's directory (default {DIRECTORY})",
+    {"metavar": "DIR", "default": DIRECTORY, "dest": "directory", "type": files.path_argument},
 )
 
 # fmt: off

@@ -3,11 +3,12 @@
 import json
 import os
 import secrets
+from argparse import ArgumentTypeError
 from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Optional
 
-from swtpm_svc.cli import passwords
+from swtpm_svc.cli import files, passwords
 from swtpm_svc.cli.command import Argument, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
@@ -16,7 +17,9 @@ from swtpm_svc.provision.public_key import fingerprint
 from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
+from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.files import check_directory, write_error
+from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
 from swtpm_svc.state.newborn import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
@@ -37,18 +40,37 @@ _KEYS = (
     ("--ca", "provision", "ca", "the CA's directory (default /var/lib/vtpm-ca)", "DIR"),
     ("--key-file", "state", "key-file", "encrypt the state with the key in this file", "FILE"),
     ("--passphrase-file", "state", "passphrase-file", "or with one that is derived from the passphrase in this file", "FILE"),
+    ("--key-format", "state", "key-format", f"what that file holds: {', '.join(FORMATS)} (default hex, of a passphrase "
+     f"{DEFAULT_KDF})", "FORMAT"),
+    ("--key-mode", "state", "key-mode", f"the cipher: {', '.join(MODES)} (default as long as the key, of a passphrase aes-cbc)",
+     "MODE"),
     ("--platform-manufacturer", "provision", "platform-manufacturer", "who made the machine", "TEXT"),
     ("--platform-model", "provision", "platform-model", "its model", "TEXT"),
     ("--platform-version", "provision", "platform-version", "its version", "TEXT"),
     ("--platform-serial", "provision", "platform-serial", "its serial number", "TEXT"),
 )  # fmt: skip
+_PATHS = ("--ca", "--key-file", "--passphrase-file")
 _ROLES = ("owner", "srk")
 _AS_ROOT = "do this as root"
 #: Where the states of TPMs are, and whose they are where root makes them. Tests have others.
 STATE, USER = config.STATE_DIRECTORY, "vtpm"
 
+
+def _text(value: str) -> str:
+    if not value.isprintable():  # nor are bytes that are no UTF-8
+        raise ArgumentTypeError("expected printable characters, in UTF-8")
+    return value
+
+
+def _path(value: str) -> str:
+    return files.path_argument(_text(value))
+
+
 ARGUMENTS = (
-    *(Argument((option,), text, {"metavar": placeholder}) for option, _table, _key, text, placeholder in _KEYS),
+    *(
+        Argument((option,), text, {"metavar": placeholder, "type": _path if option in _PATHS else _text})
+        for option, _table, _key, text, placeholder in _KEYS
+    ),
     Argument(("--idevid",), "of a TPM 2.0: with an initial device identity", {"action": "store_true"}),
     Argument(("--iak",), "of a TPM 2.0: with an initial attestation key", {"action": "store_true"}),
     Argument(("--no-certificates",), "make keys only", {"action": "store_true"}),
@@ -113,7 +135,7 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
     for option, table, key, _text, _placeholder in _KEYS:
         value = values[option[2:].replace("-", "_")]
         if value is not None:
-            is_path = option in ("--ca", "--key-file", "--passphrase-file") or (option == "--profile" and "/" in value)
+            is_path = option in _PATHS or (option == "--profile" and "/" in value)
             tables[table][key] = os.path.abspath(value) if is_path else value
     if STATE != config.STATE_DIRECTORY:
         tables["state"]["directory"] = f"{STATE}/{name}"
@@ -125,7 +147,7 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
 
 
 def _toml(table: str, keys: "dict[str, Any]") -> str:
-    # JSON's strings are TOML's, but for DEL, which no key here takes
+    # JSON's strings are TOML's, but for DEL, which _text() does not take
     return f"\n[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
 
 

@@ -8,7 +8,8 @@ from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import nv_certificates, public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.provision.refused import RC_HANDLE, TPM_AUTH_CONFLICT, RefusedByTpm
+from swtpm_svc.provision.ownership import find_endorsement_key
+from swtpm_svc.provision.refused import TPM_AUTH_CONFLICT, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12, secret_of
 from swtpm_svc.wire.public_key import PublicKey
@@ -57,7 +58,7 @@ def show_ek(
 def _require_key(tpm: Tpm, algorithm: str, owner: Password) -> PublicKey:
     if isinstance(tpm, Tpm12):
         return ownership.pubek(tpm, owner)
-    key = _find_key(tpm, ENDORSEMENT_KEYS[algorithm].handle)
+    key = find_endorsement_key(tpm, ENDORSEMENT_KEYS[algorithm])
     if key is None:
         raise ownership.no_endorsement_key(algorithm)
     return key
@@ -95,15 +96,6 @@ def _certificate_pem(der: bytes) -> str:
             f"what the TPM has as certificate is {error}",
             remedy="see what it is: vtpmctl identity NAME, tpm2_nvread, tpm_nvread",
         ) from error
-
-
-def _find_key(tpm: Tpm2, handle: int) -> Optional[PublicKey]:
-    try:
-        return tpm.read_key(handle)
-    except RefusedByTpm as error:
-        if error.reason == RC_HANDLE:
-            return None
-        raise
 
 
 # fmt: off

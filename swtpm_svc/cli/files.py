@@ -5,11 +5,20 @@ import os
 import secrets
 import stat
 import sys
+from argparse import ArgumentTypeError
+from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
 
 #: More than any TPM state; what a wrong file name must not pull into memory.
 BLOB_MAX_BYTES = 16 * 1024 * 1024
+
+
+def path_argument(value: str) -> str:
+    """argparse's type of a path that may not be empty: to os.path that is the current directory. Raises: ArgumentTypeError."""
+    if not value:
+        raise ArgumentTypeError("expected a path, found nothing")
+    return value
 
 
 def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
@@ -66,20 +75,25 @@ def read_whole(path: str) -> bytes:
     return content
 
 
-def read_input(path: str) -> bytes:
-    """All of a file, or of standard input for `-`.
+def read_input(path: str, max_bytes: Optional[int] = None) -> bytes:
+    """All of a file, or of standard input for `-`. `max_bytes`: more than this is refused.
 
     Raises:
-        VtpmError STATE_MISSING, STATE_UNREADABLE.
+        VtpmError STATE_MISSING, STATE_UNREADABLE, TOO_LARGE.
     """
+    size = -1 if max_bytes is None else max_bytes + 1
     try:
         if path == "-":
-            return sys.stdin.buffer.read() if sys.stdin else b""
-        with open(path, "rb") as file:
-            return file.read()
+            content = sys.stdin.buffer.read(size) if sys.stdin else b""
+        else:
+            with open(path, "rb") as file:
+                content = file.read(size)
     except OSError as error:
         _refuse_input(path, error)
         raise AssertionError from error
+    if max_bytes is not None and len(content) > max_bytes:
+        raise VtpmError(Code.TOO_LARGE, f"{path} has more than {max_bytes} bytes", remedy="name another file")
+    return content
 
 
 def _refuse_input(path: str, error: OSError) -> None:

@@ -6,7 +6,7 @@ See cli/ownership.py for the form of such a command. What is damaged is shown as
 import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from swtpm_svc.cli import passwords
+from swtpm_svc.cli import files, passwords
 from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import VtpmError
@@ -228,7 +228,7 @@ def _printable(line: str) -> str:
 COMMANDS = {
     "identity": Operation("show endorsement keys, certificates, and what has changed", show_identity, (
         Argument(("--ca",), f"the local CA's directory (default {DIRECTORY})",
-                 {"metavar": "DIR", "default": DIRECTORY, "dest": "directory"}),
+                 {"metavar": "DIR", "default": DIRECTORY, "dest": "directory", "type": files.path_argument}),
         *passwords.arguments("owner"),
     )),
 }

@@ -76,7 +76,7 @@ def get_pubek(tpm: Tpm, *, algorithm: str, output: str, owner: Password) -> Repo
         stored = ownership.find_endorsement_key(tpm, ENDORSEMENT_KEYS[algorithm])
         if stored is None:
             raise no_endorsement_key(algorithm)
-        key = stored.key
+        key = stored
     pem = public_key.to_pem(key)
     files.write_whole(output, pem, 0o644)
     return Report(_key_text(key, output), {"file": output, "pem": pem.decode("ascii"), **_key_values(key)})

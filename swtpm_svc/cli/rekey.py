@@ -72,7 +72,8 @@ def run(name: str, old: Optional[Place], new: Optional[Place], directory: str) -
     lines += [f"{name}: {file}: is {form} already" for file in done.unchanged]
     lines += [f"{name}: {file}: is damaged and stays as it is; remove it when nobody needs it" for file in done.left]
     if new is not None:
-        lines.append(f"{name}: before it is started, [state] in {loaded.path} must name this key")
+        which = "this key" if source is not None else "no key"
+        lines.append(f"{name}: before it is started, [state] in {loaded.path} must name {which}")
     values = {
         "instance": name,
         "files": done.files,

@@ -52,10 +52,18 @@ def _command_path(loaded: Config) -> str:
 
 
 class TpmConnection:
-    """An open way to a TPM; a context manager. `open_tpm` gives the one that fits a target."""
+    """A TPM that was opened; a context manager.
+
+    When an exchange is cut short, by an interrupt or a timeout, its answer may still come, and would be taken for that to the
+    next command. So that one goes another way.
+
+    Raises:
+        VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS, PROTOCOL.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self._way: Optional[_Way] = _open(target)
 
     def execute(self, command: bytes) -> bytes:
         """Send one command and return the response.
@@ -64,16 +72,20 @@ class TpmConnection:
             VtpmError BUSY, DAEMON_UNREACHABLE, NOT_PERMITTED, LIBTPMS: what the kernel said.
             ProtocolError: what came is no response.
         """
+        way, self._way = self._way or _open(self.target), None
         try:
-            return self._exchange(command)
-        except OSError as error:  # a timeout is one too
-            _refuse_exchange(self.target, error)
-
-    def _exchange(self, command: bytes) -> bytes:
-        raise NotImplementedError
+            response = way.exchange(command)
+        except BaseException as error:
+            way.close()
+            if isinstance(error, OSError):  # a timeout is one too
+                _refuse_exchange(self.target, error)
+            raise
+        self._way = way
+        return response
 
     def close(self) -> None:
-        raise NotImplementedError
+        if self._way is not None:
+            self._way.close()
 
     def __enter__(self) -> "TpmConnection":
         return self
@@ -84,11 +96,21 @@ class TpmConnection:
         self.close()
 
 
-class FileConnection(TpmConnection):
+class _Way:
+    """One open file or socket."""
+
+    def exchange(self, command: bytes) -> bytes:
+        """Raises: OSError, ProtocolError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _File(_Way):
     """A command is one write, a response one read."""
 
-    def __init__(self, target: Target, descriptor: int) -> None:
-        super().__init__(target)
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -96,24 +118,23 @@ class FileConnection(TpmConnection):
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _exchange(self, command: bytes) -> bytes:
+    def exchange(self, command: bytes) -> bytes:
         os.write(self._descriptor, command)
         if not self._poll.poll(ANSWER_TIME_S * 1000):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         return os.read(self._descriptor, RESPONSE_MAX_BYTES)
 
 
-class SocketConnection(TpmConnection):
-    """Commands and responses follow one another on a stream; their headers say how long each is."""
+class _Stream(_Way):
+    """Commands and responses follow one another on a socket; their headers say how long each is."""
 
-    def __init__(self, target: Target, sock: socket.socket) -> None:
-        super().__init__(target)
+    def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     def close(self) -> None:
         self._socket.close()
 
-    def _exchange(self, command: bytes) -> bytes:
+    def exchange(self, command: bytes) -> bytes:
         self._socket.sendall(command)
         response, size = b"", HEADER_SIZE
         while len(response) < size:
@@ -128,14 +149,10 @@ class SocketConnection(TpmConnection):
         return response
 
 
-def open_tpm(target: Target) -> TpmConnection:
-    """
-    Raises:
-        VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS, PROTOCOL.
-    """
+def _open(target: Target) -> _Way:
     try:
         if target.path.startswith(_TCP):
-            return SocketConnection(target, _connect_tcp(target))
+            return _Stream(_connect_tcp(target))
         # stat first: opening some other device can have an effect of its own (a watchdog, a tape)
         found = os.stat(target.path)
         if stat.S_ISSOCK(found.st_mode):
@@ -143,7 +160,7 @@ def open_tpm(target: Target) -> TpmConnection:
         if stat.S_ISCHR(found.st_mode) or (stat.S_ISREG(found.st_mode) and _is_on_our_mount(found.st_dev)):
             descriptor = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
             if not os.isatty(descriptor):
-                return FileConnection(target, descriptor)
+                return _File(descriptor)
             os.close(descriptor)
     except OSError as error:
         refuse_open(target, error)
@@ -185,11 +202,11 @@ def _connect(target: Target) -> socket.socket:
     return connected
 
 
-def _open_socket(target: Target) -> SocketConnection:
+def _open_socket(target: Target) -> _Stream:
     with _connect(target) as probe:
         probe.sendall(PROBE)
         is_control = not any(probe.recv(2, socket.MSG_WAITALL))  # no response's tag is zero; a PTM result's first half is
-    return SocketConnection(target, _ask_for_data(target) if is_control else _connect(target))
+    return _Stream(_ask_for_data(target) if is_control else _connect(target))
 
 
 def _ask_for_data(target: Target) -> socket.socket:

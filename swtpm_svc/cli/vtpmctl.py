@@ -141,7 +141,7 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
     from swtpm_svc.cli.ownership import STARTING
     from swtpm_svc.cli.passwords import Password
     from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
-    from swtpm_svc.cli.tpm_connection import find_tpm, open_tpm
+    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm
     from swtpm_svc.provision import startup
     from swtpm_svc.provision.ownership import connect
     from swtpm_svc.provision.refused import RefusedByTpm
@@ -165,7 +165,7 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
             Code.INSTALLATION, f"the cryptography package is missing ({error})", remedy="install python3-cryptography"
         ) from error
     try:
-        with open_tpm(target) as connection:
+        with TpmConnection(target) as connection:
             starts = options.command in STARTING
             execute = startup.when_needed(connection.execute) if starts else connection.execute
             report = command.run(connect(execute), **values)

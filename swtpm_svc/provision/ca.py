@@ -131,6 +131,7 @@ def import_issuer(
     try:
         authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
         _refuse_expired(authority.chain, "the certificates")
+        _refuse_early(authority.chain, "the certificates")
     except VtpmError as error:
         if error.remedy == RESTORE:
             error.remedy = "give what vtpmctl(8) says of ca import; nothing was changed"
@@ -217,6 +218,8 @@ def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate
 def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
     """A certificate of the chain, with `depth` CA certificates below it. Raises ValueError."""
     subject = certificate.subject.rfc4514_string()
+    if not subject:  # RFC 5280, 4.1.2.6; what it signs would have no issuer (4.1.2.4)
+        raise ValueError(f"the certificate with the serial number {certificate.serial_number:x} has an empty subject")
     signature_hash(_supported(certificate))
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -275,6 +278,17 @@ def _refuse_expired(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
         if end < now:
             subject = certificate.subject.rfc4514_string()
             raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", "import a valid issuer")
+
+
+def _refuse_early(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
+    """Asked at an import only: a clock that was set back does not stop a CA that was good."""
+    now = _now()
+    for certificate in chain:
+        begin = validity(certificate)[0]
+        if begin > now:
+            subject = certificate.subject.rfc4514_string()
+            cause = f"cannot be used: {subject} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
+            raise unusable(name, cause, "import it then; or set the clock, if that is wrong")
 
 
 def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:

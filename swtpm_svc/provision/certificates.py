@@ -12,7 +12,7 @@ from typing import NamedTuple, Union
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from cryptography.x509.oid import ObjectIdentifier as Oid
 
@@ -29,6 +29,8 @@ EK_CERTIFICATE, PLATFORM_CERTIFICATE, AIK_CERTIFICATE = Oid("2.23.133.8.1"), Oid
 VERIFIED_RESIDENCY, VERIFIED_FIXED, VERIFIED_RESTRICTED = (Oid(f"2.23.133.11.1.{number}") for number in (1, 2, 3))
 HARDWARE_MODULE_NAME, PERMANENT_IDENTIFIER = Oid("1.3.6.1.5.5.7.8.4"), Oid("1.3.6.1.5.5.7.8.3")
 SUBJECT_DIRECTORY_ATTRIBUTES = Oid("2.5.29.9")
+#: 80 bits.
+_SERIAL_DIGITS = 20
 
 # the object identifiers of the few structures that `cryptography` has no class for
 _TPM_SPECIFICATION = bytes.fromhex("06056781050210")  # tcg-at-tpmSpecification, 2.23.133.2.16
@@ -78,7 +80,10 @@ def platform_certificate(authority: Authority, key: TpmKey, tpm: TpmFacts, platf
 
 
 def idevid_certificate(authority: Authority, key: TpmKey, tpm: TpmFacts, ek: bytes, serial: str = "") -> bytes:
-    """The certificate of an initial device identity (IDevID). `ek`: the TPM's EK certificate, DER; `serial`: the device's."""
+    """The certificate of an initial device identity (IDevID).
+
+    `ek`: the TPM's EK certificate, DER; `serial`: the device's, which has to be (IEEE 802.1AR). Without one the EK stands for it.
+    """
     return _issue(authority, _identity(key, tpm, ek, serial, [VERIFIED_RESIDENCY, VERIFIED_FIXED]))
 
 
@@ -89,7 +94,7 @@ def iak_certificate(authority: Authority, key: TpmKey, tpm: TpmFacts, ek: bytes,
 
 
 def _identity(key: TpmKey, tpm: TpmFacts, ek: bytes, serial: str, verified: "list[Oid]") -> x509.CertificateBuilder:
-    subject = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, serial)] if serial else [])
+    subject = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, serial or _serial_of_key(ek))])
     names = [_hardware_module_name(tpm, ek), _permanent_identifier(ek), x509.DirectoryName(_tpm_name(tpm))]
     builder = _builder(key, subject, names)
     builder = builder.add_extension(usage("digital_signature"), critical=True)
@@ -143,6 +148,12 @@ def _hardware_module_name(tpm: TpmFacts, ek: bytes) -> x509.OtherName:
     manufacturer = tpm.manufacturer[3:] if tpm.manufacturer.startswith("id:") else tpm.manufacturer
     serial = f"{manufacturer}:{issuer.hex()}:{certificate.serial_number:x}"
     return x509.OtherName(HARDWARE_MODULE_NAME, element(SEQUENCE, _TPM_2_0, element(OCTET_STRING, serial.encode())))
+
+
+def _serial_of_key(ek: bytes) -> str:
+    """The beginning of the EK's fingerprint (provision.public_key): no two TPMs have the same."""
+    key = x509.load_der_x509_certificate(ek).public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:_SERIAL_DIGITS]
 
 
 def _permanent_identifier(ek: bytes) -> x509.OtherName:

@@ -3,12 +3,16 @@
 To import `cryptography` takes about as long as an RSA key. Meanwhile libtpms computes: it does not need the interpreter.
 """
 
+import atexit
 from threading import Thread
 from typing import Any, Optional
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.provision.public_key import to_cryptography
 from swtpm_svc.wire.public_key import PublicKey
+
+#: How long the end of the process may take: `cryptography` is imported by then, and a CA made, on a busy machine too.
+_END_TIME_S = 5.0
 
 
 class Issuer:
@@ -25,8 +29,10 @@ class Issuer:
         self._authority: Any = None
         self._failure: Optional[VtpmError] = None
         self.tpm: tuple[str, str, str, str, int, int] = ("", "", "", "", 0, 0)
-        self._thread = Thread(target=self._prepare)
+        self._thread = Thread(target=self._prepare, daemon=True)
         self._thread.start()
+        # a failure does not wait for the CA's lock; but Python's end aborts the process when it meets a thread in `cryptography`
+        atexit.register(self._thread.join, _END_TIME_S)
 
     def _prepare(self) -> None:
         try:

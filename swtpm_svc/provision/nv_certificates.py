@@ -8,7 +8,7 @@ BIOS (what a TPM 1.2 has before a certificate).
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision.refused import RC_HANDLE, TPM_BADINDEX, RefusedByTpm
+from swtpm_svc.provision.refused import RC_HANDLE, TPM_AUTH_CONFLICT, TPM_BADINDEX, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
 from swtpm_svc.wire import tpm2
@@ -67,13 +67,16 @@ def read_1_2(tpm: Tpm12, index: int, owner: Optional[bytes] = None) -> Optional[
     """What a TPM 1.2 has at the index; None: nothing. `owner`: his secret, without which a TPM that is in use refuses.
 
     Raises:
-        RefusedByTpm, ProtocolError. VtpmError TPM_REFUSED: there is something else.
+        RefusedByTpm, ProtocolError. VtpmError TPM_REFUSED: there is something else, or no owner who could read it.
     """
     try:
         header = tpm.nv_read(index, _HEADER_BYTES, owner=owner)
     except RefusedByTpm as error:
         if error.reason == TPM_BADINDEX:
             return None
+        if error.reason == TPM_AUTH_CONFLICT and not tpm.has_owner():
+            cause = f"NV index {index:#x} is for the owner to read, and nobody owns the TPM yet: takeown comes first"
+            raise VtpmError(Code.TPM_REFUSED, cause, remedy="take ownership: vtpmctl takeown NAME") from error
         raise
     size = int.from_bytes(header[3:5], "big") - len(_FULL_TAG)
     if header[:3] != _STORED_TAG or header[5:] != _FULL_TAG or size < 0:
@@ -93,7 +96,7 @@ def write(tpm: Tpm2, index: int, certificate: bytes) -> None:
 
 
 def write_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:
-    """The same in a TPM 1.2 whose NV storage is not locked yet; after that only the owner reads or writes it."""
+    """The same in a TPM 1.2 whose NV storage is not locked yet. Then it is for its owner alone, as that of swtpm_setup is."""
     content = _FULL_TAG + certificate
     stored = _STORED_TAG + len(content).to_bytes(2, "big") + content
     tpm.nv_define_space(index, len(stored), NvPermission.OWNERREAD | NvPermission.OWNERWRITE)

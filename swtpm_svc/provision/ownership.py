@@ -9,6 +9,8 @@ from swtpm_svc.provision.refused import RefusedByTpm, already, broken
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
 from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 from swtpm_svc.wire.tpm2 import Public
 
@@ -36,10 +38,10 @@ def connect(execute: Callable[[bytes], bytes]) -> Union[Tpm12, Tpm2]:
     raise broken(f"a response with tag {tag:#06x} is none of a TPM")
 
 
-def find_endorsement_key(tpm: Tpm2, key: EndorsementKey) -> Optional[Public]:
-    """What is stored at the key's handle; None: nothing."""
+def find_endorsement_key(tpm: Tpm2, key: EndorsementKey) -> Optional[PublicKey]:
+    """What is stored at the key's handle, by whatever template it was made; None: nothing."""
     try:
-        return tpm.read_public(key.handle)
+        return tpm.read_key(key.handle)
     except RefusedByTpm as error:
         if error.reason == refused.RC_HANDLE:
             return None
@@ -57,17 +59,18 @@ def create_endorsement_key(
     Raises:
         VtpmError ALREADY_PROVISIONED: something is stored there. RefusedByTpm, ProtocolError.
     """
-    stored = find_endorsement_key(tpm, key)
-    if stored is not None and not replace:
+    is_stored = key.handle in tpm.handles(key.handle, key.handle)
+    if is_stored and not replace:
         raise already(f"there is a key at {key.handle:#x} already", "see vtpmctl getpubek; --force replaces it")
     try:
         handle, public = tpm.create_primary(tpm2.RH_ENDORSEMENT, key.template, endorsement)
     except RefusedByTpm as error:
         if error.reason in _UNSUPPORTED:
-            error.remedy = f"take another --algorithm: this TPM has no {key.label}"
+            options = "--algorithm of createek, --ek of create or endorsement-keys in [provision]"
+            error.remedy = f"name another key, with {options}: this TPM has no {key.label}"
         raise
     try:
-        if stored is not None:
+        if is_stored:
             tpm.persist(key.handle, key.handle, owner)
         tpm.persist(handle, key.handle, owner)
     finally:
@@ -79,21 +82,38 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
     """Set the passwords of lockout, endorsement hierarchy and owner hierarchy; all or, when one fails, none.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: one is set. RefusedByTpm, ProtocolError.
+        VtpmError ALREADY_PROVISIONED: one is set. USAGE: to the TPM that password is none, or too long.
+        RefusedByTpm, ProtocolError, and what the way to the TPM raises.
     """
+    if not password.rstrip(b"\0"):  # Part 1, "Authorization Values": zeros at the end are no part of it
+        cause = "a password of zero bytes is the empty one to a TPM 2.0, which would have no owner"
+        raise VtpmError(Code.USAGE, cause, remedy="give one that has another byte")
     taken = ", ".join(_HIERARCHIES[hierarchy] for hierarchy in tpm.authorizations_set())
     if taken:
         raise already(f"the TPM has an owner already: a password is set for {taken}", "tpm2_changeauth changes it")
-    done: list[int] = []
     try:
         for hierarchy in _HIERARCHIES:
             tpm.change_auth(hierarchy, password)
-            done.append(hierarchy)
-    except RefusedByTpm as error:
-        for hierarchy in reversed(done):
-            tpm.change_auth(hierarchy, b"", password)
-        if error.reason == refused.RC_SIZE:
+    except BaseException as error:  # an interrupt too
+        _give_up(tpm, password)
+        if isinstance(error, RefusedByTpm) and error.reason == refused.RC_SIZE:
             raise VtpmError(
                 Code.USAGE, f"a password of {len(password)} bytes is too long for the TPM", remedy="32 bytes are always possible"
             ) from error
         raise
+
+
+def _give_up(tpm: Tpm2, password: bytes) -> None:
+    """Remove what was set. The TPM says what that is: the answer to the last command may be lost.
+
+    Raises:
+        VtpmError: it cannot be done now.
+    """
+    try:
+        for hierarchy in tpm.authorizations_set():
+            tpm.change_auth(hierarchy, b"", password)
+    except (VtpmError, ProtocolError) as error:
+        code = error.code if isinstance(error, VtpmError) else Code.PROTOCOL
+        cause = f"ownership may have been taken in part, and giving it up failed: {error}"
+        remedy = "see tpm2_getcap properties-variable; tpm2_changeauth -c owner|endorsement|lockout -p PASSWORD removes one"
+        raise VtpmError(code, cause, remedy=remedy) from error

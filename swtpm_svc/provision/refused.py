@@ -23,7 +23,6 @@ TPM_DEFEND_LOCK_RUNNING = 0x803
 # TPM 2.0 Part 2, "TPM_RC"; of format 1 what is left without handle, session or parameter.
 RC_INITIALIZE = 0x100
 RC_FAILURE = 0x101
-RC_NV_DEFINED = 0x14C
 RC_VALUE = 0x084
 RC_KEY_SIZE = 0x087
 RC_HANDLE = 0x08B

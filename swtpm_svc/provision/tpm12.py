@@ -132,11 +132,6 @@ class Tpm12:
         with self.oiap(owner) as session:
             self._call_in(session, Ordinal.TAKE_OWNERSHIP, parameters)
 
-    def owner_clear(self, owner: bytes) -> None:
-        """Give the TPM up: the storage root key and all below it are gone, the endorsement key stays."""
-        with self.oiap(owner) as session:
-            self._call_in(session, Ordinal.OWNER_CLEAR)
-
     # --- NV storage ----------------------------------------------------------------------------------------------
 
     def nv_define_space(
@@ -154,10 +149,6 @@ class Tpm12:
     def nv_lock(self) -> None:
         """From now on permissions count, for ever (nvLocked)."""
         self.nv_define_space(tpm12.NV_INDEX_LOCK, 0, 0)
-
-    def is_nv_locked(self) -> bool:
-        parameters = tpm12.encode_get_capability(tpm12.CAP_FLAG, tpm12.CAP_FLAG_PERMANENT)
-        return tpm12.decode_nv_locked(tpm12.decode_capability(self._call(Ordinal.GET_CAPABILITY, parameters)))
 
     def nv_write(self, index: int, data: bytes, *, owner: Optional[bytes] = None) -> None:
         """Write from the index's start."""

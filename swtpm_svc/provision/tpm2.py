@@ -116,9 +116,6 @@ class Tpm2:
     def nv_define_space(self, public: NvPublic, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
         self._call(Command.NV_DEFINE_SPACE, (hierarchy,), tpm2.encode_nv_define_space(public), password=password)
 
-    def nv_undefine_space(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
-        self._call(Command.NV_UNDEFINE_SPACE, (hierarchy, index), password=password)
-
     def nv_read_public(self, index: int) -> NvPublic:
         _handles, parameters = self._call(Command.NV_READ_PUBLIC, (index,))
         return tpm2.decode_nv_read_public(parameters)

@@ -21,7 +21,8 @@ CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part 
 #: What looks like a key, written where its place should be named: it is in no error.
 KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
 PROFILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
-PRINTABLE_PATTERN = re.compile(r"[ -~]{0,128}")  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
+PRINTABLE_PATTERN = re.compile(r"[ -~]{1,128}")  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
+SERIAL_PATTERN = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{0,64}")  # X.680, PrintableString; RFC 5280, ub-serial-number
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
@@ -304,7 +305,8 @@ KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
 PROFILE = Kind(str, '"none", the name of a profile of libtpms, or an absolute path without ..', _read_profile)
-WORDS = _text(PRINTABLE_PATTERN, "at most 128 printable ASCII characters")
+WORDS = _text(PRINTABLE_PATTERN, "1 to 128 printable ASCII characters")
+SERIAL = _text(SERIAL_PATTERN, "at most 64 letters, digits, spaces and '()+,-./:=?")
 BOOLEAN = Kind(bool, "true or false", bool)
 LEVEL = _one_of("debug", "info", "notice", "warning", "error")
 
@@ -363,7 +365,7 @@ SCHEMA = (
         Key("platform-manufacturer", WORDS, "python3-swtpm", "who made the machine, for the platform certificate"),
         Key("platform-model", WORDS, "vtpm", "the machine's model"),
         Key("platform-version", WORDS, "1", "its version"),
-        Key("platform-serial", WORDS, "", "its serial number"),
+        Key("platform-serial", SERIAL, "", "its serial number"),
     )),
     Table("control", ControlConfig, (
         Key("group", GROUP, "vtpm-admin", "members may use the control operations", reloads=True),

@@ -26,7 +26,6 @@ class Ordinal(IntEnum):
     OIAP = 0x0A
     OSAP = 0x0B
     TAKE_OWNERSHIP = 0x0D
-    OWNER_CLEAR = 0x5B
     GET_CAPABILITY = 0x65
     CREATE_ENDORSEMENT_KEY_PAIR = 0x78
     READ_PUBEK = 0x7C
@@ -39,15 +38,12 @@ class Ordinal(IntEnum):
 
 
 # Fixed handles (TPM_KEY_HANDLE, TPM_KH_).
-KH_SRK = 0x40000000
 KH_OWNER = 0x40000001
 KH_EK = 0x40000006
 
 ET_OWNER = 0x0002  # TPM_ENTITY_TYPE; the XOR encryption of authorization values is its high byte, zero
 RT_AUTH = 0x00000002  # TPM_RESOURCE_TYPE: a session
 
-CAP_FLAG = 0x04
-CAP_FLAG_PERMANENT = 0x108
 CAP_PROPERTY = 0x05
 CAP_PROP_OWNER = 0x111
 
@@ -82,8 +78,6 @@ _KEY_STORAGE = 0x0011
 _AUTH_ALWAYS = 0x01
 _TAG_NV_ATTRIBUTES = 0x0017
 _TAG_NV_DATA_PUBLIC = 0x0018
-_TAG_PERMANENT_FLAGS = 0x001F
-_PERMANENT_NV_LOCKED = 15  # its place among the flags, a byte each
 _RSA_BITS = 2048
 _ALL_LOCALITIES = 0x1F
 
@@ -212,20 +206,6 @@ def decode_capability(body: Bytes) -> bytes:
     answer = cursor.sized32()
     cursor.finish()
     return answer
-
-
-def decode_nv_locked(flags: bytes) -> bool:
-    """nvLocked of TPM_PERMANENT_FLAGS.
-
-    Raises:
-        ProtocolError: it is another structure, or ends before.
-    """
-    cursor = Cursor(flags)
-    tag = cursor.uint16()
-    if tag != _TAG_PERMANENT_FLAGS:
-        raise ProtocolError(f"the permanent flags have tag {tag:#x}")
-    cursor.take(_PERMANENT_NV_LOCKED)
-    return cursor.uint8() != 0
 
 
 # --- NV storage --------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from swtpm_svc.wire.tpm import ST_NO_SESSIONS, ST_SESSIONS, Bytes, encode_comman
 @unique
 class Command(IntEnum):
     EVICT_CONTROL = 0x120
-    NV_UNDEFINE_SPACE = 0x122
     HIERARCHY_CHANGE_AUTH = 0x129
     NV_DEFINE_SPACE = 0x12A
     PCR_ALLOCATE = 0x12B

@@ -1,5 +1,6 @@
 """The certificates of a TPM as openssl, certtool and the distribution's own tools for the same purpose see them."""
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -180,7 +181,15 @@ def test_an_identity_certificate_says_which_tpm_holds_its_key(authority, issued)
         assert found == [f"2.23.133.11.1.{number + 1}" for number in range(policies)]
     assert [oid.dotted_string for oid in issued["iak"].extension("2.5.29.37").value] == ["2.23.133.8.3"]
     assert issued["idevid"].certificate.subject.rfc4514_string() == "2.5.4.5=0815"
-    assert list(issued["iak"].certificate.subject) == []
+
+
+def test_without_a_serial_number_the_ek_names_the_device(issued):
+    """IEEE 802.1AR wants one; this one is in the EK's fingerprint, which openssl computes here."""
+    pem = run("openssl", "x509", "-inform", "der", "-in", str(issued["ek"].path), "-noout", "-pubkey").encode()
+    (issued["ek"].path.parent / "ek.pem").write_bytes(pem)
+    der = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "DER"], input=pem, check=True, capture_output=True).stdout
+    serial = hashlib.sha256(der).hexdigest()[:20]
+    assert issued["iak"].certificate.subject.rfc4514_string() == f"2.5.4.5={serial}"
 
 
 # --- beside the distribution's swtpm_localca -------------------------------------------------------------------------

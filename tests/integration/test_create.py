@@ -24,7 +24,7 @@ from tcsd import Tcsd
 from unix_listener import listens
 
 from swtpm_svc.errors import Code
-from swtpm_svc.provision import ca, device_keys
+from swtpm_svc.provision import ca, ca_directory, device_keys
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service import config
 from swtpm_svc.state import newborn
@@ -271,6 +271,36 @@ def test_the_state_is_encrypted_from_its_first_byte(host: Host) -> None:
         tools.run("tpm2_readpublic", "-c", "0x81010001")
 
 
+@pytest.mark.needs("swtpm")
+@pytest.mark.parametrize(
+    ("option", "content", "words", "theirs"),
+    [
+        ("--key-file", bytes(range(16)), ("--key-format", "binary"), "file={},format=binary,mode=aes-cbc"),
+        ("--key-file", b"0f" * 32, ("--key-mode", "aes-256-cbc"), "file={},format=hex,mode=aes-256-cbc"),
+        ("--passphrase-file", b"correct horse", ("--key-format", "sha512"), "pwdfile={},kdf=sha512,mode=aes-cbc"),
+        (
+            "--passphrase-file",
+            b"correct horse",
+            ("--key-format", "pbkdf2", "--key-mode", "aes-256-cbc"),
+            "pwdfile={},kdf=pbkdf2,mode=aes-256-cbc",
+        ),
+    ],
+    ids=["binary", "hex", "sha512", "pbkdf2"],
+)
+def test_every_cipher_and_derivation_can_be_chosen(
+    host: Host, option: str, content: bytes, words: "tuple[str, ...]", theirs: str
+) -> None:
+    """And swtpm, told the same in its own words, reads the state."""
+    key = host.folder / "key"
+    key.write_bytes(content)
+    key.chmod(0o600)
+    host.made("vm1", option, key, *words, "--no-certificates")
+    chosen = config.load(str(host.config / "vm1.toml"), "vm1").state
+    assert {chosen.key_format, chosen.key_mode} == {"auto", *words[1::2]} - ({"auto"} if len(words) == 4 else set())
+    with served(host.state / "vm1", "--key", theirs.format(key)) as tools:
+        tools.run("tpm2_readpublic", "-c", "0x81010001")
+
+
 def _listens(port: int) -> bool:
     """Looked up and not tried: swtpm serves one connection, and ends with it."""
     with open("/proc/net/tcp", encoding="ascii") as file:
@@ -333,10 +363,19 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         (("vm1", "--pcr-banks", ""), Code.CONFIG_INVALID, "[provision] pcr-banks"),
         (("vm1", "--srk", "x"), Code.CONFIG_INVALID, "[provision] storage-key"),
         (("vm1", "--platform-model", "ä"), Code.CONFIG_INVALID, "[provision] platform-model"),
+        (("vm1", "--platform-version", ""), Code.CONFIG_INVALID, "[provision] platform-version"),
+        (("vm1", "--idevid", "--platform-serial", "SN_1@b*c"), Code.CONFIG_INVALID, "[provision] platform-serial"),
         (("vm1", "--group", "no-such-group"), Code.USER_MISSING, "no-such-group"),
         (("vm1", "--tpm-version", "1.2", "--iak"), Code.CONFIG_INVALID, "idevid, iak"),
         (("vm1", "--iak", "--no-certificates"), Code.CONFIG_INVALID, "certificates"),
         (("vm1", "--key-file", "/no/such/key"), Code.KEY_UNUSABLE, "/no/such/key"),
+        (("vm1", "--key-file", "/no/such/key\udcff"), Code.USAGE, "--key-file"),
+        (("vm1", "--platform-model", "\udcff"), Code.USAGE, "--platform-model"),
+        (("vm1", "--profile", "/no/such\x7f"), Code.USAGE, "--profile"),
+        (("vm1", "--ca", ""), Code.USAGE, "--ca"),
+        (("vm1", "--passphrase-file", ""), Code.USAGE, "--passphrase-file"),
+        (("vm1", "--key-mode", "aes-cbc"), Code.CONFIG_INVALID, "no key"),
+        (("vm1", "--key-file", __file__, "--key-format", "rot13"), Code.CONFIG_INVALID, "[state] key-format"),
         (("vm1", "--tpm-version", "1.2", "--profile", "null"), Code.CONFIG_INVALID, "[provision] profile"),
         (("vm1", "--tpm-version", "1.2", "--ek", "ecc-p384", "--srk", "rsa2048"), Code.USAGE, "--ek, --srk"),
         (("vm1", "--profile", "a b"), Code.CONFIG_INVALID, "[provision] profile"),
@@ -360,6 +399,14 @@ def _has_rsa4096() -> bool:
     from swtpm_svc.tpm import libtpms
 
     return tuple(map(int, libtpms.version().split("."))) >= (0, 10, 0)
+
+
+def test_a_failure_does_not_wait_for_the_ca(host: Host) -> None:
+    """Another process has the CA's lock, and this one needs no CA any more."""
+    with ca_directory.CaDirectory(str(host.ca)).locked():
+        begin = time.monotonic()
+        assert host.refused("vm1", "--profile", __file__)["code"] == "config-invalid"
+    assert time.monotonic() - begin < ca_directory.LOCK_TIME_S / 2
 
 
 def test_nothing_that_is_there_is_touched(host: Host) -> None:

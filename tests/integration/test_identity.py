@@ -237,6 +237,20 @@ def test_an_owned_tpm_1_2_of_swtpm_setup(session, tpm_1_2):
     one.done("identity", *one.password)
 
 
+@pytest.mark.needs("swtpm_setup", "certtool")
+def test_a_tpm_1_2_that_nobody_owns_yet(session, tmp_path):
+    """Its certificates are for an owner, whom there is not: no password could help."""
+    (tmp_path / "made").mkdir()
+    one = session(version="1.2", made=Made(tmp_path / "made", "1.2"))
+    for words in ((), one.password):
+        assert "nobody owns the TPM yet" in one.refused(70, "ek", "--cert", *words)
+        errors = [found["error"] for found in one.identity(*words)["certificates"]]
+        assert ["takeown comes first" in error for error in errors] == [True, True]
+    assert "password" not in one.done("identity")
+    one.done("takeown", *one.password)
+    one.done("ek", "--cert", *one.password)
+
+
 def test_a_tpm_without_anything(session):
     one = session()
     assert "there is no endorsement key rsa2048 at 0x81010001" in one.refused(70, "ek")

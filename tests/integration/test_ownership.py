@@ -19,8 +19,9 @@ from daemon_process import DaemonProcess
 from socket_service import SocketService, free_ports
 from tcsd import Tcsd
 
-from swtpm_svc.cli import vtpmctl
+from swtpm_svc.cli import tpm_connection, vtpmctl
 from swtpm_svc.cli.status import Places
+from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 
 PROGRAM = [sys.executable, "-c", "import sys; from swtpm_svc.cli.vtpmctl import main; sys.exit(main())"]
 PASSWORD = "ownerpass"
@@ -234,13 +235,10 @@ def test_tpm2_tools_make_the_same_endorsement_key(session, algorithm, handle, th
     assert handle in one.tool("tpm2_getcap", "handles-persistent").stdout
 
 
-@pytest.mark.needs("swtpm")
-@pytest.mark.parametrize(("algorithm", "options"), [("rsa2048", []), ("ecc-p384", []), ("rsa3072", ["--rsa-keysize", "3072"])])
-def test_swtpm_setup_makes_the_same_endorsement_key(session, tmp_path, algorithm, options):
-    """The key that it has stored and ours come from the same seed: they are equal if template and handle are."""
+def made_by_swtpm_setup(session, tmp_path, *options):
     state = tmp_path / "state"
     state.mkdir()
-    words = ["swtpm_setup", "--tpm2", "--tpm-state", str(state), "--createek", *options]
+    words = ["swtpm_setup", "--tpm2", "--tpm-state", str(state), *options]
     made = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     one = session("2.0")
@@ -248,6 +246,43 @@ def test_swtpm_setup_makes_the_same_endorsement_key(session, tmp_path, algorithm
     for path in state.iterdir():
         path.rename(f"{one.daemon.state}/{path.name}")
     one.daemon.start()
+    return one
+
+
+@pytest.mark.needs("swtpm", "tpm2-tools")
+@pytest.mark.parametrize("algorithm", ["rsa2048", "ecc-p384"])
+def test_an_endorsement_key_that_can_also_sign(session, tmp_path, algorithm):
+    """A key that the template does not give, at the place of one that it gives."""
+    one = made_by_swtpm_setup(session, tmp_path, "--createek", "--allow-signing")
+    handle = hex(ENDORSEMENT_KEYS[algorithm].handle)
+    assert "sign" in one.tool("tpm2_readpublic", "-c", handle, "-f", "pem", "-o", "theirs.pem").stdout
+    one.done("getpubek", "lab", "--algorithm", algorithm)
+    theirs = (one.folder / "theirs.pem").read_text()
+    assert (one.folder / "pubek.pem").read_text() == theirs == one.done("ek", "lab", "--algorithm", algorithm)
+    assert "there is a key at" in one.refused(73, "createek", "lab", "--algorithm", algorithm)
+    one.done("createek", "lab", "--algorithm", algorithm, "--force")
+    assert one.done("ek", "lab", "--algorithm", algorithm) != theirs
+
+
+@pytest.mark.needs("tpm2-tools")
+def test_what_is_no_key_at_the_place_of_one_can_be_replaced(session):
+    """An HMAC object of another program."""
+    one = session("2.0")
+    one.tool("tpm2_createprimary", "-C", "o", "-c", "primary")
+    one.tool("tpm2_create", "-C", "primary", "-G", "hmac", "-u", "public", "-r", "private")
+    one.tool("tpm2_flushcontext", "-t")
+    one.tool("tpm2_load", "-C", "primary", "-u", "public", "-r", "private", "-c", "hmac")
+    one.tool("tpm2_evictcontrol", "-C", "o", "-c", "hmac", "0x81010001")
+    one.tool("tpm2_flushcontext", "-t")
+    assert "there is a key at" in one.refused(73, "createek", "lab")
+    one.done("createek", "lab", "--force")
+
+
+@pytest.mark.needs("swtpm")
+@pytest.mark.parametrize(("algorithm", "options"), [("rsa2048", []), ("ecc-p384", []), ("rsa3072", ["--rsa-keysize", "3072"])])
+def test_swtpm_setup_makes_the_same_endorsement_key(session, tmp_path, algorithm, options):
+    """The key that it has stored and ours come from the same seed: they are equal if template and handle are."""
+    one = made_by_swtpm_setup(session, tmp_path, "--createek", *options)
     theirs = one.done("getpubek", "lab", "--algorithm", algorithm)
     assert "already" in one.refused(73, "createek", "lab", "--algorithm", algorithm)
     one.done("createek", "lab", "--algorithm", algorithm, "--force")
@@ -272,6 +307,34 @@ def test_ownership_of_a_tpm_2_works_with_the_password_and_not_without(session):
     assert "--owner-password-file" in one.refused(77, "createek", "lab")
     assert "TPM_RC_BAD_AUTH" in one.refused(77, "createek", "lab", "--owner-password-file", one.wrong_file)
     one.done("createek", "lab", "--owner-password-file", one.password_file)
+
+
+@pytest.mark.needs("tpm2-tools")
+@pytest.mark.parametrize(("what", "status"), [(KeyboardInterrupt, 130), (ConnectionResetError(104, "reset"), 69)])
+def test_ownership_that_is_cut_short_is_given_up(session, monkeypatch, what, status):
+    """After the second command was sent and before its answer was read: what comes next must not read that."""
+    one = session("2.0")
+    exchange, seen = tpm_connection._Stream.exchange, []
+
+    def cut_short(way, command):
+        if int.from_bytes(command[6:10], "big") == 0x129:  # HierarchyChangeAuth
+            seen.append(command)
+            if len(seen) == 2:
+                way._socket.sendall(command)
+                raise what
+        return exchange(way, command)
+
+    monkeypatch.setattr(tpm_connection._Stream, "exchange", cut_short)
+    assert one.run("takeown", "lab", "--owner-password-file", one.password_file)[0] == status
+    assert re.findall(r"AuthSet: +(\d)", one.tool("tpm2_getcap", "properties-variable").stdout) == ["0"] * 3
+    one.done("takeown", "lab", "--owner-password-file", one.password_file)
+
+
+def test_a_password_that_a_tpm_2_takes_for_none(session):
+    one = session("2.0")
+    zeros = one.write("zeros", "\0" * 20)
+    assert "zero bytes" in one.refused(64, "takeown", "lab", "--owner-password-file", zeros)
+    one.done("takeown", "lab", "--owner-password-file", one.password_file)
 
 
 def test_the_public_key_on_a_curve(session):

@@ -340,6 +340,10 @@ def test_keys_by_descriptor_and_credential_and_what_the_configuration_must_then_
     assert (done.returncode, done.stderr) == (0, "")
     assert f"[state] in {lab.config} must name this key" in done.stdout
     assert is_under(directory, "2.0", A)
+    done = lab.rekey("--from", "fd=0", "--to", "none", input=HEX_A)
+    assert f"[state] in {lab.config} must name no key" in done.stdout
+    assert is_under(directory, "2.0", None)
+    assert lab.rekey("--to", "fd=0", input=HEX_A).returncode == 0
     lab.key("state-key", HEX_B)
     lab.configure('key-credential = "state-key"')
     missing = lab.rekey("--from", "fd=0", input=HEX_A)

@@ -108,6 +108,9 @@ def test_import_says_where_the_old_one_is(run, place, tmp_path):
         (["chain"], 64, "one of --key and --signer is required"),
         (["chain", "--key", "k", "--signer", "s"], 64, "one of --key and --signer is required"),
         (["/no/chain", "--key", "/no/key"], 66, "/no/chain cannot be read"),
+        (["/dev/zero", "--key", os.devnull], 65, "/dev/zero has more than 1048576 bytes"),
+        ([os.devnull, "--key", "/dev/zero"], 65, "/dev/zero has more than 1048576 bytes"),
+        ([os.devnull, "--key", os.devnull, "--ca", ""], 64, "--ca: expected a path"),
         ([os.devnull, "--key", os.devnull], 65, "should have certificates in PEM"),
     ],
 )

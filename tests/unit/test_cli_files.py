@@ -126,6 +126,8 @@ def test_input_is_a_file_or_standard_input(tmp_path):
     (tmp_path / "data").write_bytes(b"\x00data\xff")
     assert files.read_input(str(tmp_path / "data")) == b"\x00data\xff"
     assert refusal(files.read_input, str(tmp_path / "none")).code is Code.STATE_MISSING
+    assert refusal(files.read_input, "/dev/zero", 100).code is Code.TOO_LARGE
+    assert len(files.read_input(str(tmp_path / "data"), 6)) == 6
     code = "import sys; from swtpm_svc.cli import files; sys.stdout.buffer.write(files.read_input('-'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=b"\x00in\xff", capture_output=True, check=True)
     assert done.stdout == b"\x00in\xff"

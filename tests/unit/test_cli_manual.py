@@ -14,6 +14,8 @@ from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import TABLE
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service import config
+from swtpm_svc.state.encryption import MODES
+from swtpm_svc.state.keys import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = ROOT / "docs/man"
@@ -76,6 +78,14 @@ def test_every_value_that_can_be_chosen_is_described():
 @pytest.mark.parametrize("name", [*COMMANDS, *ACTIONS])
 def test_every_command_is_described(name):
     assert re.search(rf"^\.It Cm {name}( |$)", page("vtpmctl.8"), re.MULTILINE)
+
+
+def test_every_command_is_in_the_synopsis():
+    """The control operations together, as OPERATION."""
+    text = page("vtpmctl.8")
+    synopsis = text[text.index(".Sh SYNOPSIS") : text.index(".Sh DESCRIPTION")]
+    words = set(re.findall(r"^\.Cm (.*)$", synopsis, re.MULTILINE))
+    assert {word for line in words for word in line.split(" | ")} == {*parser.REPORTS, *authority.GROUPS, *TPM_COMMANDS}
 
 
 def test_no_other_command_is_described():
@@ -197,6 +207,8 @@ def test_values_are_completed(directory):
     assert complete(directory, "create", "--srk", "") == ["rsa2048", "ecc-p256"]
     assert complete(directory, "create", "--key-file", "fi") == ["file"]
     assert complete(directory, "create", "--ek", "rsa2048", "v") == ["vtpm0"]
+    assert complete(directory, "create", "--key-format", "") == ["auto", *FORMATS]
+    assert complete(directory, "create", "--key-mode", "") == ["auto", *MODES]
     assert complete(directory, "list", "") == []
     assert complete(directory, "rekey", "vtpm0", "--from", "f") == ["file=", "fd="]
 

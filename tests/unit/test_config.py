@@ -164,6 +164,16 @@ WRONG = [
     ('[state]\ndirectory = "/a/../b"', '[state] directory: found "/a/../b", expected an absolute path without ..', None),
     ('[state]\ndirectory = "/a\\u0000"', '[state] directory: found "/a\\x00", expected an absolute path without ..', None),
     ('[control]\ngroup = "-x"', '[control] group: found "-x", expected the name or the number of a group', None),
+    (
+        '[provision]\nplatform-serial = "SN_1@b*c"',
+        '[provision] platform-serial: found "SN_1@b*c", expected at most 64 letters, digits, spaces and \'()+,-./:=?',
+        None,
+    ),
+    (f'[provision]\nplatform-serial = "{"1" * 65}"', '[provision] platform-serial: found "1111', None),
+    *(
+        (f'[provision]\nplatform-{name} = ""', f'[provision] platform-{name}: found "", expected 1 to 128 printable', None)
+        for name in ("manufacturer", "model", "version")
+    ),
     ('[log]\nlevel = "loud"', '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"', None),
     # values that do not go together
     (
@@ -463,3 +473,8 @@ def test_keys_that_contradict_each_other_are_refused(prefix, text, says):
     assert caught.value.code is Code.CONFIG_INVALID
     assert says.replace("{}", prefix) in caught.value.message
     assert caught.value.remedy
+
+
+def test_every_character_of_a_serial_number():
+    serial = "AZaz09 '()+,-./:=?"
+    assert config.parse(f'[provision]\nplatform-serial = "{serial}"', PATH, "vtpm0").provision.platform_serial == serial

@@ -109,7 +109,7 @@ def test_every_return_code_gives_a_refusal_with_a_remedy():
 
 def test_the_reason_is_the_code_without_what_it_is_about():
     assert RefusedByTpm("2.0", 0x173, 0x18B).reason == refused.RC_HANDLE
-    assert RefusedByTpm("2.0", 0x12A, 0x14C).reason == refused.RC_NV_DEFINED
+    assert RefusedByTpm("2.0", 0x12A, 0x14C).reason == 0x14C
     assert RefusedByTpm("1.2", 0x0D, 0x803).reason == refused.TPM_DEFEND_LOCK_RUNNING
 
 

@@ -48,16 +48,27 @@ def key_pem(key) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
-def certificate(name: str, key, parent=None, parent_key=None, *, is_ca=True, below=None, usage="key_cert_sign", end=NOW + DAY):
+def certificate(
+    name: str,
+    key,
+    parent=None,
+    parent_key=None,
+    *,
+    is_ca=True,
+    below=None,
+    usage="key_cert_sign",
+    begin=NOW - 2 * DAY,
+    end=NOW + DAY,
+):
     """A certificate for `key`, signed by the parent's key or by its own."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(parent.subject if parent else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - 2 * DAY)
+        .not_valid_before(begin)
         .not_valid_after(end)
     )
     if is_ca is not None:
@@ -356,6 +367,9 @@ def test_an_import_with_force_is_the_way_out_of_a_damaged_ca(place):
         ("wrong order", "is not signed by"),
         ("another root of that name", "is not signed by"),
         ("expired", "expired at"),
+        ("early", "is not valid before"),
+        ("early root", "is not valid before"),
+        ("nameless", "has an empty subject"),
         ("ed25519", "has neither an RSA nor an EC key"),
         ("rsa1024", "an RSA key of 2048 bits or more"),
         ("p192", "an RSA key of 2048 bits or more"),
@@ -378,8 +392,11 @@ def test_what_does_not_fit_is_not_imported(place, case, words):
         "no constraints": {"is_ca": None},
         "may not sign": {"usage": "digital_signature"},
         "expired": {"end": NOW - DAY},
+        "early": {"begin": NOW + DAY / 2},
     }
-    issuer = certificate("issuer", key, root, root_key, **options.get(case, {}))
+    if case == "early root":
+        root = certificate("root", root_key, begin=NOW + DAY / 2)
+    issuer = certificate("" if case == "nameless" else "issuer", key, root, root_key, **options.get(case, {}))
     chain = chain_of(issuer, root)
     if case == "no certificate":
         chain = b"nothing"
@@ -405,6 +422,13 @@ def test_what_does_not_fit_is_not_imported(place, case, words):
     assert words in error.message
     assert "restore" not in error.remedy
     assert not place.exists()
+
+
+def test_a_clock_that_was_set_back_stops_no_ca(place, monkeypatch):
+    authority = ca.obtain(str(place))
+    monkeypatch.setattr(ca, "_now", lambda: NOW - DAY)
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).public_key(authority.certificate.public_key())
+    assert ca.load(str(place)).issue(builder).issuer == authority.certificate.subject
 
 
 def test_an_issuer_that_has_expired_since_signs_no_more(place, monkeypatch):

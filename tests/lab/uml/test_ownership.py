@@ -9,6 +9,10 @@ from device_clients import Client
 from manager import run
 from tpm_commands import TPM12_GET_MANUFACTURER
 
+from swtpm_svc.cli import tpm_connection
+from swtpm_svc.cli.vtpmctl import STATUS_INTERRUPTED, main
+from swtpm_svc.wire.tpm2 import Command
+
 pytestmark = pytest.mark.needs("cuse", "root", "udev", "accounts", "binding")
 
 
@@ -54,3 +58,23 @@ def test_a_tpm_2_at_a_device(tpm2, tmp_path):
     assert "0x81010016" in vtpmctl("createek", tpm2.device, "--algorithm", "ecc-p384", *password)
     shown = vtpmctl("getpubek", "vtpm0", "--algorithm", "ecc-p384", folder=tmp_path)
     assert shown.startswith("pubek.pem successfully written\nPubek curve NIST P-384\nX:\n")
+
+
+def test_ownership_of_a_tpm_2_that_is_interrupted_is_given_up(tpm2, tmp_path, monkeypatch):
+    """With an answer of the device that nobody has read: no other command may follow on that open file."""
+    (tmp_path / "owner").write_text("ownerpass\n")
+    password = ("--owner-password-file", str(tmp_path / "owner"))
+    exchange, seen = tpm_connection._File.exchange, []
+
+    def interrupted(way, command):
+        if int.from_bytes(command[6:10], "big") == Command.HIERARCHY_CHANGE_AUTH:
+            seen.append(command)
+            if len(seen) == 2:
+                os.write(way._descriptor, command)
+                raise KeyboardInterrupt
+        return exchange(way, command)
+
+    monkeypatch.setattr(tpm_connection._File, "exchange", interrupted)
+    assert main(["takeown", tpm2.device, *password]) == STATUS_INTERRUPTED
+    assert len(seen) == 4  # two, and the same two back
+    vtpmctl("takeown", "vtpm0", *password)

@@ -101,14 +101,3 @@ def test_sessions():
     assert tpm12.split_response_auth(DIGEST + b"\1" + auth) == (b"", DIGEST, True, auth)
     with pytest.raises(ProtocolError, match="no room"):
         tpm12.split_response_auth(bytes(40))
-
-
-def test_nv_locked_is_the_sixteenth_flag():
-    flags = bytearray(2 + 20)
-    flags[:2] = h("001f")
-    assert not tpm12.decode_nv_locked(bytes(flags))
-    flags[2 + 15] = 1
-    assert tpm12.decode_nv_locked(bytes(flags))
-    for wrong in (b"\0\x20" + flags[2:], flags[:17]):
-        with pytest.raises(ProtocolError):
-            tpm12.decode_nv_locked(bytes(wrong))
