@@ -56,6 +56,14 @@ def has_libtpms_binding() -> bool:
     )
 
 
+def has_profiles() -> bool:
+    if not has_libtpms_binding():
+        return False
+    from swtpm_svc.tpm import libtpms
+
+    return libtpms.has_profiles()
+
+
 CAPABILITIES = {
     "root": Capability(lambda: os.geteuid() == 0, f"needs root: {LABS}"),
     "cuse": Capability(lambda: is_char_device("/dev/cuse"), f"no /dev/cuse: modprobe cuse, or {LABS}"),
@@ -70,6 +78,7 @@ CAPABILITIES = {
     ),
     "libtpms": Capability(lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"),
     "binding": Capability(has_libtpms_binding, "the libtpms binding is not built: make"),
+    "profiles": Capability(has_profiles, f"{UNOBTAINABLE}a libtpms with profiles, 0.10 or later, such as SUITE=sid has"),
     "qemu": command("qemu-system-x86_64", "qemu-system-x86 seabios"),
     "qemu-img": command("qemu-img", "qemu-utils"),
     "ovmf": Capability(lambda: os.path.exists("/usr/share/OVMF/OVMF_CODE_4M.fd"), "no UEFI for QEMU: apt-get install ovmf"),
