@@ -11,6 +11,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 from collections.abc import Generator
 from typing import Callable, NamedTuple, Optional
 
@@ -56,6 +57,13 @@ def has_libtpms_binding() -> bool:
     )
 
 
+def is_swtpm_0_7() -> bool:
+    if shutil.which("swtpm") is None:
+        return False
+    told = subprocess.run(["swtpm", "--version"], capture_output=True, text=True, check=False).stdout
+    return told.startswith("TPM emulator version 0.7.")
+
+
 def has_profiles() -> bool:
     if not has_libtpms_binding():
         return False
@@ -88,6 +96,7 @@ CAPABILITIES = {
         "no libvirt: apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients",
     ),
     "swtpm": command("swtpm", "swtpm"),
+    "swtpm 0.7": Capability(is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"),
     "evmctl": command("evmctl", "ima-evm-utils"),
     "git": command("git", "git"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),

@@ -107,11 +107,12 @@ class SocketFrontend:
         try:
             listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
         except OSError as error:
-            raise VtpmError(
-                Code.SOCKET_UNAVAILABLE,
-                f"cannot listen on {address}: {error.strerror or error}",
-                remedy="see who has it (ss -lpn), or choose another [socket] address",
-            ) from error
+            if error.errno in (errno.EADDRINUSE, errno.EEXIST):
+                remedy = "see who has it (ss -lpn), or choose another [socket] address"
+            else:
+                remedy = "let the service have that directory, or a network (vtpm@.service(8)), or choose another address"
+            cause = f"cannot listen on {address}: {error.strerror or error}"
+            raise VtpmError(Code.SOCKET_UNAVAILABLE, cause, remedy=remedy) from error
         self._serve(listener, service, address.path)
         return listener.fileno()
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from device_clients import wait_for
 from services import run, show, systemctl
 from tpm_commands import GET_RANDOM
 
@@ -155,9 +156,12 @@ def test_tcp_ports_of_the_service_s_own_take_the_drop_in_of_the_manual_and_the_b
     drop_in.write_text(lines[0])
     run("systemctl", "daemon-reload")
     try:
-        systemctl("start", "tcp", expect=None)
-        assert show("tcp", "ExecMainStatus") == "77"
+        run("systemctl", "start", "--no-block", "vtpm@tcp.service")
+        wait_for(lambda: show("tcp", "ExecMainStatus") == "75", "the refusal")
         systemctl("stop", "tcp")
+        told = run("journalctl", "-b", "-u", "vtpm@tcp.service", "-o", "cat").stdout
+        assert "cannot listen on tcp:127.0.0.1:2399: Permission denied" in told
+        assert "permission denied by SELinux? try: ausearch" in told
         run("setsebool", "vtpm_listen_tcp", "on")
         systemctl("start", "tcp")
         with socket.create_connection(("127.0.0.1", 2399), timeout=10) as client:
