@@ -38,6 +38,12 @@ case $SUITE in
   *) release='%fedora 42'$'\n''%dist .fc42';;
 esac
 { cat "$here/rpm/macros"; echo "$release"; } >"$build/etc/rpm/macros.lab"
+# rpm before 4.20 leaves it to the distribution's macros to ask for debuginfo packages
+[ "$SUITE" != bookworm ] || cat >>"$build/etc/rpm/macros.lab" <<'END'
+%install %{?_enable_debug_packages:%{?buildsubdir:%{debug_package}}}\
+%%install\
+%{nil}
+END
 ln -sf bash "$build/usr/bin/sh"   # as in Fedora: scripts of rpm rely on it
 cp "$here/rpm/pyproject.py" "$build/usr/lib/rpm/lab-pyproject.py"
 cp "$here/rpm/pyproject.attr" "$build/usr/lib/rpm/fileattrs/labpyproject.attr"
@@ -46,7 +52,7 @@ install -D -m 644 "$here/rpm/rpmlint.toml" "$build/etc/xdg/rpmlint/lab.toml"
 say "rpmbuild on $SUITE${fast:+ (no check)}" >&2
 chown -R nobody:nogroup "$work"
 # shellcheck disable=SC2016
-in_build_root -b "$work:/mnt/rpm" unshare --net bash -ec 'ip link set lo up; exec setpriv --reuid nobody --regid nogroup --clear-groups env HOME=/mnt/rpm "$@"' - \
+in_build_root -b "$work:/mnt/rpm" unshare --net bash -ec 'ip link set lo up; exec setpriv --reuid nobody --regid nogroup --clear-groups env -i PATH="$PATH" LC_ALL=C.UTF-8 HOME=/mnt/rpm "$@"' - \
   rpmbuild -D '_topdir /mnt/rpm' ${fast:+--without check} ${ima[@]+"${ima[@]}"} -ba /mnt/rpm/python-swtpm.spec >"$work/log" 2>&1 ||
   { tail -n 60 "$work/log" >&2; cp "$work/log" "$results/build.log"; echo "rpm-build.sh: rpmbuild failed, see $results/build.log" >&2; exit 1; }
 grep -E '^(=+ |Wrote: ).*(passed|\.rpm)' "$work/log" >&2 || :

@@ -136,7 +136,7 @@ def test_a_report_imports_nothing_of_the_other_commands():
         "import sys; from swtpm_svc.cli import parser; parser.parse(['--json', 'create', 'vm1']);"
         f"print(sorted({others} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
