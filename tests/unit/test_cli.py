@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -291,8 +292,10 @@ def test_a_locale_that_cannot_say_it(tmp_path):
 def test_an_interrupt_from_the_keyboard(tmp_path):
     fifo = tmp_path / "data"
     os.mkfifo(fifo)
-    process = spawn("hash", "/dev/null", str(fifo))
+    # the tests may run in a shell's background, which ignores the signal
+    process = spawn("hash", "/dev/null", str(fifo), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     with open(fifo, "w"):  # returns once it has opened the other end
+        time.sleep(0.1)  # Python misses a signal right before a system call
         process.send_signal(signal.SIGINT)
         result = end_of(process)
     assert (result.status, result.out, result.err) == (130, "", "")
