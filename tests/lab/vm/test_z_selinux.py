@@ -262,6 +262,24 @@ def test_who_is_not_root_is_told_what_he_cannot_see(both):
 
 
 @pytest.mark.usefixtures("enforcing")
+@pytest.mark.parametrize(("name", "label"), [("vtpm-ca", "vtpm_ca_t"), ("vtpm-identity", "vtpm_var_lib_t")])
+def test_a_directory_that_was_removed_is_made_anew(name, label):
+    directory, kept = Path("/var/lib", name), Path("/var/lib", f"{name}.kept")
+    mode = directory.stat().st_mode
+    directory.rename(kept)
+    try:
+        for _ in range(2):  # the second time it is there
+            before = len(denials())
+            run("systemd-run", "--wait", "--quiet", "systemd-tmpfiles", "--create", "vtpm.conf")
+            assert denials()[before:] == []
+        assert os.getxattr(directory, "security.selinux").split(b":")[2] == label.encode()
+        assert directory.stat().st_mode == mode
+        directory.rmdir()
+    finally:
+        kept.rename(directory)
+
+
+@pytest.mark.usefixtures("enforcing")
 def test_a_start_that_selinux_denies_says_so(configure):
     configure("denied", "")
     run("chcon", "-t", "shadow_t", "/etc/vtpm.d/denied.toml")
