@@ -100,7 +100,7 @@ class Knocking(threading.Thread):
                     self.answered += len(client.recv(4096)) > 10
             except OSError:
                 pass
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def finish(self):
         self.done = True
@@ -255,7 +255,7 @@ def test_an_upgrade_leaves_running_tpms_running():
     systemctl("start", "vtpm0")
     pids = {name: show(name, "MainPID") for name in ("a", "vtpm0")}
     # a pause, since the machine has an emulated processor and is to do something else beside
-    loads = [Load("/dev/a", GET_RANDOM, pause_s=0.05), Load("/dev/vtpm0", TPM12_GET_MANUFACTURER, pause_s=0.05)]
+    loads = [Load("/dev/a", GET_RANDOM, pause_s=0.2), Load("/dev/vtpm0", TPM12_GET_MANUFACTURER, pause_s=0.2)]
     for load in loads:
         load.start()
     dnf("upgrade")

@@ -191,7 +191,7 @@ def test_a_client_in_a_loop_sees_nothing_of_twenty_restarts(both):
     client(PCR_EXTEND_16)
     extended = client(PCR_READ_16)
     # a pause, since the machine has one emulated processor and is to start Python ten times beside
-    load, other = Load("/dev/vtpm1", GET_RANDOM, pause_s=0.01), Load("/dev/vtpm0", TPM12_GET_MANUFACTURER, pause_s=0.01)
+    load, other = Load("/dev/vtpm1", GET_RANDOM, pause_s=0.05), Load("/dev/vtpm0", TPM12_GET_MANUFACTURER, pause_s=0.05)
     load.start()
     other.start()
     for _ in range(10):  # of two services
@@ -212,7 +212,7 @@ def test_sigkill_under_load_costs_at_most_one_eio_each_and_loses_nothing(both):
     client(NV_DEFINE_COUNTER)
     assert client(NV_INCREMENT)[6:10] == bytes(4)
     before = counter_of(client(NV_READ_COUNTER))
-    load = Load("/dev/vtpm1", NV_INCREMENT, pause_s=0.01)
+    load = Load("/dev/vtpm1", NV_INCREMENT, pause_s=0.05)
     load.start()
     kills = 5
     for _ in range(kills):
