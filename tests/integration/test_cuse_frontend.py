@@ -259,7 +259,6 @@ def test_an_interrupt_ends_a_waiting_read_with_eintr(service, kernel):
 
 def test_an_interrupt_of_a_blocking_key_generation_cancels_it(service, kernel):
     handle = kernel.open()
-    canceled = False
     for number in range(200):  # libtpms looks only between a key's primes, which may be found before the interrupt is seen
         write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, create_rsa(number, bits=3072)))
         time.sleep(0.001)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from device_clients import Client
-from services import run, systemctl
+from services import run, selinux_type, systemctl
 from tpm_commands import GET_RANDOM, TPM12_GET_MANUFACTURER
 
 pytestmark = pytest.mark.needs("systemd", "root", "cuse")
@@ -156,7 +156,7 @@ def test_a_host_with_a_key_signs_what_a_policy_in_force_hides():
     for name in ("key.pem", "certificate.der"):
         shutil.copyfile(f"../repositories/host/{name}", own / name)  # without the label that it has there
     (own / "key.pem").chmod(0o600)
-    assert {os.getxattr(path, "security.selinux").split(b":")[2] for path in (own, own / "key.pem")} == {b"vtpm_ima_key_t"}
+    assert {selinux_type(path) for path in (own, own / "key.pem")} == {"vtpm_ima_key_t"}
     ring = run("keyctl", "search", "@u", "keyring", "_ima").stdout.strip()
     with open(own / "certificate.der", "rb") as certificate:
         subprocess.run(["keyctl", "padd", "asymmetric", "", ring], stdin=certificate, check=True, capture_output=True)

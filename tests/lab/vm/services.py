@@ -15,6 +15,11 @@ def run(*words, user=None, expect=0, timeout=90, **kw):
     return done
 
 
+def selinux_type(path):
+    """Of the label that a file has."""
+    return os.getxattr(path, "security.selinux").decode().split(":")[2]
+
+
 def systemctl(verb, *instances, expect=0):
     return run("systemctl", verb, *[f"vtpm@{name}.service" for name in instances], expect=expect)
 

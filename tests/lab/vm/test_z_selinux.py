@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from device_clients import wait_for
-from services import run, show, systemctl
+from services import run, selinux_type, show, systemctl
 from tpm_commands import GET_RANDOM
 
 pytestmark = pytest.mark.needs("systemd", "root", "accounts")
@@ -55,7 +55,7 @@ def test_everything_runs_in_its_domain_and_has_its_label(both):
         "/dev/vtpm0": "vtpm_device_t",
         "/dev/vtpmx": "vtpm_proxy_device_t",
     }
-    found = {path: os.getxattr(path, "security.selinux").decode().split(":")[2] for path in labels}
+    found = {path: selinux_type(path) for path in labels}
     assert found == labels
 
 
@@ -272,7 +272,7 @@ def test_a_directory_that_was_removed_is_made_anew(name, label):
             before = len(denials())
             run("systemd-run", "--wait", "--quiet", "systemd-tmpfiles", "--create", "vtpm.conf")
             assert denials()[before:] == []
-        assert os.getxattr(directory, "security.selinux").split(b":")[2] == label.encode()
+        assert selinux_type(directory) == label
         assert directory.stat().st_mode == mode
         directory.rmdir()
     finally:
