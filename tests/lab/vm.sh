@@ -80,6 +80,8 @@ if [ -n "$disk" ]; then
   [ -f "$disk" ] || cp --sparse=always "$image_dir/root.img" "$disk"
   drive="file=$disk"
 fi
+# sid's policy denies systemd-tmpfiles the directories that it is to clean, 15 minutes after the boot
+[ "$SUITE" != sid ] || extra+=' systemd.mask=systemd-tmpfiles-clean.timer'
 selinux=0; [ "${LAB_SELINUX:-permissive}" != enforcing ] || selinux=1
 # root is the only NVMe disk: newer kernels number several of them in any order
 # shellcheck disable=SC2054
