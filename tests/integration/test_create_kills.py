@@ -115,6 +115,8 @@ def test_a_kill_at_any_moment_leaves_a_finished_tpm_or_none(host: Host, capsys: 
         usual_s, changes = usual[version]
         before = set(os.listdir(host.state))
         if generator.random() < 0.5:
+            for left in host.state.glob(f"{newborn.NEW}*"):
+                shutil.rmtree(left)  # to clean up would be changes before those that were counted
             command = killed_at(host, generator.randrange(changes), name, *options)
             is_killed = subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
             assert is_killed
@@ -135,7 +137,7 @@ def test_a_kill_at_any_moment_leaves_a_finished_tpm_or_none(host: Host, capsys: 
     with capsys.disabled():
         print(f"\n{KILLS} times vtpmctl create: {', '.join(f'{what}: {count}' for what, count in outcomes.items())}")
     assert outcomes["not killed"] < KILLS / 2, outcomes
-    assert all(outcomes[what] >= KILLS / 60 for what in ("nothing", "no configuration", "finished")), outcomes
+    assert all(outcomes[what] >= KILLS / 30 for what in ("nothing", "no configuration", "finished")), outcomes
     for number in unfinished[-5:]:
         name, *options = words_for(number)
         host.made(name, *options)
