@@ -57,11 +57,11 @@ lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
 	@tools/need.sh uml test
 	@tests/lab/uml.sh -v -t 1200 python -m pytest -p no:cacheprovider tests/lab/uml $(ARGS)
 
-lab-vm: ## tests/lab/vm in a QEMU machine with systemd and SELinux enforcing (SUITE=trixie: Debian 13 instead of 12)
+lab-vm: ## tests/lab/vm in a machine with systemd and SELinux enforcing (SUITE=trixie: Debian 13 instead of 12; LAB_MACHINE=qemu)
 	@tools/need.sh vm
 	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/vm.sh -t 2700 python3 -m pytest --durations=25 -p no:cacheprovider tests/lab/vm $(ARGS)
 
-lab-rpm: ## the RPM in a QEMU machine: dnf install, upgrade under load, remove, a reboot, IMA in force (SUITE as for lab-vm)
+lab-rpm: ## the RPM in such a machine: dnf install, upgrade under load, remove, a reboot, IMA in force (SUITE as for lab-vm)
 	@tools/need.sh vm
 	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/rpm.sh $(ARGS)
 

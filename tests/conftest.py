@@ -22,6 +22,9 @@ UNOBTAINABLE = "unobtainable: "
 
 LABS = "run it in a lab: make lab-uml, make lab-vm"
 
+#: What no User-Mode Linux has. Tests that need one of these have the marker `only_qemu`; LAB_MACHINE=uml leaves them out.
+ONLY_QEMU = frozenset(("vtpm-proxy", "ima", "distribution's kernel"))
+
 
 class Capability(NamedTuple):
     """Something that a machine has or lacks: `present` looks, `missing` is the skip's reason."""
@@ -39,6 +42,15 @@ def is_char_device(path: str) -> bool:
         return stat.S_ISCHR(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def has_module(name: str) -> bool:
+    return subprocess.run(["modprobe", "--dry-run", "--quiet", name], check=False).returncode == 0
+
+
+def is_user_mode_linux() -> bool:
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        return "User Mode Linux" in file.read()
 
 
 def has_account(name: str) -> bool:
@@ -78,6 +90,11 @@ CAPABILITIES = {
     "fuse": Capability(lambda: is_char_device("/dev/fuse"), f"no /dev/fuse: modprobe fuse, or {LABS}"),
     "pyfuse3": Capability(lambda: importlib.util.find_spec("pyfuse3") is not None, "no pyfuse3: pip install -e .[test]"),
     "fusermount3": command("fusermount3", "fuse3"),
+    "vtpm-proxy": Capability(
+        lambda: has_module("tpm_vtpm_proxy"), "no tpm_vtpm_proxy in this kernel: make lab-vm LAB_MACHINE=qemu"
+    ),
+    "ima": Capability(lambda: os.path.isdir("/sys/kernel/security/ima"), "no IMA in this kernel: make lab-rpm LAB_MACHINE=qemu"),
+    "distribution's kernel": Capability(lambda: not is_user_mode_linux(), "User-Mode Linux: make lab-vm LAB_MACHINE=qemu"),
     "udev": Capability(lambda: os.path.exists("/run/udev/control"), f"no systemd-udevd runs: {LABS}"),
     "systemd": Capability(lambda: os.path.isdir("/run/systemd/system"), "systemd is not process 1: make lab-vm"),
     "accounts": Capability(
@@ -147,6 +164,20 @@ def skip_reason(longrepr: object) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}")
+    config.addinivalue_line("markers", f"only_qemu: needs one of {', '.join(sorted(ONLY_QEMU))}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: "list[pytest.Item]") -> None:
+    there, elsewhere = [], []
+    for item in items:
+        if any(ONLY_QEMU.intersection(mark.args) for mark in item.iter_markers("needs")):
+            item.add_marker("only_qemu")
+            (elsewhere if os.environ.get("LAB_MACHINE") == "uml" else there).append(item)
+        else:
+            there.append(item)
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = there
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -15,8 +15,8 @@ packages_of() {
     install) echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-cryptography python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
     lint) echo shellcheck;;
     qemu) echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients;;
-    uml) echo user-mode-linux systemd udev iproute2 kmod util-linux qemu-system-x86;;
-    vm) echo openssl mmdebstrap qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
+    uml) echo user-mode-linux mmdebstrap patchelf debian-archive-keyring systemd udev iproute2 kmod util-linux;;
+    vm) echo openssl mmdebstrap patchelf qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
     selinux) echo make python3 selinux-policy-dev checkpolicy policycoreutils semodule-utils;;
     demo) echo tpm2-tools libtss2-tcti-device0 swtpm-tools systemd udev util-linux fuse3;;
     *) echo "need.sh: no group $1" >&2; exit 64;;

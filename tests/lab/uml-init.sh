@@ -3,20 +3,22 @@
 #
 # The root file system is the host's own, read-only; a tmpfs above it takes every change, so nothing of the host is altered.
 # All that comes in or goes out is the scratch folder of uml.sh, here /lab: skeleton/ (laid over the root), fstab, settings,
-# command, out/ (results), up (seconds the boot took), rc (exit status), dmesg.
+# command, the kernel's modules, out/ (results), up (seconds the boot took), rc (exit status), dmesg.
 # A process costs a tenth of a second in this machine: hence one `mount -a`, and built-ins where the shell has them.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 umask 022
 power_off() { sync; echo o >/proc/sysrq-trigger; sleep 60; }
 die() { echo "lab: $*" >/dev/console; power_off; }
-load() { insmod "/usr/lib/uml/modules/$(</proc/sys/kernel/osrelease)/kernel/$1" || die "$1 does not load"; }
+load() { insmod "$1" || die "$1 does not load"; }
 
 if [ "${1:-}" != second ]; then
   # First life, in the host's root: put the new root together and move into it.
-  # lab_init and lab_scratch come from the kernel's command line: what the kernel does not know it hands to process 1
-  : "${lab_init:?}" "${lab_scratch:?}"
+  # these come from the kernel's command line: what the kernel does not know it hands to process 1
+  : "${lab_scratch:?}"
   mount -t proc proc /proc || exit 1
-  load fs/overlayfs/overlay.ko
+  if [ -n "${lab_probe:-}" ]; then mount -t hostfs -o "$lab_scratch" none /mnt && : >/mnt/first-process; power_off; fi   # asked by uml-kernel.sh
+  : "${lab_init:?}"
+  load "$lab_scratch/overlay.ko"
   { mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/changes /mnt/overlay /mnt/root /mnt/lab /mnt/project; } || die "no tmpfs"
   mount -t hostfs -o "$lab_scratch" none /mnt/lab || die "no $lab_scratch"
   mount -t overlay -o lowerdir=/mnt/lab/skeleton:/,upperdir=/mnt/changes,workdir=/mnt/overlay overlay /mnt/root || die "no overlay"
@@ -31,7 +33,7 @@ echo vtpm-uml >/proc/sys/kernel/hostname
 ip link set lo up
 udevd=/lib/systemd/systemd-udevd; [ -x "$udevd" ] || udevd=/usr/lib/systemd/systemd-udevd
 "$udevd" --daemon 2>/dev/console || die "systemd-udevd does not start"
-load fs/fuse/fuse.ko; load fs/fuse/cuse.ko
+load /lab/fuse.ko; load /lab/cuse.ko
 udevadm settle --timeout=20
 [ -c /dev/cuse ] || die "no /dev/cuse"
 

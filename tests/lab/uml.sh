@@ -11,8 +11,9 @@
 # Accounts: root, vtpm, lab-member (group vtpm), lab-operator (groups vtpm and vtpm-admin), lab-outsider (neither).
 # Variables: LAB_MEM, in MiB (default 512; as much room is needed in TMPDIR or /dev/shm); LAB_ENV, names of variables to hand on;
 # LAB_SHELL_START, a command line to run before the shell.
-# Exit status 125: the lab itself failed.
+# Which kernel, and which variables that takes: uml-kernel.sh. Exit status 125: the lab itself failed.
 set -euo pipefail
+umask 022
 here=$(cd "$(dirname "$0")" && pwd); project=$(cd "$here/../.." && pwd)
 
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
@@ -25,7 +26,9 @@ if [ $# = 0 ]; then
   interactive=1
   { [ -t 0 ] && [ -t 1 ]; } || { echo "uml.sh: a shell needs a terminal; give a command instead" >&2; exit 64; }
 fi
-command -v linux.uml >/dev/null || { printf 'uml.sh: no linux.uml here\n  remedy: apt-get install user-mode-linux\n' >&2; exit 125; }
+# shellcheck source=tests/lab/uml-kernel.sh
+. "$here/uml-kernel.sh"
+uml_kernel installed || exit 125
 
 scratch=$(mktemp -d "/tmp/vtpm-uml.XXXXXX")
 running=''
@@ -35,6 +38,7 @@ trap 'exit 130' INT; trap 'exit 143' TERM
 # what is laid over the host's files: accounts, udev rules, mount points
 skeleton=$scratch/skeleton
 mkdir -p "$scratch/out" "$skeleton"/{etc/udev/rules.d,usr/libexec/vtpm,var/lib/vtpm,dev,proc,sys,run,tmp,var/tmp,mnt,root,lab}
+cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/"
 chmod 755 "$scratch" "$skeleton"; chmod 777 "$scratch/out"; chmod 700 "$skeleton/root"
 cp /etc/passwd /etc/group "$skeleton/etc/"
 for file in "$project"/packaging/sysusers*/*.conf "$project"/packaging/*sysusers*; do
@@ -86,13 +90,9 @@ FSTAB
     printf 'exec'; printf ' %q' "$@"; echo
   fi; } >"$scratch/command"
 
-# the machine's memory is a file: in a tmpfs that has room for it and lets code be run from it, else on the disk
-memory=${LAB_MEM:-512} backing=/tmp
-for folder in ${TMPDIR:+"$TMPDIR"} /dev/shm; do
-  room=$(df -Pm "$folder" 2>/dev/null | awk 'NR==2 {print $4}')
-  if [ "${room:-0}" -gt "$memory" ] && ! findmnt -no OPTIONS -T "$folder" | grep -qw noexec; then backing=$folder; break; fi
-done
-machine=(linux.uml "mem=${memory}M" "umid=vtpm$$" "uml_dir=$scratch" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet loglevel=3
+memory=${LAB_MEM:-512}
+backing=$(uml_memory "$memory")
+machine=("$UML_KERNEL" "${UML_OPTIONS[@]}" "mem=${memory}M" "umid=vtpm$$" "uml_dir=$scratch" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet loglevel=3
   "init=$here/uml-init.sh" "lab_init=$here/uml-init.sh" "lab_scratch=$scratch" con=null)
 start=$(date +%s%N) rc=0
 if [ "$interactive" = 1 ]; then

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vm-image.sh [--force | --remove] : the image of the QEMU lab, made when it is missing or when its inputs have changed
+# vm-image.sh [--force | --remove] : the image of the lab with systemd, made when it is missing or when its inputs have changed
 #
 # Debian $SUITE, its cloud kernel, SELinux labels and a slim policy, and beside it a build root with compilers, so that the
 # extension fits the guest's Python. Needs root. It is kept in ${XDG_CACHE_HOME:-~/.cache}/vtpm-lab/$SUITE (LAB_CACHE).
@@ -16,7 +16,8 @@ esac
 
 mkdir -p "$image_dir"
 exec 9>"$image_dir.lock"; flock 9   # two runs at once make it once
-inputs=$(cat "$here/vm-suite.sh" "$here/vm-image.sh" "$here"/guest/lab* "$here"/policy/* "$here"/rpm/{dress.sh,names} | sha256sum)
+uml=$(uml_fetch 2>&1) || say "no machine in User-Mode Linux: $uml"
+inputs=$({ ls "$uml_cache/sid/modules" 2>/dev/null || :; cat "$here"/{apt,vm-suite,vm-image}.sh "$here"/guest/lab* "$here"/policy/* "$here"/rpm/{dress.sh,names}; } | sha256sum)
 if [ -f "$image_dir/root.img" ] && [ "$inputs" = "$(cat "$image_dir/inputs" 2>/dev/null)" ]; then
   say "image of $SUITE: as it is"
   exit 0
@@ -25,7 +26,7 @@ rm -rf "$image_dir"; mkdir -p "$image_dir/kernel"; umask 022
 log=$image_dir/build.log
 trap '[ $? = 0 ] || { tail -n 30 "$log"; echo "vm-image.sh: failed, see $log"; } >&2' EXIT
 say "image of $SUITE: bootstrap"
-mapfile -t lines < <(apt_lines)
+mapfile -t lines < <(apt_lines "$SUITE")
 # the kernel packages are only fetched: no initramfs, no postinst
 cat >"$image_dir/kernel.hook" <<'H'
 #!/bin/sh
@@ -58,7 +59,7 @@ say "build root"
 cp -a --reflink=auto "$root" "$build"
 cp -L /etc/resolv.conf "$build/etc/resolv.conf"
 rm -f "$build"/etc/apt/sources.list.d/*; cp "$keyring" "$build/etc/apt/lab.gpg"
-apt_lines | sed 's,signed-by=[^]]*,signed-by=/etc/apt/lab.gpg,' >"$build/etc/apt/sources.list"
+apt_lines "$SUITE" | sed 's,signed-by=[^]]*,signed-by=/etc/apt/lab.gpg,' >"$build/etc/apt/sources.list"
 printf '%s\n' 'Acquire::Check-Valid-Until "false";' 'APT::Install-Recommends "false";' 'Dpkg::Options {"--force-unsafe-io"; };' \
   'APT::Sandbox::User "root";' >"$build/etc/apt/apt.conf.d/99lab"
 in_build_root bash -ec "export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q -y install $build_pkgs; apt-get clean" >>"$log" 2>&1
@@ -69,11 +70,19 @@ for deb in "$image_dir"/kernel/*.deb; do dpkg-deb -x "$deb" "$image_dir/kernel/x
 for folder in "$image_dir"/kernel/x/usr/lib/modules/* "$image_dir"/kernel/x/lib/modules/*; do if [ -d "$folder" ]; then modules=$folder; fi; done
 version=$(basename "$modules")
 for file in "$image_dir/kernel/x/boot/vmlinuz-$version" "$modules/vmlinuz"; do [ ! -f "$file" ] || cp "$file" "$image_dir/vmlinuz"; done
-target=$root/usr/lib/modules/$version; mkdir -p "$target/kernel"; cp "$modules"/modules.* "$target/" 2>/dev/null || :
-for part in fs/fuse fs/overlayfs fs/autofs drivers/char drivers/virtio drivers/block crypto lib; do   # only what the lab can need
-  [ ! -e "$modules/kernel/$part" ] || { mkdir -p "$target/kernel/$(dirname $part)"; cp -a "$modules/kernel/$part" "$target/kernel/$part"; }
+add_modules() { # FOLDER : of one version, and of it only what the lab can need
+  local part target=$root/usr/lib/modules/${1##*/}
+  mkdir -p "$target/kernel"; cp "$1"/modules.* "$target/" 2>/dev/null || :
+  for part in fs/fuse fs/overlayfs fs/autofs drivers/char drivers/virtio drivers/block crypto lib; do
+    [ ! -e "$1/kernel/$part" ] || { mkdir -p "$target/kernel/$(dirname $part)"; cp -a "$1/kernel/$part" "$target/kernel/$part"; }
+  done
+  depmod -b "$root" "${1##*/}" 2>/dev/null
+}
+add_modules "$modules"
+# User-Mode Linux brings its own; without it the image is for QEMU alone
+for modules in "$uml_cache"/sid/modules/*; do
+  if [ -d "$modules" ]; then add_modules "$modules"; fi
 done
-depmod -b "$root" "$version" 2>/dev/null
 
 say "configuration"
 install -m 755 "$here/guest/lab-run.sh" "$root/usr/local/sbin/lab-run"

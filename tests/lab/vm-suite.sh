@@ -2,13 +2,15 @@
 # shellcheck disable=SC2034
 # Sourced by the other vm-*.sh: which Debian, which packages, where the image lives
 set -euo pipefail
+umask 022
 SUITE=${SUITE:-bookworm}          # bookworm: systemd 252; trixie: 257; sid
 case $SUITE in bookworm | trixie | sid) ;; *) echo "vm-suite.sh: SUITE is $SUITE, expected bookworm, trixie or sid" >&2; exit 64;; esac
-LAB_CACHE=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vtpm-lab}
+LAB_MACHINE=${LAB_MACHINE:-uml}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); project=$(cd "$here/../.." && pwd)
+# shellcheck source=tests/lab/uml-kernel.sh
+. "$here/uml-kernel.sh"
 image_dir=$LAB_CACHE/$SUITE       # rootfs/ buildroot/ root.img vmlinuz inputs payload/
 root=$image_dir/rootfs build=$image_dir/buildroot
-keyring=${LAB_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 
 # in the machine
 base_pkgs=systemd,systemd-sysv,udev,dbus,kmod,mount,procps,passwd,e2fsprogs,util-linux,iproute2,sudo,strace
@@ -25,23 +27,6 @@ build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools
 build_pkgs+=" python3-packaging python3-hypothesis rpmlint createrepo-c file elfutils"
 
 say() { echo "== $SECONDS s: $*"; }
-
-# the archive that apt uses here; LAB_MIRROR and LAB_SECURITY_MIRROR ("none": do without) override it
-apt_site() { # LABEL PATH-END
-  local site
-  # shellcheck disable=SC2016
-  site=$(apt-get indextargets --format '$(LABEL)|$(SITE)' 'Created-By: Packages' 2>/dev/null | awk -F'|' -v l="$1" '$1==l{print $2; exit}')
-  [ -n "$site" ] || site=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
-    grep -v '^ *#' | grep -oE '[a-z+]+://[^] ]+' | sed 's,/*$,,' | grep -m1 "$2\$" || :)
-  printf '%s' "$site"
-}
-apt_lines() { # for mmdebstrap and for apt in the build root
-  local main security
-  main=${LAB_MIRROR:-$(apt_site Debian /debian)}; security=${LAB_SECURITY_MIRROR:-$(apt_site Debian-Security /debian-security)}
-  [ -n "$main" ] || { printf 'no Debian archive in the configuration of apt\n  remedy: set LAB_MIRROR\n' >&2; return 1; }
-  echo "deb [signed-by=$keyring] $main $SUITE main"
-  [ "$SUITE" = sid ] || [ -z "$security" ] || [ "$security" = none ] || echo "deb [signed-by=$keyring] $security $SUITE-security main"
-}
 
 # in_build_root [-b HOSTDIR:DIR]... COMMAND... : run it in the build root, with HOSTDIR visible as DIR; the mounts go with it
 in_build_root() {

@@ -1,8 +1,9 @@
 #!/bin/bash
-# vm.sh [-t SECONDS] [-o RESULTS] [-k CMDLINE] [-r FOLDER] [-d DISK] COMMAND ARGUMENT... : run one command in the QEMU lab
+# vm.sh [-t SECONDS] [-o RESULTS] [-k CMDLINE] [-r FOLDER] [-d DISK] COMMAND ARGUMENT... : run one command in a machine with systemd
 #
-# A machine with Debian's kernel, systemd as process 1, udev and SELinux boots in software (no KVM needed) from an image that
-# is made once and kept. The project is installed there by `make install`, then COMMAND runs as root in a folder that holds
+# A machine with systemd as process 1, udev, journald, SELinux and a real /dev/cuse boots from an image that is made once and kept: in
+# User-Mode Linux in seconds, or in QEMU, in software (no KVM needed), with Debian's own kernel, which has what the other lacks: IMA, vtpm_proxy.
+# The project is installed there by `make install`, then COMMAND runs as root in a folder that holds
 # tests/, tools/, etc/ and pyproject.toml. Its output comes here, its exit status is this script's. What it changes is forgotten, but for files in
 # $LAB_RESULTS, which come back to RESULTS with the journal. Without COMMAND: an interactive shell on the serial console.
 #   -t SECONDS  limit from the boot on (default 600, none for the shell); exit status 124 when it is reached
@@ -11,9 +12,9 @@
 #   -r FOLDER   instead of `make install`: dnf knows the repositories FOLDER/current and, disabled, FOLDER/previous
 #   -d DISK     boot this copy of the image, made if it is missing, and keep what changes on it: for a test over a reboot
 # Accounts: root, vtpm, lab-member (group vtpm), lab-operator (groups vtpm and vtpm-admin), lab-outsider (neither).
-# Variables: SUITE (bookworm, trixie, sid), LAB_SELINUX=enforcing (default permissive), LAB_CACHE, LAB_ENV (names of variables to hand
-# on), MEM (MiB), SMP (default 1: a second emulated processor makes everything slower), ACCEL, BOOT_LIMIT (seconds until the machine must
-# have spoken; it is then started again, twice).
+# Variables: LAB_MACHINE (uml or qemu, default uml), SUITE (bookworm, trixie, sid), LAB_SELINUX=enforcing (default permissive), LAB_CACHE, LAB_ENV
+# (names of variables to hand on), MEM (MiB); for QEMU: SMP (default 1: a second emulated processor makes everything slower), ACCEL, BOOT_LIMIT
+# (seconds until the machine must have spoken; it is then started again, twice).
 # Exit status 125: the lab itself failed.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lab/vm-suite.sh
@@ -28,9 +29,16 @@ if [ $# = 0 ]; then
   mode=shell
   { [ -t 0 ] && [ -t 1 ]; } || { echo "vm.sh: a shell needs a terminal; give a command instead" >&2; exit 64; }
 fi
-for tool in qemu-system-x86_64 mmdebstrap mkfs.ext4; do
-  command -v $tool >/dev/null || { printf 'vm.sh: no %s here\n  remedy: tools/need.sh vm\n' $tool >&2; exit 125; }
+tools='mmdebstrap mkfs.ext4'
+case $LAB_MACHINE in
+  uml) ;;
+  qemu) tools+=' qemu-system-x86_64';;
+  *) echo "vm.sh: LAB_MACHINE is $LAB_MACHINE, expected uml or qemu" >&2; exit 64;;
+esac
+for tool in $tools; do
+  command -v "$tool" >/dev/null || { printf 'vm.sh: no %s here\n  remedy: tools/need.sh vm\n' "$tool" >&2; exit 125; }
 done
+if [ "$LAB_MACHINE" = uml ]; then uml_kernel newest || exit 125; fi
 "$here/vm-image.sh" >&2 || exit 125
 scratch=$(mktemp -d /tmp/vtpm-vm.XXXXXX)
 machine='' watcher=''
@@ -68,50 +76,30 @@ else
 fi
 exec 9>&-
 tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" tests tools etc docs pyproject.toml
-{ printf 'MODE=%q SHELL_TERM=%q\n' "$mode" "${TERM:-vt100}"
+{ printf 'MODE=%q SHELL_TERM=%q\nexport LAB_MACHINE=%q\n' "$mode" "${TERM:-vt100}" "$LAB_MACHINE"
   if [ "$mode" = shell ]; then read -r rows columns < <(stty size); printf 'ROWS=%q COLUMNS=%q\n' "$rows" "$columns"; fi
   for variable in CI ${LAB_ENV:-}; do [ -z "${!variable+x}" ] || printf 'export %s=%q\n' "$variable" "${!variable}"; done; } >"$scratch/in/settings"
 { printf 'exec'; printf ' %q' "$@"; echo; } >"$scratch/in/command"
 tar -C "$scratch/in" -cf "$scratch/in.tar" .; truncate -s %1M "$scratch/in.tar"
 truncate -s 64M "$scratch/out.tar"
 
-drive="file=$image_dir/root.img,snapshot=on"
-if [ -n "$disk" ]; then
-  [ -f "$disk" ] || cp --sparse=always "$image_dir/root.img" "$disk"
-  drive="file=$disk"
-fi
+if [ -n "$disk" ] && [ ! -f "$disk" ]; then cp --sparse=always "$image_dir/root.img" "$disk"; fi
 # sid's policy denies systemd-tmpfiles the directories that it is to clean, 15 minutes after the boot
 [ "$SUITE" != sid ] || extra+=' systemd.mask=systemd-tmpfiles-clean.timer'
 selinux=0; [ "${LAB_SELINUX:-permissive}" != enforcing ] || selinux=1
-# root is the only NVMe disk: newer kernels number several of them in any order
-# shellcheck disable=SC2054
-qemu=(qemu-system-x86_64 -machine q35 -accel "${ACCEL:-tcg,thread=multi}" -cpu max -smp "${SMP:-1}" -m "${MEM:-1536}"
-  -nodefaults -display none -no-reboot -monitor none -kernel "$image_dir/vmlinuz"
-  -append "console=ttyS0 root=/dev/nvme0n1 rootfstype=ext4 rw lsm=lockdown,yama,integrity,selinux enforcing=$selinux mitigations=off nokaslr tsc=reliable audit=1 audit_backlog_limit=8192 panic=-1 quiet systemd.firstboot=0 systemd.show_status=0 lab.mode=$mode $extra"
-  -drive "$drive,if=none,id=d0,format=raw,cache=unsafe" -device nvme,drive=d0,serial=root
-  -drive "file=$scratch/in.tar,if=none,id=d1,format=raw,readonly=on" -device virtio-blk-pci,drive=d1,serial=in
-  -drive "file=$scratch/out.tar,if=none,id=d2,format=raw,cache=unsafe" -device virtio-blk-pci,drive=d2,serial=out
-  -device virtio-rng-pci)
-started() { grep -qa 'LAB: start' "$scratch/console.log" 2>/dev/null; }
-alive() { kill -0 "$machine" 2>/dev/null; }
-say "boot of $SUITE, SELinux ${LAB_SELINUX:-permissive}" >&2
-rc=0; : >"$scratch/qemu.log"
+cmdline="rootfstype=ext4 rw lsm=lockdown,yama,integrity,selinux enforcing=$selinux audit=1 audit_backlog_limit=8192 panic=-1 quiet"
+cmdline+=" systemd.firstboot=0 systemd.show_status=0 lab.mode=$mode $extra"
+memory=${MEM:-1536}
+# shellcheck source=tests/lab/vm-uml.sh
+. "$here/vm-$LAB_MACHINE.sh"   # machine_start, which sets $machine and $watcher, and machine_shell
+say "boot of $SUITE on $LAB_MACHINE, SELinux ${LAB_SELINUX:-permissive}" >&2
+rc=0; : >"$scratch/machine.log"
 if [ "$mode" = shell ]; then
   terminal=$(stty -g); stty raw -echo
-  "${qemu[@]}" -chardev "stdio,id=console,signal=off,logfile=$scratch/console.log" -serial chardev:console || rc=$?
+  machine_shell || rc=$?
   stty "$terminal"
 else
-  for try in 1 2 3; do   # now and then a machine in software hangs before its first line
-    : >"$scratch/output"
-    timeout -k 5 "$limit" "${qemu[@]}" -serial "file:$scratch/console.log" -serial "file:$scratch/output" </dev/null >"$scratch/qemu.log" 2>&1 & machine=$!
-    waited=0
-    while alive && ! started && [ "$waited" -lt "${BOOT_LIMIT:-150}" ]; do sleep 1; waited=$((waited + 1)); done
-    if started || ! alive; then break; fi
-    echo "vm.sh: boot $try: nothing after $waited s" >&2
-    kill "$machine"; wait "$machine" || :
-  done
-  say "the machine is up" >&2
-  tail -n +1 -f --pid="$machine" -s 0.3 "$scratch/output" & watcher=$!
+  machine_start
   wait "$machine" || rc=$?
   wait "$watcher" || :
   machine='' watcher=''
@@ -122,6 +110,6 @@ if [ -n "$results" ]; then mkdir -p "$results"; cp -r "$scratch/out/." "$scratch
 say "end" >&2
 if [ -s "$scratch/out/rc" ]; then exit "$(cat "$scratch/out/rc")"; fi
 case $rc in 124 | 137) echo "vm.sh: no end after $limit s" >&2; exit 124;; esac
-echo "vm.sh: the lab ended without a result (qemu: $rc)" >&2
-tail -n 20 "$scratch/qemu.log" "$scratch/console.log" >&2 || :
+echo "vm.sh: the lab ended without a result ($LAB_MACHINE: $rc)" >&2
+tail -n 20 "$scratch/machine.log" "$scratch/console.log" >&2 || :
 exit 125

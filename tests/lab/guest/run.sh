@@ -21,7 +21,7 @@ fi
 echo "$rc" >/root/out/rc
 journalctl -b --no-pager -o short-monotonic >/root/out/journal 2>&1
 cp /var/log/audit/audit.log /root/out/ 2>/dev/null
-tar -C /root/out -cf /dev/disk/by-id/virtio-out .
+tar -C /root/out -cf "$LAB_OUT" .
 sync
 read -r up _ </proc/uptime; echo "LAB: rc=$rc at $up s" >/dev/console
 systemctl poweroff --force --force

@@ -16,7 +16,7 @@ from device_clients import Client
 from services import run, selinux_type, systemctl
 from tpm_commands import GET_RANDOM, TPM12_GET_MANUFACTURER
 
-pytestmark = pytest.mark.needs("systemd", "root", "cuse")
+pytestmark = pytest.mark.needs("systemd", "root", "cuse", "ima")
 
 PACKAGE = "python3-swtpm"
 LAUNCHER = Path("/usr/libexec/vtpm/vtpmd")

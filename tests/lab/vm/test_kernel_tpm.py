@@ -12,7 +12,7 @@ from device_clients import Client, wait_for
 from services import journal, run, show, systemctl
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, TPM12_GET_MANUFACTURER
 
-pytestmark = pytest.mark.needs("systemd", "root", "accounts")
+pytestmark = pytest.mark.needs("systemd", "root", "accounts", "vtpm-proxy")
 
 CONFIGURATION = "[device]\nenabled = false\n[vtpm-proxy]\nenabled = true\n"
 

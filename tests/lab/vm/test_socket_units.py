@@ -62,22 +62,22 @@ def test_the_first_client_starts_the_service(configure):
 
 def test_tcp_without_a_hole_in_the_sandbox(configure, drop_in):
     """The unit has no network and may make no TCP socket; systemd makes it, outside."""
-    configure("net", '[tpm]\nstartup = "clear"\n')
-    drop_in("vtpm@net.socket", "[Socket]\nListenStream=127.0.0.1:2632\n")
+    configure("tcp", '[tpm]\nstartup = "clear"\n')
+    drop_in("vtpm@tcp.socket", "[Socket]\nListenStream=127.0.0.1:2632\n")
     with open("/run/systemd/system/vtpm-data@.socket", "w", encoding="ascii") as file:
         file.write("[Socket]\nListenStream=127.0.0.1:2631\nFileDescriptorName=data\nService=vtpm@%i.service\n")
     run("systemctl", "daemon-reload")
     try:
-        run("systemctl", "start", "vtpm@net.socket", "vtpm-data@net.socket")
+        run("systemctl", "start", "vtpm@tcp.socket", "vtpm-data@tcp.socket")
         environment = dict(os.environ, TPM2TOOLS_TCTI="swtpm:host=127.0.0.1,port=2631")
         assert len(bytes.fromhex(run("tpm2_getrandom", "--hex", "8", user="lab-outsider", env=environment).stdout)) == 8
         run("swtpm_ioctl", "--tcp", "127.0.0.1:2632", "-l", "0")
-        assert show("net", "PrivateNetwork") == "yes"
+        assert show("tcp", "PrivateNetwork") == "yes"
         with socket.create_connection(("127.0.0.1", 2631), timeout=20) as client:
             client.sendall(GET_RANDOM)
             assert result_of(client.recv(100)) == 0
-        saved = run("swtpm_ioctl", "--tcp", "127.0.0.1:2632", "--save", "permanent", "/tmp/net.permanent", expect=None)
+        saved = run("swtpm_ioctl", "--tcp", "127.0.0.1:2632", "--save", "permanent", "/tmp/tcp.permanent", expect=None)
         assert saved.returncode != 0, "who comes by TCP is nobody, and gets no secrets"
     finally:
-        run("systemctl", "stop", "vtpm-data@net.socket", "vtpm@net.socket", "vtpm@net.service")
+        run("systemctl", "stop", "vtpm-data@tcp.socket", "vtpm@tcp.socket", "vtpm@tcp.service")
         os.unlink("/run/systemd/system/vtpm-data@.socket")

@@ -1,4 +1,4 @@
-"""The QEMU lab is what the other tests here take it for: systemd as process 1, a real /dev/cuse, the project installed."""
+"""The lab is what the other tests here take it for: systemd as process 1, a real /dev/cuse, the project installed."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from device_clients import Client
+from tpm_commands import GET_RANDOM
 
 pytestmark = pytest.mark.needs("root", "cuse", "udev", "systemd", "accounts")
 
@@ -51,6 +53,19 @@ def test_groups_of_the_people(person, groups):
 def test_selinux_is_as_asked_for():
     enforcing = "enforcing=1" in Path("/proc/cmdline").read_text().split()
     assert run("getenforce").strip() == ("Enforcing" if enforcing else "Permissive")
+
+
+@pytest.mark.needs("distribution's kernel")
+def test_the_distribution_s_own_kernel_keeps_a_device_over_a_restart(configure):
+    """Its CUSE is older than that of User-Mode Linux, where all else runs."""
+    configure("stock", '[tpm]\nstartup = "clear"\n')
+    run("systemctl", "start", "vtpm@stock.service")
+    client = Client("/dev/stock")
+    for _ in range(2):
+        assert client(GET_RANDOM)[6:10] == bytes(4)
+        run("systemctl", "restart", "vtpm@stock.service")
+    assert client(GET_RANDOM)[6:10] == bytes(4)
+    client.close()
 
 
 def test_results_come_back():

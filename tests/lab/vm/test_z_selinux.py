@@ -53,10 +53,16 @@ def test_everything_runs_in_its_domain_and_has_its_label(both):
         "/run/vtpm/vtpm1/status": "vtpm_runtime_t",
         "/dev/cuse": "vtpm_cuse_device_t",
         "/dev/vtpm0": "vtpm_device_t",
-        "/dev/vtpmx": "vtpm_proxy_device_t",
     }
     found = {path: selinux_type(path) for path in labels}
     assert found == labels
+
+
+@pytest.mark.needs("vtpm-proxy")
+def test_the_kernel_s_way_to_tpms_of_its_own_has_its_label():
+    run("modprobe", "tpm_vtpm_proxy")
+    wait_for(lambda: os.path.exists("/dev/vtpmx"), "/dev/vtpmx")
+    assert selinux_type("/dev/vtpmx") == "vtpm_proxy_device_t"
 
 
 # --- what the daemon may not do ----------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Which User-Mode Linux the lab takes, with kernels that abort, hang, or are missing (tests/lab/uml-kernel.sh).
+
+They are scripts: no real kernel can be made to fail on demand. What boots for real is tested by every lab.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+LAB = Path(__file__).resolve().parents[1] / "lab"
+
+HEAD = """#!/bin/bash
+case $1 in --version) echo 1.2; exit;; --help) exit;; esac
+echo started >>"$0.starts"
+for word; do case $word in lab_scratch=*) scratch=${word#*=};; esac; done
+"""
+BOOTS = ": >$scratch/first-process"
+ABORTS = "echo fatal_sigsegv; kill -ABRT $$"
+HANGS = "sleep 60"
+
+
+@pytest.fixture
+def kernels(tmp_path):
+    """Writes kernels: the installed one and the archive's, as if unpacked. Returns the environment that uses them."""
+
+    def write(installed, archive):
+        for body, path in ((installed, tmp_path / "linux.uml"), (archive, tmp_path / "cache/uml/sid/linux.uml")):
+            if body is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(HEAD + body)
+                path.chmod(0o755)
+        return {
+            **os.environ,
+            "LAB_UML": str(tmp_path / "linux.uml"),
+            "LAB_CACHE": str(tmp_path / "cache"),
+            "LAB_PROBE_LIMIT": "1",
+        }
+
+    return write
+
+
+def chosen(environment, which="installed"):
+    script = f'set -euo pipefail; . "{LAB}/uml-kernel.sh"; uml_kernel {which} && echo "$UML_KERNEL"'
+    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def starts(kernel):
+    return len(Path(f"{kernel}.starts").read_text().splitlines())
+
+
+def test_the_installed_kernel_is_taken_and_asked_once(kernels, tmp_path):
+    environment = kernels(BOOTS, BOOTS)
+    for _ in range(2):
+        assert chosen(environment).stdout == f"{tmp_path}/linux.uml\n"
+    assert starts(tmp_path / "linux.uml") == 1
+    # another kernel at the same place is another answer
+    assert chosen(kernels(ABORTS, BOOTS)).stdout == f"{tmp_path}/cache/uml/sid/linux.uml\n"
+
+
+@pytest.mark.parametrize(
+    ("installed", "why", "asked"),
+    [
+        (ABORTS, "ended with 134 before its first process (fatal_sigsegv)", 1),
+        (HANGS, "did not reach its first process in 1 s", 2),  # that may have been the machine's load
+        (None, None, None),
+    ],
+)
+def test_the_archive_s_kernel_is_taken_where_the_installed_one_does_not_boot(kernels, tmp_path, installed, why, asked):
+    environment = kernels(installed, BOOTS)
+    for _ in range(2):
+        done = chosen(environment)
+        assert done.stdout == f"{tmp_path}/cache/uml/sid/linux.uml\n"
+        assert done.stderr == (f"uml-kernel.sh: {tmp_path}/linux.uml {why}; trying the archive's newest\n" if why else "")
+    if asked:
+        assert starts(tmp_path / "linux.uml") == asked
+
+
+def test_the_newest_may_be_asked_for(kernels, tmp_path):
+    assert chosen(kernels(BOOTS, BOOTS), "newest").stdout == f"{tmp_path}/cache/uml/sid/linux.uml\n"
+
+
+@pytest.mark.parametrize(
+    ("installed", "archive", "why"),
+    [
+        (None, ABORTS, "Installed: there is no {0}/linux.uml. Of the archive: {0}/cache/uml/sid/linux.uml ended with 134"),
+        (ABORTS, HANGS, "Installed: {0}/linux.uml ended with 134 before its first process (fatal_sigsegv). Of the archive: "),
+    ],
+)
+def test_where_none_boots_one_line_says_why_and_the_lab_has_its_own_status(kernels, tmp_path, installed, archive, why):
+    done = subprocess.run([LAB / "uml.sh", "true"], env=kernels(installed, archive), capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"uml-kernel.sh: no User-Mode Linux boots here. {why.format(tmp_path)}")
