@@ -104,6 +104,10 @@ CAPABILITIES = {
     "libtpms": Capability(lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"),
     "binding": Capability(has_libtpms_binding, "the libtpms binding is not built: make"),
     "profiles": Capability(has_profiles, f"{UNOBTAINABLE}a libtpms with profiles, 0.10 or later, such as SUITE=sid has"),
+    "user-mode-linux": Capability(
+        lambda: all(map(shutil.which, ("linux.uml", "mmdebstrap", "patchelf"))),
+        "no User-Mode Linux lab: apt-get install user-mode-linux mmdebstrap patchelf",
+    ),
     "qemu": command("qemu-system-x86_64", "qemu-system-x86 seabios"),
     "qemu-img": command("qemu-img", "qemu-utils"),
     "ovmf": Capability(lambda: os.path.exists("/usr/share/OVMF/OVMF_CODE_4M.fd"), "no UEFI for QEMU: apt-get install ovmf"),

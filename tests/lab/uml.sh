@@ -28,7 +28,7 @@ if [ $# = 0 ]; then
 fi
 # shellcheck source=tests/lab/uml-kernel.sh
 . "$here/uml-kernel.sh"
-uml_kernel installed || exit 125
+uml_kernel any || exit 125
 
 scratch=$(mktemp -d "/tmp/vtpm-uml.XXXXXX")
 running=''
@@ -38,7 +38,7 @@ trap 'exit 130' INT; trap 'exit 143' TERM
 # what is laid over the host's files: accounts, udev rules, mount points
 skeleton=$scratch/skeleton
 mkdir -p "$scratch/out" "$skeleton"/{etc/udev/rules.d,usr/libexec/vtpm,var/lib/vtpm,dev,proc,sys,run,tmp,var/tmp,mnt,root,lab}
-cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/"
+cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/" || { echo "uml.sh: not all modules are in $UML_MODULES" >&2; exit 125; }
 chmod 755 "$scratch" "$skeleton"; chmod 777 "$scratch/out"; chmod 700 "$skeleton/root"
 cp /etc/passwd /etc/group "$skeleton/etc/"
 for file in "$project"/packaging/sysusers*/*.conf "$project"/packaging/*sysusers*; do
@@ -112,6 +112,6 @@ fi
 if [ -n "$results" ]; then mkdir -p "$results"; cp -r "$scratch/out/." "$results/"; cp "$scratch/dmesg" "$results/" 2>/dev/null || :; fi
 if [ -s "$scratch/rc" ]; then exit "$(cat "$scratch/rc")"; fi
 case $rc in 124 | 137) echo "uml.sh: no end after $limit s" >&2; exit 124;; esac
-echo "uml.sh: the lab ended without a result (linux.uml: $rc)" >&2
 tail -n 20 "$scratch/console.log" "$scratch/kernel.log" >&2 || :
+echo "uml.sh: the lab ended without a result (${UML_KERNEL##*/}: $rc)" >&2
 exit 125

@@ -110,6 +110,6 @@ if [ -n "$results" ]; then mkdir -p "$results"; cp -r "$scratch/out/." "$scratch
 say "end" >&2
 if [ -s "$scratch/out/rc" ]; then exit "$(cat "$scratch/out/rc")"; fi
 case $rc in 124 | 137) echo "vm.sh: no end after $limit s" >&2; exit 124;; esac
-echo "vm.sh: the lab ended without a result ($LAB_MACHINE: $rc)" >&2
 tail -n 20 "$scratch/machine.log" "$scratch/console.log" >&2 || :
+echo "vm.sh: the lab ended without a result ($LAB_MACHINE: $rc)" >&2
 exit 125
