@@ -20,7 +20,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/ima/* packaging/completion/*)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
+.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -49,6 +49,11 @@ lint: env ## ruff, mypy --strict, shellcheck
 
 lab: lab-qemu lab-uml lab-vm lab-rpm ## all labs
 
+lab-all: lab-qemu lab-uml ## the whole matrix, before a release (hours): every suite, in User-Mode Linux and in QEMU
+	@for suite in bookworm trixie sid; do for machine in uml qemu; do for lab in lab-vm lab-rpm; do \
+	  echo "== SUITE=$$suite LAB_MACHINE=$$machine make $$lab"; \
+	  SUITE=$$suite LAB_MACHINE=$$machine $(MAKE) -s $$lab || exit; done; done; done
+
 lab-qemu: env ## tests/lab/qemu: guests of QEMU and libvirt with our TPMs, migration (no KVM needed)
 	@tools/need.sh qemu
 	@$(BIN)/python -m pytest -p no:cacheprovider tests/lab/qemu $(ARGS)
@@ -61,7 +66,7 @@ lab-vm: ## tests/lab/vm in a machine with systemd and SELinux enforcing (SUITE=t
 	@tools/need.sh vm
 	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/vm.sh -t 2700 python3 -m pytest --durations=25 -p no:cacheprovider tests/lab/vm $(ARGS)
 
-lab-rpm: ## the RPM in such a machine: dnf install, upgrade under load, remove, a reboot, IMA in force (SUITE as for lab-vm)
+lab-rpm: ## the RPM in such a machine: dnf install, upgrade under load, remove, a reboot, and in QEMU IMA in force (SUITE as for lab-vm)
 	@tools/need.sh vm
 	@LAB_SELINUX=$(LAB_SELINUX) tests/lab/rpm.sh $(ARGS)
 

@@ -1,10 +1,10 @@
 #!/bin/bash
-# rpm.sh [PYTEST ARGUMENT...] : build the RPMs and test them in the QEMU lab, over two reboots
+# rpm.sh [PYTEST ARGUMENT...] : build the RPMs and test them in the lab with systemd, over two reboots
 #
 # Builds the package of this tree, with IMA signatures by a key of its own, and one with a lower version; a machine without the project gets
 # both as repositories for dnf. tests/lab/rpm/test_package.py runs in it, then it is switched off and booted again for test_reboot.py, and
-# once more with IMA appraisal in force for test_ima.py. Variables: those of vm.sh;
-# LAB_RESULTS, a folder for the results of each boot.
+# once more in QEMU, with IMA appraisal in force, for what no User-Mode Linux has: test_ima.py, and what tests/lab/vm marks as only_qemu.
+# Variables: those of vm.sh; LAB_RESULTS, a folder for the results of each boot; LAB_QEMU=no does without the boot in QEMU.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lab/vm-suite.sh
 . "$here/vm-suite.sh"
@@ -20,10 +20,11 @@ done
 rm "$work"/repositories/*/*.src.rpm
 in_build_root -b "$work:/mnt/rpm" -b "$project/packaging:/mnt/packaging" \
   bash -ec '/mnt/packaging/ima/sign-rpm /mnt/rpm/ima/key.pem /mnt/rpm/repositories/current/*.rpm' >&2
-machine() { # TEST-FILE CMDLINE [PYTEST ARGUMENT...]
+machine() { # NAME CMDLINE PYTEST-ARGUMENT...
   "$here/vm.sh" -t 1500 ${LAB_RESULTS:+-o "$LAB_RESULTS/$1"} -r "$work/repositories" -d "$work/disk" -k "$2" \
-    python3 -m pytest -x --durations=8 -p no:cacheprovider "tests/lab/rpm/$1" "${@:3}"
+    python3 -m pytest -x --durations=10 -p no:cacheprovider "${@:3}"
 }
-machine test_package.py '' "$@"
-machine test_reboot.py ''
-machine test_ima.py ima_appraise=enforce
+machine package '' tests/lab/rpm/test_package.py "$@"
+machine reboot '' tests/lab/rpm/test_reboot.py
+[ "${LAB_QEMU:-yes}" = yes ] || exit 0
+LAB_MACHINE=qemu machine qemu ima_appraise=enforce -m only_qemu tests/lab/vm tests/lab/rpm/test_ima.py
