@@ -155,6 +155,10 @@ class Instance:
         if self.pid is not None:
             self.kill()
         self.empty_store()
+        # the thread ends first: it would read from whatever gets the descriptor's number next
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as quitter:
+            quitter.sendto(b"QUIT", self._notify_path)
+        self._thread.join(10)
         self._socket.close()
         os.unlink(self._notify_path)
         os.unlink(self.config)
