@@ -105,5 +105,5 @@ class SocketService:
         self.frontend.close(keep_files=False)
         self.tpm.set_locality(0)
         self.tpm.shut_down()
-        self.tpm.buffer_size(4096)  # libtpms keeps it over a power-off, for the next test of this process too
+        self.tpm.buffer_size(self.tpm.buffer_size(0).maximum)  # libtpms keeps it, for the next test of this process too
         self.loop.__exit__()

@@ -82,7 +82,9 @@ def test_every_command_is_understood_by_swtpm(swtpm):
     assert swtpm.ask(ptm.ResetTpmEstablished(3)) == ok
     assert swtpm.ask(ptm.CancelTpmCommand()) == ok
     assert swtpm.ask(ptm.GetConfig()) == ptm.ConfigReply(0, 0)
-    assert swtpm.ask(ptm.SetBufferSize(0)) == ptm.BufferSizeReply(0, 4096, 2808, 4096)
+    sizes = swtpm.ask(ptm.SetBufferSize(0))  # which ones is its libtpms' affair
+    assert sizes.tpm_result == 0
+    assert 1024 < sizes.minimum < sizes.size == sizes.maximum <= 65536
     assert swtpm.ask(ptm.StoreVolatile()) == ok
     info = swtpm.ask(ptm.GetInfo(ptm.INFO_TPMSPECIFICATION))
     assert info.data.startswith(b'{"TPMSpecification":{"family":"2.0"')
