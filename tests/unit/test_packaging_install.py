@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging/install-systemd.sh"
-LAUNCHERS = [ROOT / "packaging/libexec" / name for name in ("vtpm-udev-properties", "vtpmd")]
+LAUNCHERS = [ROOT / "packaging/libexec" / name for name in ("vtpmd",)]
 DROP_IN = "usr/lib/systemd/system/vtpm@.service.d/openfile.conf"
 FLAGS_OF_PYTHON_3_9 = set("bBdEhiIOqsSuvVWxX?")
 
@@ -69,6 +69,7 @@ def test_another_place_for_the_launchers_reaches_every_file_that_names_them(tmp_
     texts = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert texts["vtpmd"].startswith("#!/usr/bin/python3.12 -IB\n")
     assert "/mnt /usr/bin/python3.12 -IB -m swtpm_svc.service.attach" in texts["vtpm-attach"]
+    assert "exec /usr/bin/python3.12 -IB -m swtpm_svc.service.udev_properties" in texts["vtpm-udev-properties"]
     for name, text in texts.items():
         assert "/usr/libexec/" not in text, name
     for name in ("vtpm@.service", "openfile.conf", "70-vtpm.rules"):
