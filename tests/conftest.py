@@ -9,9 +9,11 @@ import grp
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Generator
 from typing import Callable, NamedTuple, Optional
 
@@ -19,6 +21,8 @@ import pytest
 
 #: A skip for such a reason stays a skip in CI too, as in "unobtainable: libtpms 0.10".
 UNOBTAINABLE = "unobtainable: "
+
+ABOUT_TEMPORARY_FILES = pytest.StashKey[str]()
 
 LABS = "run it in a lab: make lab-uml, make lab-vm"
 
@@ -166,7 +170,43 @@ def skip_reason(longrepr: object) -> str:
     return text[len("Skipped: ") :] if text.startswith("Skipped: ") else text
 
 
+#: Longer, and the path of a socket in a test's folder below it has more than 107 bytes (unix(7)).
+TMPDIR_MAX = 20
+
+
+def misfit(path: str) -> Optional[str]:
+    """What keeps the tests from working in this folder, or None."""
+    if len(path) > TMPDIR_MAX:
+        return "its path is too long for a socket's"
+    if not re.fullmatch(r"[A-Za-z0-9/._-]+", path):
+        return "programs that the tests ask (udevadm, systemd-analyze, evmctl) do not take such a path"
+    try:
+        folders = ["/".join(path.split("/")[:depth]) or "/" for depth in range(1, path.rstrip("/").count("/") + 2)]
+        if not all(os.stat(folder).st_mode & stat.S_IXOTH for folder in folders):
+            return "only its owner can enter it, and some tests are other users too"
+    except OSError as error:
+        return str(error.strerror)
+    return None
+
+
+def choose_temporary_folder() -> str:
+    """Have the tests' files where TMPDIR says, or else where they can be. What is said about it."""
+    wanted = tempfile.gettempdir()
+    why = misfit(wanted)
+    if why is None:
+        return ""
+    tempfile.tempdir = next(folder for folder in ("/tmp", "/var/tmp") if misfit(folder) is None)
+    os.environ["TMPDIR"] = tempfile.tempdir
+    return f"temporary files: in {tempfile.tempdir}, not in {wanted}: {why}"
+
+
+def pytest_report_header(config: pytest.Config) -> "list[str]":
+    return [config.stash[ABOUT_TEMPORARY_FILES]] if config.stash[ABOUT_TEMPORARY_FILES] else []
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    os.umask(0o022)  # what another one does to the product is asked by tests that set it
+    config.stash[ABOUT_TEMPORARY_FILES] = choose_temporary_folder()
     config.addinivalue_line("markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}")
     config.addinivalue_line("markers", f"only_qemu: needs one of {', '.join(sorted(ONLY_QEMU))}")
 

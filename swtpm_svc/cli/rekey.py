@@ -65,6 +65,8 @@ def run(name: str, old: Optional[Place], new: Optional[Place], directory: str) -
     source = new.source if new is not None else loaded.state.key
     old_key = _key(old.source, trusted, "Old") if old is not None and old.source is not None else None
     new_key = _key(source, trusted, "New") if source is not None else None
+    import json  # noqa: F401 - the report's, before who this runs as may not be allowed to read it (nor any other module)
+
     _become(owner)
     done = rekey(loaded.state.directory, loaded.tpm.version, old_key, new_key)
     form = f"encrypted with {new_key.mode}" if new_key is not None else CLEAR

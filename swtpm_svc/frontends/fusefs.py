@@ -47,6 +47,25 @@ def _starting_no_programs() -> Iterator[None]:
         ctypes.util.find_library = find_library
 
 
+def load() -> "tuple[Any, Any]":
+    """Import all that a front end is made of, and give pyfuse3 and trio.
+
+    Raises:
+        VtpmError FUSE_UNAVAILABLE
+    """
+    try:
+        with _starting_no_programs():
+            import pyfuse3
+            import trio
+
+            import swtpm_svc.frontends.fuse_files  # noqa: F401
+    except ImportError as error:
+        raise VtpmError(
+            Code.FUSE_UNAVAILABLE, f"[fuse] needs pyfuse3: {error}", remedy="install python3-pyfuse3, or remove [fuse]"
+        ) from error
+    return pyfuse3, trio
+
+
 class FuseFrontend:
     """Serves a TPM's files at a directory, from `open` to `close`. One in a process: pyfuse3 has one session.
 
@@ -64,17 +83,9 @@ class FuseFrontend:
         mode: int,
         control_group: Optional[int],
     ) -> None:
-        try:
-            with _starting_no_programs():
-                import pyfuse3
-                import trio
+        self._pyfuse3, self._trio = load()
+        from swtpm_svc.frontends.fuse_files import Access, TpmFiles
 
-                from swtpm_svc.frontends.fuse_files import Access, TpmFiles
-        except ImportError as error:
-            raise VtpmError(
-                Code.FUSE_UNAVAILABLE, f"[fuse] needs pyfuse3: {error}", remedy="install python3-pyfuse3, or remove [fuse]"
-            ) from error
-        self._pyfuse3, self._trio = pyfuse3, trio
         self._loop = loop
         self._events = dispatcher.events
         self._files = TpmFiles(dispatcher, describe, Access(owner, group, mode, control_group))

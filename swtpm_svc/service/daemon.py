@@ -15,7 +15,7 @@ from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
-from swtpm_svc.service import kernel_tpm, state_keys, udev
+from swtpm_svc.service import kernel_tpm, later, state_keys, udev
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.device import ServedDevice
@@ -138,6 +138,9 @@ class Daemon:
     def _leave_root(self, *, udev: bool) -> Privileges:
         user = self._options.user
         privileges = Privileges(find_account(user) if os.geteuid() == 0 and user != "root" else None)
+        if not later.is_readable():
+            with privileges.raised():
+                later.import_all(self._config)
         if udev:
             privileges.drop()
         return privileges

@@ -12,7 +12,7 @@ Measured on the files of swtpm 0.7.1 (--key and --migration-key, every mode, for
 A passphrase is all bytes of its file, the end of the last line too. With a fixed salt and so few iterations a short one can be
 found by trying: the strength must be in the passphrase.
 
-`cryptography`, hmac and hashlib are imported where they are used: a TPM without a key starts without them (design D12).
+`cryptography`, hmac and hashlib are imported with the first key: a TPM without one starts without them (design D12).
 """
 
 import re
@@ -53,13 +53,23 @@ class StateKey:
         names = [name for name, size in MODES.items() if size == len(key)]
         if not names:
             raise BadKey(f"it has {len(key)} bytes, not 16 or 32")
+        # With the key comes all that it takes, used once, as cryptography imports more at the first use: where the key serves,
+        # the process may be that of another user, to whom the modules are closed.
+        import hmac
+
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        def cipher(iv: bytes) -> "Cipher[modes.CBC]":
+            return Cipher(algorithms.AES(key), modes.CBC(iv[:_BLOCK]))
+
+        cipher(bytes(_BLOCK)).encryptor()
         self.mode = names[0]
         self._key = key
+        self._cipher = cipher
+        self._is_same, self._digest = hmac.compare_digest, hmac.digest
 
     def __eq__(self, other: object) -> bool:
-        from hmac import compare_digest
-
-        return isinstance(other, StateKey) and compare_digest(self._key, other._key)
+        return isinstance(other, StateKey) and self._is_same(self._key, other._key)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -67,11 +77,9 @@ class StateKey:
         return f"<{self.mode} key>"
 
     def seal(self, text: bytes) -> Sealed:
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
         iv = urandom(len(self._key))
         padding = len(self._key) - len(text) % len(self._key)
-        encryptor = Cipher(algorithms.AES(self._key), modes.CBC(iv[:_BLOCK])).encryptor()
+        encryptor = self._cipher(iv).encryptor()
         ciphertext = encryptor.update(text + bytes([padding]) * padding) + encryptor.finalize()
         return Sealed(ciphertext, self._mac(ciphertext, iv), iv)
 
@@ -81,15 +89,11 @@ class StateKey:
         Raises:
             NotAuthentic
         """
-        from hmac import compare_digest
-
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
         # the HMAC does not say where the ciphertext ends and the IV begins; the length of the IV does
         has_form = len(sealed.iv) == len(self._key) and sealed.ciphertext and not len(sealed.ciphertext) % _BLOCK
-        if not compare_digest(self._mac(sealed.ciphertext, sealed.iv), sealed.mac) or not has_form:
+        if not self._is_same(self._mac(sealed.ciphertext, sealed.iv), sealed.mac) or not has_form:
             raise NotAuthentic("its HMAC is another one")
-        decryptor = Cipher(algorithms.AES(self._key), modes.CBC(sealed.iv[:_BLOCK])).decryptor()
+        decryptor = self._cipher(sealed.iv).decryptor()
         padded = decryptor.update(sealed.ciphertext) + decryptor.finalize()
         padding = padded[-1]
         if not 1 <= padding <= min(len(self._key), len(padded)) or padded[-padding:] != bytes([padding]) * padding:
@@ -97,9 +101,7 @@ class StateKey:
         return padded[:-padding]
 
     def _mac(self, ciphertext: bytes, iv: bytes) -> bytes:
-        import hmac
-
-        return hmac.digest(self._key, ciphertext + iv, "sha256")
+        return self._digest(self._key, ciphertext + iv, "sha256")
 
 
 class Keys(NamedTuple):

@@ -18,6 +18,7 @@ class DaemonProcess:
         self.state = f"{directory}/{name}.state"
         self.config = f"{directory}/{name}.toml"
         self.log_path = f"{directory}/{name}.log"
+        self.words = [sys.executable, "-m", "swtpm_svc.service.main", "--config", self.config, "--foreground", "--user", "root"]
         os.makedirs(self.state, exist_ok=True)
         sockets = socket_keys or f'control = "{self.control}"\ndata = "{self.data}"'
         text = f'[tpm]\nstartup = "{startup}"\n{tpm}\n[device]\nenabled = false\n{device_keys}\n'
@@ -31,7 +32,7 @@ class DaemonProcess:
         """Start it without waiting. `sockets`: (name, listening socket) that systemd would pass."""
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         variables = dict(os.environ, RUNTIME_DIRECTORY=self.directory, **dict(environment))
-        command = [sys.executable, "-m", "swtpm_svc.service.main", "--config", self.config, "--foreground", "--user", "root"]
+        command = self.words
         if sockets:
             # LISTEN_PID must be the daemon's own: exec, from a shell that knows its number
             names, fds = ":".join(name for name, _socket in sockets), [passed.fileno() for _name, passed in sockets]

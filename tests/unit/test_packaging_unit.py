@@ -59,8 +59,9 @@ def systemd_version() -> int:
 
 
 def lay_out(directory: Path, variant: str) -> Path:
-    """The unit as installed, its launcher being the one of this tree; without a key that this systemd does not know."""
-    launchers = f"{ROOT}/packaging/libexec/"
+    """The unit as installed, with copies of this tree's launchers; without a key that this systemd does not know."""
+    launchers = f"{directory}/libexec/"  # the tree's own path may have a space in it
+    shutil.copytree(ROOT / "packaging/libexec", launchers)
     unit = directory / UNIT.name
     unit.write_text(UNIT.read_text().replace("/usr/libexec/vtpm/", launchers))
     if variant == "openfile":
