@@ -389,7 +389,7 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
 )
 def test_what_cannot_be_made_is_said_and_leaves_nothing(host: Host, words: Any, code: Code, says: str) -> None:
     if "rsa4096" in words and _has_rsa4096():
-        pytest.skip("this libtpms has RSA 4096")
+        pytest.skip("unobtainable: a libtpms without RSA 4096")
     error = host.refused(*words)
     assert (error["code"], says in error["message"]) == (code.value, True), error
     assert [path for path in host.tree() if not path.startswith(str(host.ca))] == []
