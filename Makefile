@@ -14,6 +14,8 @@ FUZZ    := control data mssim cuse
 SELINUX ?= build/selinux
 # for pytest, as in: make test ARGS='-k cuse -x'
 ARGS    ?=
+# how many processes run tests; 0: only make's own, as --pdb and -s want it
+JOBS    ?= auto
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
@@ -38,7 +40,7 @@ run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves 
 
 test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments)
 	@tools/need.sh test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10 $(ARGS)
 
 lint: env ## ruff, mypy --strict, shellcheck
 	@tools/need.sh lint
@@ -75,7 +77,7 @@ lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 	@tests/lab/$(LAB).sh
 
 bench: env ## the benchmarks, as ratios and microseconds
-	@tools/need.sh uml
+	@tools/need.sh uml test install
 	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
 
 fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control data mssim cuse"
