@@ -10,6 +10,7 @@ import sys
 from typing import Any, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.service import plain_toml
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
@@ -29,11 +30,6 @@ from swtpm_svc.service.config_schema import (
     TpmConfig,
     VtpmProxyConfig,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "SCHEMA",
@@ -292,6 +288,13 @@ def _refuse_special(path: str, mode: int) -> None:
 
 
 def _parse_toml(text: str, path: str) -> dict[str, Any]:
+    plain = plain_toml.read(text)
+    if plain is not None:
+        return dict(plain)
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         document: dict[str, Any] = tomllib.loads(text)
         return document

@@ -4,6 +4,7 @@ Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM,
 the node exists leaves no trace; READY means that a client can open the device and get answers (design D11).
 """
 
+import gc
 import os
 import signal
 import time
@@ -240,6 +241,8 @@ class Daemon:
             return
         self._notifier.ready(self._status_line())
         self._journal.log("info", f"ready: {self._status_line()}", message_id=entries.READY_ID)
+        gc.freeze()  # what there is now stays
+        gc.enable()
 
     def _open_status(self) -> StatusServer:
         status = StatusServer(runtime_path(self._config.instance, "status"), self._describe)

@@ -13,7 +13,6 @@ JSON, one object.
 It holds nothing secret, and nothing depends on it.
 """
 
-import json
 import os
 from types import TracebackType
 from typing import Any, NamedTuple, Optional
@@ -122,6 +121,8 @@ def _replace(own: Directory, data: bytes) -> None:
 
 
 def encode(record: Record) -> bytes:
+    import json  # as below: after READY, or never
+
     return json.dumps({"format": FORMAT, **record._asdict()}, indent=1).encode() + b"\n"
 
 
@@ -131,6 +132,8 @@ def decode(data: bytes) -> Record:
         ValueError: it is no record, or one of a format to come.
     """
     try:
+        import json
+
         values = json.loads(data)
         if values["format"] != FORMAT:
             raise ValueError(f"its format is {values['format']!r}, not {FORMAT}")

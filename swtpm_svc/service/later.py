@@ -5,12 +5,14 @@ imports all of it before.
 """
 
 import os
+import sys
 from importlib import import_module
 
 from swtpm_svc.service.config import Config
 
 #: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and wrong.
 MODULES = (
+    *(("tomllib",) if sys.version_info >= (3, 11) else ("tomli",)),
     "json",
     "difflib",
     "systemd._journal",

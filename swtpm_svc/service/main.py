@@ -1,5 +1,6 @@
 """The command `vtpmd`: its command line, and how an error ends it. No argparse: a cold start is short (design D12)."""
 
+import gc
 import signal
 import sys
 from typing import NamedTuple, Optional
@@ -83,6 +84,7 @@ def main() -> int:
     except VtpmError as error:
         print(error.report("vtpmd"), file=sys.stderr)
         return error.fault.exit_status
+    gc.disable()  # until READY: next to nothing of what an import makes is garbage, and to look for it is a tenth of it
     try:
         from swtpm_svc.service.daemon import serve
     except (ImportError, PermissionError) as error:  # IMA refuses a module with the latter
