@@ -7,11 +7,12 @@ and an entry in `SCHEMA`.
 
 import os
 import re
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from swtpm_svc.provision.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
+from swtpm_svc.wire.values import NamedTuple
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the first a letter or digit"

@@ -7,7 +7,9 @@ the device (`ptm_ioctl`) and as big-endian messages on a control socket (`ptm_so
 """
 
 from enum import IntEnum, IntFlag, unique
-from typing import NamedTuple, Union
+from typing import Union
+
+from swtpm_svc.wire.values import NamedTuple
 
 
 @unique
