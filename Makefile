@@ -38,7 +38,7 @@ env: .venv/.ready ## the development environment: .venv with the package, its ex
 run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves them running, FRONTEND=unit|uml|fuse chooses
 	@FRONTEND=$(FRONTEND) tools/run-demo $(if $(KEEP),--keep)
 
-test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments)
+test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments; JOBS=0: no other processes)
 	@tools/need.sh test
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10 $(ARGS)
 
