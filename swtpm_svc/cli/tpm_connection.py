@@ -37,8 +37,14 @@ def find_tpm(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
     """
     if name.startswith(_TCP):
-        return Target(name, name, None)
+        return Target(name, name, None, directory)
     return resolve(name, directory, _command_path)
+
+
+def tcti(target: Target) -> str:
+    """For -T of tpm2-tools, which without it speak to the host's own TPM; "TCTI" where that cannot be said."""
+    is_file = os.path.exists(target.path) and not stat.S_ISSOCK(os.stat(target.path).st_mode)
+    return f"device:{target.path}" if is_file else "TCTI"
 
 
 def _command_path(loaded: Config) -> str:
@@ -237,5 +243,5 @@ def _refuse_exchange(target: Target, error: OSError) -> NoReturn:
     if error.errno in (errno.EPERM, errno.EACCES):
         raise VtpmError(Code.NOT_PERMITTED, what, remedy="run this as root") from error
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE):
-        raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=f"start it: systemctl start {target.unit}") from error
-    raise VtpmError(Code.LIBTPMS, what, remedy=f"see what the service says: journalctl -u {target.unit}") from error
+        raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=target.start) from error
+    raise VtpmError(Code.LIBTPMS, what, remedy=f"see what the service says: {target.journal}") from error

@@ -5,11 +5,13 @@ is wrong: the file, the table, the key, what was found and what is expected.
 """
 
 import os
+import re
 import stat
 import sys
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.service import config_places
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
@@ -53,6 +55,7 @@ __all__ = [
     "check_instance",
     "default_path",
     "group_id",
+    "instance_at",
     "instances",
     "load",
     "parse",
@@ -61,6 +64,8 @@ __all__ = [
 
 CONFIG_DIRECTORY = "/etc/vtpm.d"
 FILE_MAX_BYTES = 64 * 1024
+#: No key has more than two parts, but each dot of a line costs the parser as much as all before it: 30 000 took it 20 s.
+LINE_MAX_DOTS = 200
 
 
 class Change(NamedTuple):
@@ -90,9 +95,35 @@ def check_instance(name: str) -> str:
         raise VtpmError(
             Code.USAGE,
             f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}",
-            remedy="use another name, for example vtpm0",
+            remedy=_instance_meant(name),
         )
     return name
+
+
+def _instance_meant(name: str) -> str:
+    """People give what the instance's things are called: its unit, its file, a path."""
+    meant = name.rstrip("/").rpartition("/")[2].partition("@")[2] or name.rpartition("/")[2]
+    for ending in (".service", ".socket", ".toml"):
+        meant = meant[: -len(ending)] if meant.endswith(ending) else meant
+    if meant != name and NAME_PATTERN.fullmatch(meant):
+        return f"give the instance's name, without path or ending, perhaps {meant}: vtpmctl list has those that there are"
+    return "give a name such as vtpm0: vtpmctl list has those that there are"
+
+
+def instance_at(path: str, directory: str = CONFIG_DIRECTORY) -> Optional[str]:
+    """The instance that has this path, that of a device, a socket or a directory, by its configuration."""
+    try:
+        for name in instances(directory):
+            try:
+                found = load(f"{directory}/{name}.toml", name)
+            except VtpmError:
+                continue
+            paths = [place.where for place in config_places.places(found)]
+            if path in paths or (found.device.enabled and path == found.device.node):
+                return name
+    except VtpmError:
+        pass
+    return None
 
 
 def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
@@ -107,10 +138,10 @@ def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
         raise VtpmError(
             Code.CONFIG_MISSING,
             f"{directory} does not exist",
-            remedy=f"create it, and in it a file for each TPM: mkdir {directory}",
+            remedy=f"make it, and a TPM in it: install -d -m 0755 {quote(directory)}; then vtpmctl create vtpm0",
         ) from None
     except OSError as error:
-        raise VtpmError(Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy="run this as root") from error
+        raise VtpmError(Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy=_unreadable(directory, error)) from error
     stems = (name[: -len(".toml")] for name in names if name.endswith(".toml"))
     return sorted(stem for stem in stems if NAME_PATTERN.fullmatch(stem))
 
@@ -124,13 +155,13 @@ def load(path: str, instance: str) -> Config:
     """
     content = _read_file(path, instance)
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark, which says nothing in UTF-8
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise VtpmError(
             Code.CONFIG_INVALID,
             f"{path}: line {line}: found the byte 0x{content[error.start]:02x}, expected text in UTF-8",
-            remedy=f"save the file as UTF-8, then: vtpmctl check {path}",
+            remedy=f"save the file as UTF-8, then: vtpmctl check {quote(path)}",
         ) from error
     return parse(text, path, instance)
 
@@ -150,6 +181,7 @@ def parse(text: str, path: str, instance: str) -> Config:
     tables = {table.field: _read_table(table, document.get(table.name, {}), path, instance) for table in SCHEMA}
     config = Config(instance=instance, path=path, **tables)
     _refuse_contradictions(config)
+    config_places.refuse_contradictions(config)
     _refuse_key_contradictions(config, "")
     _refuse_key_contradictions(config, "migration-")
     return config
@@ -234,9 +266,7 @@ def user_id(name: str) -> int:
     try:
         return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no user {name}", remedy=f"create it (useradd --system {name}), or name another"
-        ) from None
+        raise VtpmError(Code.USER_MISSING, f"there is no user {name}", remedy=_make_account("passwd", "useradd", name)) from None
 
 
 def group_id(name: str) -> int:
@@ -246,9 +276,11 @@ def group_id(name: str) -> int:
     try:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no group {name}", remedy=f"create it (groupadd --system {name}), or name another"
-        ) from None
+        raise VtpmError(Code.USER_MISSING, f"there is no group {name}", remedy=_make_account("group", "groupadd", name)) from None
+
+
+def _make_account(database: str, command: str, name: str) -> str:
+    return f"see how it is written: getent {database}; name another, or make it: {command} --system {quote(name)}"
 
 
 def _read_file(path: str, instance: str) -> bytes:
@@ -264,16 +296,10 @@ def _read_file(path: str, instance: str) -> bytes:
         raise VtpmError(
             Code.CONFIG_MISSING,
             f"{path} does not exist",
-            remedy=f"create it; an empty file is a TPM 2.0 at /dev/{instance}: touch {path}",
+            remedy=_missing(path, instance),
         ) from None
-    except PermissionError as error:
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy=f"run this as root, or let it be read: chmod a+r {path}"
-        ) from error
     except OSError as error:
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy="see vtpm.d(5) for where the file is looked for"
-        ) from error
+        raise VtpmError(Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy=_unreadable(path, error)) from error
     if len(content) > FILE_MAX_BYTES:
         raise VtpmError(
             Code.CONFIG_INVALID,
@@ -283,16 +309,37 @@ def _read_file(path: str, instance: str) -> bytes:
     return content
 
 
+def _missing(path: str, instance: str) -> str:
+    folder = os.path.dirname(path)
+    make = "" if os.path.isdir(folder or ".") else f"install -d -m 0755 {quote(folder)} && "
+    return f"create it; an empty file is a TPM 2.0 at /dev/{instance}: {make}touch {quote(path)}"
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    if not isinstance(error, PermissionError):
+        return f"see what is there: ls -ld {quote(path)}"
+    if os.geteuid() == 0:
+        return f"see what keeps root from it: ls -ldZ {quote(path)}; namei -l {quote(path)}"
+    # what lies elsewhere may be anybody's secret, named by mistake
+    is_ours = os.path.dirname(path) == CONFIG_DIRECTORY and path.endswith(".toml")
+    return f"run this as root, or let it be read: chmod a+r {quote(path)}" if is_ours else "run this as root"
+
+
 def _refuse_special(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         found = "a directory" if stat.S_ISDIR(mode) else "a special file"
         raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: found {found}, expected a file", remedy="name a TOML file, see vtpm.d(5)"
+            Code.CONFIG_UNREADABLE,
+            f"{path}: found {found}, expected a file",
+            remedy=f"see what it is: ls -ld {quote(path)}; a TOML file is expected there, see vtpm.d(5)",
         )
 
 
 def _parse_toml(text: str, path: str) -> dict[str, Any]:
     try:
+        dotted = next((number for number, line in enumerate(text.split("\n"), 1) if _has_many_dots(line)), 0)
+        if dotted:
+            raise ValueError(f"found more than {LINE_MAX_DOTS} dots, expected keys of one or two parts (at line {dotted})")
         document: dict[str, Any] = tomllib.loads(text)
         return document
     except RecursionError:
@@ -301,10 +348,30 @@ def _parse_toml(text: str, path: str) -> dict[str, Any]:
         what, _, where = str(error).partition(" (at ")
         # the parser has a line for everything but "end of document"
         line = where.rstrip(")") if where.startswith("line ") else f"line {text.rstrip().count(chr(10)) + 1}"
-        cause = f"{line}: {_one_line(what)}"
+        cause = f"{line}: {_one_line(what)}{_unseen(text, where)}"
     raise VtpmError(
-        Code.CONFIG_INVALID, f"{path}: {cause}", remedy=f"correct the TOML syntax (strings in quotes), then: vtpmctl check {path}"
+        Code.CONFIG_INVALID,
+        f"{path}: {cause}",
+        remedy=f"correct the TOML syntax (strings in quotes), then: vtpmctl check {quote(path)}",
     )
+
+
+def _has_many_dots(line: str) -> bool:
+    return line.count(".") > LINE_MAX_DOTS and not line.lstrip().startswith("#")
+
+
+def _unseen(text: str, where: str) -> str:
+    """What stands at the place of a syntax error, if it does not look like what it is: "line 1, column 1)"."""
+    found = re.match(r"line ([0-9]+), column ([0-9]+)", where)
+    if not found:
+        return ""
+    line = [*text.split("\n"), ""][int(found[1]) - 1]
+    character = line[int(found[2]) - 1 : int(found[2])]
+    if not character or character.isascii():
+        return ""
+    import unicodedata  # only on the way out with an error
+
+    return f", at the character U+{ord(character):04X} ({unicodedata.name(character, 'no name').lower()})"
 
 
 def _read_table(table: Table, found: object, path: str, instance: str) -> Any:

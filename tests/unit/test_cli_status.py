@@ -279,7 +279,8 @@ def test_a_unit_that_is_not_installed(system, run):
     system.unit(LoadState="not-found", ActiveState="inactive", SubState="dead")
     _, out, _ = run("status", "vtpm0")
     assert "  unit       vtpm@vtpm0.service: not-found\n" in out
-    assert "    remedy   install the unit vtpm@.service, or run vtpmd --config FILE --foreground\n" in out
+    file = f"{system.places.config}/vtpm0.toml"
+    assert f"    remedy   install the unit vtpm@.service, or run vtpmd --config {file} --foreground\n" in out
 
 
 def test_a_wrong_configuration_under_a_running_daemon(system, run):
@@ -304,7 +305,7 @@ def test_an_instance_that_is_nowhere(system, run):
     assert (result, out) == (78, "")
     assert err == (
         f"vtpmctl: {system.places.config}/vtpm0.toml does not exist\n"
-        f"  remedy: see vtpmctl list, or create it: touch {system.places.config}/vtpm0.toml\n"
+        "  remedy: see those that there are: vtpmctl list; or make it: vtpmctl create vtpm0\n"
     )
 
 
