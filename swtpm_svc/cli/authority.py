@@ -84,7 +84,8 @@ def _command(line: str) -> "tuple[str, ...]":
         ) from error
     program = shutil.which(words[0]) if words else None
     if program is None:
-        raise VtpmError(Code.USAGE, f"--signer: there is no program {words[0] if words else line!r}", remedy="see vtpmctl(8)")
+        cause = f"--signer: there is no program {words[0] if words else line!r}"
+        raise VtpmError(Code.USAGE, cause, remedy="give a command that is there, quoted as one word, see vtpmctl(8)")
     return (os.path.abspath(program), *words[1:])
 
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
@@ -87,7 +87,8 @@ def load(directory: str = DIRECTORY) -> Authority:
     """
     authority = _find(CaDirectory(directory))
     if authority is None:
-        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy="make one: vtpmctl ca create")
+        where = "" if directory == DIRECTORY else f" --ca {quote(directory)}"
+        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy=f"make one: vtpmctl ca create{where}")
     return authority
 
 
@@ -134,7 +135,7 @@ def import_issuer(
         _refuse_early(authority.chain, "the certificates")
     except VtpmError as error:
         if error.remedy == RESTORE:
-            error.remedy = "give what vtpmctl(8) says of ca import; nothing was changed"
+            error.remedy = "see what ca import takes in vtpmctl(8); nothing was changed"
         raise
     _prove(authority.key)
     files[CHAIN] = b"".join(pem(certificate) for certificate in authority.chain)
@@ -206,13 +207,37 @@ def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate
         raise unusable(name, "should have certificates in PEM, and nothing else")
     try:
         chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
+        order = _right_order(chain)
+        if order != chain:
+            names = ", then ".join(certificate.subject.rfc4514_string() for certificate in order)
+            remedy = f"put them in this order: {names}; nothing was changed"
+            raise unusable(
+                name, "cannot be used: its certificates are in another order than the issuer's first, the root's last", remedy
+            )
         for depth, certificate in enumerate(chain):
             _check_ca_certificate(certificate, depth)
         for certificate, parent in zip(chain, (*chain[1:], chain[-1])):
             _check_signed_by(certificate, parent)
+    except VtpmError:
+        raise
     except Exception as error:  # what cryptography raises for bad certificates has no common base: KeyError is among it
         raise unusable(name, f"cannot be used: {' '.join(str(error).split())[:200]}") from error
     return chain
+
+
+def _right_order(chain: "tuple[x509.Certificate, ...]") -> "tuple[x509.Certificate, ...]":
+    """From the one that signs no other of them on to who signed each; as they are, where names do not say so."""
+    parents = {certificate.subject: certificate for certificate in chain}
+    signing = {certificate.issuer for certificate in chain if certificate.issuer != certificate.subject}
+    found = [certificate for certificate in chain if certificate.subject not in signing]
+    if len(found) != 1 or len(parents) != len(chain):
+        return chain
+    while len(found) < len(chain):
+        parent = parents.get(found[-1].issuer)
+        if parent is None or parent in found:
+            return chain
+        found.append(parent)
+    return tuple(found)
 
 
 def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
@@ -277,7 +302,8 @@ def _refuse_expired(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
         end = validity(certificate)[1]
         if end < now:
             subject = certificate.subject.rfc4514_string()
-            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", "import a valid issuer")
+            remedy = "see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force"
+            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", remedy)
 
 
 def _refuse_early(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
@@ -295,7 +321,9 @@ def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(content, None)
     except TypeError:
-        raise unusable(name, "is encrypted", "decrypt it (openssl pkey), or import a command that signs with it") from None
+        raise unusable(
+            name, "is encrypted", "decrypt a copy (openssl pkey -in KEY -out COPY), or import a command that signs with it"
+        ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)) or _spki(key.public_key()) != _spki(public):
