@@ -102,7 +102,8 @@ def check_instance(name: str) -> str:
 
 def _instance_meant(name: str) -> str:
     """People give what the instance's things are called: its unit, its file, a path."""
-    meant = name.rstrip("/").rpartition("/")[2].partition("@")[2] or name.rpartition("/")[2]
+    last = name.rstrip("/").rpartition("/")[2]
+    meant = last.partition("@")[2] or last
     for ending in (".service", ".socket", ".toml"):
         meant = meant[: -len(ending)] if meant.endswith(ending) else meant
     if meant != name and NAME_PATTERN.fullmatch(meant):
