@@ -129,7 +129,7 @@ def _cuse() -> Finding:
     mode = stat.S_IMODE(found.st_mode)
     if (found.st_uid, mode) != (0, 0o600):
         text = f"{CUSE} is {status.user_name(found.st_uid)}'s, {mode:04o}: who can open it can make any device"
-        remedy = f"chown root {CUSE}; chmod 0600 {CUSE}; and remove the udev rule that changed it"
+        remedy = f"chown -h root {CUSE}; chmod 0600 {CUSE}; and remove the udev rule that changed it"
         return bad("cuse", text, remedy, code=Code.CUSE_DENIED)
     return good("cuse", f"{CUSE} is root's, 0600")
 
