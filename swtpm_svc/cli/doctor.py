@@ -219,7 +219,8 @@ def _domain(found: Status) -> Finding:
             context = file.read().rstrip("\0\n")
     except OSError as error:
         text = f"the domain of process {pid} cannot be read ({error.strerror})"
-        return bad(found.instance, text, "run this as root", verdict=WARN)
+        remedy = "run this as root" if os.geteuid() else f"see whether it runs still: systemctl status vtpm@{found.instance}"
+        return bad(found.instance, text, remedy, verdict=WARN)
     if _type(context) != DOMAIN:
         remedy = f"restorecon -R -v /usr/libexec/vtpm; systemctl restart vtpm@{found.instance}"
         return bad(found.instance, f"process {pid} runs as {_type(context)}, not as {DOMAIN}", remedy)

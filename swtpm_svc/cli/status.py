@@ -140,7 +140,11 @@ def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":
             channel.connect(path)
             answer = json.loads(_read_to_end(channel))
     except PermissionError as error:
-        remedy = "run this as root, or as a member of the group that owns the socket"
+        remedy = (
+            f"see what keeps root from it: ls -lZ {path}"
+            if os.geteuid() == 0
+            else "run this as root, or see who may: ls -l " + path
+        )
         raise VtpmError(Code.NOT_PERMITTED, f"{path} may not be opened ({error.strerror})", remedy=remedy) from error
     except (ValueError, RecursionError) as error:
         raise VtpmError(Code.PROTOCOL, f"{path} gave no JSON", remedy=f"see journalctl -u vtpm@{instance}") from error

@@ -241,7 +241,8 @@ def _refuse_exchange(target: Target, error: OSError) -> NoReturn:
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, what, remedy="try again when no other program uses the TPM") from error
     if error.errno in (errno.EPERM, errno.EACCES):
-        raise VtpmError(Code.NOT_PERMITTED, what, remedy="run this as root") from error
+        remedy = "run this as root" if os.geteuid() else "see what denies it to root: ausearch -m avc -ts recent"
+        raise VtpmError(Code.NOT_PERMITTED, what, remedy=remedy) from error
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE):
         raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=target.start) from error
     raise VtpmError(Code.LIBTPMS, what, remedy=f"see what the service says: {target.journal}") from error

@@ -95,7 +95,8 @@ def initialise(fd: int, name: str, major: int, minor: int) -> None:
     frame = bytearray(SLOT_SIZE)
     request = cuse.decode(memoryview(frame)[: os.readv(fd, [frame])])
     if not isinstance(request, cuse.Init) or request.major != fuse.KERNEL_VERSION:
-        raise VtpmError(Code.DEVICE_REJECTED, f"the kernel began with {request!r} in place of CUSE_INIT 7.x")
+        cause = f"the kernel began with {request!r} in place of CUSE_INIT 7.x"
+        raise VtpmError(Code.DEVICE_REJECTED, cause, remedy="see which kernel it is: uname -r; and report this line as a bug")
     version = min(request.minor, fuse.MINOR_VERSION)
     os.write(fd, cuse.reply_init(request.unique, version, MAX_READ, MAX_WRITE, 0, major, minor, name))
     os.set_blocking(fd, False)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, Callable, Optional, Protocol
 
-from swtpm_svc.errors import Code, VtpmError, internal, quote
+from swtpm_svc.errors import NAME, Code, VtpmError, internal, quote
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.dispatch import Dispatcher
 
@@ -168,7 +168,7 @@ class FuseFrontend:
                 VtpmError(
                     Code.MOUNT_FAILED,
                     f"{self._directory} was unmounted",
-                    remedy="restart the service to have it again; the TPM and its other ways in go on",
+                    remedy=f"to have it again: systemctl restart vtpm@{NAME}.service; the TPM and its other ways in go on",
                 )
             )
         except Exception as error:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.files import write_error
+from swtpm_svc.state.files import read_error, write_error
 
 #: Where the local CA is.
 DIRECTORY = "/var/lib/vtpm-ca"
@@ -111,7 +111,7 @@ class CaDirectory:
     @staticmethod
     def _unreadable(path: str, error: OSError) -> VtpmError:
         if isinstance(error, PermissionError):
-            return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {error.strerror}", remedy=_AS_OWNER)
+            return read_error(path, error, denied=_AS_OWNER)
         return unusable(path, f"cannot be read: {error.strerror}")
 
     @contextmanager
@@ -265,12 +265,10 @@ class LockedCaDirectory:
 
 
 def _write_error(path: str, error: OSError) -> VtpmError:
-    if isinstance(error, PermissionError):
-        return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be written: {error.strerror}", remedy=_AS_OWNER)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         remedy = f"see which directory is missing: namei -l {quote(os.path.abspath(path))}; and make that first"
         return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be made: {error.strerror}", remedy=remedy)
-    return write_error(path, error)
+    return write_error(path, error, denied=_AS_OWNER)
 
 
 def _give_to_owner(descriptor: int, folder: int) -> None:

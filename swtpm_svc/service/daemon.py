@@ -328,7 +328,13 @@ class Daemon:
     def _lose_device(self) -> None:
         self._device_is_gone = True
         # no end that anybody asked for: the status is one of those after which systemd starts the service again
-        self._end_with(VtpmError(Code.DEVICE_NOT_READY, f"the kernel has taken {self._config.device.node} away"))
+        self._end_with(
+            VtpmError(
+                Code.DEVICE_NOT_READY,
+                f"the kernel has taken {self._config.device.node} away",
+                remedy="see why: journalctl -k; systemd starts the service again",
+            )
+        )
 
     def _end_with(self, failure: VtpmError) -> None:
         self._events.failed(failure)

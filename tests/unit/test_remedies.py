@@ -1,7 +1,7 @@
 """Every remedy, read as by somebody who will type it as root: what may be in one, and what may not.
 
 All texts of the program are looked at, not only those that are called `remedy`: a note or a report is followed, too. That the
-commands lead out of the trouble is in tests/integration/test_remedies.py.
+commands lead out of the trouble is in tests/integration/test_remedies_followed.py.
 """
 
 import ast
@@ -127,6 +127,13 @@ def test_each_is_about_the_instance_that_it_is_reported_of():
     assert error.of("vtpm0", "device:/dev/vtpm0").remedy == "vtpmctl init vtpm0; tpm2_startup -c -T device:/dev/vtpm0"
     assert VtpmError(Code.USAGE, "x", remedy=f"see {NAME}").of("/run/my tpm").remedy == "see '/run/my tpm'"
     assert VtpmError(Code.USAGE, "x").of("vtpm0").remedy is None
+
+
+def test_no_error_is_without_one():
+    for path in sorted((ROOT / "swtpm_svc").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "VtpmError":
+                assert [word for word in node.keywords if word.arg == "remedy"], f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "$(reboot)", "'", '"', "`x`", "a;b", "-", "*", "\n", "/a&b", "é"])
