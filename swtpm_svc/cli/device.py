@@ -303,7 +303,7 @@ def refuse_open(target: Target, error: OSError) -> NoReturn:
     if error.errno in (*_GONE, errno.ECONNREFUSED):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"nobody serves {target.path} ({error.strerror})", remedy=start)
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = f"run this as root{_or_join(target)}" if os.geteuid() else _of_root(target)
+        remedy = f"run this as root{_or_join(target)}" if not is_root() else _of_root(target)
         raise VtpmError(Code.NOT_PERMITTED, f"{target.path} may not be opened ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
         raise VtpmError(
@@ -314,6 +314,11 @@ def refuse_open(target: Target, error: OSError) -> NoReturn:
     raise VtpmError(
         Code.LIBTPMS, f"{target.path} cannot be opened ({error.strerror})", remedy=f"see what the service says: {target.journal}"
     ) from error
+
+
+def is_root() -> bool:
+    """To whom "run this as root" is no remedy."""
+    return os.geteuid() == 0
 
 
 def _of_root(target: Target) -> str:
@@ -339,7 +344,7 @@ def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoR
         remedy = "run this as root, or join the [control] group of the instance (vtpm.d(5))"
         if isinstance(request, ptm.GetStateBlob):
             remedy = "run this as root: state in clear holds every secret of the TPM"
-        if os.geteuid() == 0:
+        if is_root():
             remedy = "a container's root is another user to the service: do it outside; or see what denies it: ausearch -m avc"
         raise VtpmError(Code.NOT_PERMITTED, f"{what} is not permitted to you", remedy=remedy)
     if error.errno in (errno.ENOTTY, errno.ENOSYS):

@@ -13,7 +13,7 @@ import stat
 from types import TracebackType
 from typing import NoReturn, Optional
 
-from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, refuse_open, resolve
+from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.fuse_mount import TYPE as FUSE_TYPE
 from swtpm_svc.frontends.sockets import parse_address
@@ -241,7 +241,7 @@ def _refuse_exchange(target: Target, error: OSError) -> NoReturn:
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, what, remedy="try again when no other program uses the TPM") from error
     if error.errno in (errno.EPERM, errno.EACCES):
-        remedy = "run this as root" if os.geteuid() else "see what denies it to root: ausearch -m avc -ts recent"
+        remedy = "run this as root" if not is_root() else "see what denies it to root: ausearch -m avc -ts recent"
         raise VtpmError(Code.NOT_PERMITTED, what, remedy=remedy) from error
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE):
         raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=target.start) from error
