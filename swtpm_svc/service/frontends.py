@@ -151,8 +151,7 @@ class Frontends:
         if address is not None and address.path in self._sockets.addresses:
             gid = self._usable_group(control.group)
             try:
-                if gid is not None:
-                    os.chown(address.path, -1, gid, follow_symlinks=False)
+                os.chown(address.path, -1, os.getegid() if gid is None else gid, follow_symlinks=False)
             except OSError as error:
                 self._journal.log("warning", f"{address.path} keeps the group that it has: {error.strerror}")
         if self._fuse is not None:
