@@ -1,17 +1,15 @@
 """An instance's TOML file read and checked: load() and parse() give a `Config` with every value present.
 
-What may stand in the file is the table in `config_schema`; here is how it is read, and what a person is told when it
-is wrong: the file, the table, the key, what was found and what is expected.
+What may stand in the file is the table in `config_schema`, how it is read is in `config_file`; here is what a person is told
+when it says something wrong: the file, the table, the key, what was found and what is expected.
 """
 
 import os
-import re
-import stat
-import sys
 from typing import Any, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.service import config_places
+from swtpm_svc.service import config_file, config_places
+from swtpm_svc.service.config_file import CONFIG_DIRECTORY, FILE_MAX_BYTES, one_line
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
@@ -32,12 +30,9 @@ from swtpm_svc.service.config_schema import (
     VtpmProxyConfig,
 )
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = [
+    "CONFIG_DIRECTORY",
+    "FILE_MAX_BYTES",
     "SCHEMA",
     "STATE_DIRECTORY",
     "Change",
@@ -61,11 +56,6 @@ __all__ = [
     "parse",
     "user_id",
 ]
-
-CONFIG_DIRECTORY = "/etc/vtpm.d"
-FILE_MAX_BYTES = 64 * 1024
-#: No key has more than two parts, but each dot of a line costs the parser as much as all before it: 30 000 took it 20 s.
-LINE_MAX_DOTS = 200
 
 
 class Change(NamedTuple):
@@ -142,7 +132,9 @@ def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
             remedy=f"make it, and a TPM in it: install -d -m 0755 {quote(directory)}; then vtpmctl create vtpm0",
         ) from None
     except OSError as error:
-        raise VtpmError(Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy=_unreadable(directory, error)) from error
+        raise VtpmError(
+            Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy=config_file.unreadable(directory, error)
+        ) from error
     stems = (name[: -len(".toml")] for name in names if name.endswith(".toml"))
     return sorted(stem for stem in stems if NAME_PATTERN.fullmatch(stem))
 
@@ -154,17 +146,7 @@ def load(path: str, instance: str) -> Config:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no such file, or it cannot be read.
         VtpmError CONFIG_INVALID, USAGE: as parse().
     """
-    content = _read_file(path, instance)
-    try:
-        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark, which says nothing in UTF-8
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f"{path}: line {line}: found the byte 0x{content[error.start]:02x}, expected text in UTF-8",
-            remedy=f"save the file as UTF-8, then: vtpmctl check {quote(path)}",
-        ) from error
-    return parse(text, path, instance)
+    return parse(config_file.read(path, instance), path, instance)
 
 
 def parse(text: str, path: str, instance: str) -> Config:
@@ -175,7 +157,7 @@ def parse(text: str, path: str, instance: str) -> Config:
         VtpmError USAGE: `instance` is no name for an instance.
     """
     check_instance(instance)
-    document = _parse_toml(text, path)
+    document = config_file.parse_toml(text, path)
     for name, value in document.items():
         if not any(table.name == name for table in SCHEMA):
             _refuse_table(path, name, value)
@@ -284,97 +266,6 @@ def _make_account(database: str, command: str, name: str) -> str:
     return f"see how it is written: getent {database}; name another, or make it: {command} --system {quote(name)}"
 
 
-def _read_file(path: str, instance: str) -> bytes:
-    try:
-        # O_NONBLOCK: a FIFO in the way is an error, not a daemon that waits for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            _refuse_special(path, os.fstat(descriptor).st_mode)
-            content = os.read(descriptor, FILE_MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError):
-        raise VtpmError(
-            Code.CONFIG_MISSING,
-            f"{path} does not exist",
-            remedy=_missing(path, instance),
-        ) from None
-    except OSError as error:
-        raise VtpmError(Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy=_unreadable(path, error)) from error
-    if len(content) > FILE_MAX_BYTES:
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f"{path}: found more than {FILE_MAX_BYTES} bytes, expected a configuration of at most that",
-            remedy="name a TOML file, see vtpm.d(5)",
-        )
-    return content
-
-
-def _missing(path: str, instance: str) -> str:
-    folder = os.path.dirname(path)
-    make = "" if os.path.isdir(folder or ".") else f"install -d -m 0755 {quote(folder)} && "
-    return f"create it; an empty file is a TPM 2.0 at /dev/{instance}: {make}touch {quote(path)}"
-
-
-def _unreadable(path: str, error: OSError) -> str:
-    if not isinstance(error, PermissionError):
-        return f"see what is there: ls -ld {quote(path)}"
-    if os.geteuid() == 0:
-        return f"see what keeps root from it: ls -ldZ {quote(path)}; namei -l {quote(path)}"
-    # what lies elsewhere may be anybody's secret, named by mistake
-    is_ours = os.path.dirname(path) == CONFIG_DIRECTORY and path.endswith(".toml")
-    return f"run this as root, or let it be read: chmod a+r {quote(path)}" if is_ours else "run this as root"
-
-
-def _refuse_special(path: str, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        found = "a directory" if stat.S_ISDIR(mode) else "a special file"
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE,
-            f"{path}: found {found}, expected a file",
-            remedy=f"see what it is: ls -ld {quote(path)}; a TOML file is expected there, see vtpm.d(5)",
-        )
-
-
-def _parse_toml(text: str, path: str) -> dict[str, Any]:
-    try:
-        dotted = next((number for number, line in enumerate(text.split("\n"), 1) if _has_many_dots(line)), 0)
-        if dotted:
-            raise ValueError(f"found more than {LINE_MAX_DOTS} dots, expected keys of one or two parts (at line {dotted})")
-        document: dict[str, Any] = tomllib.loads(text)
-        return document
-    except RecursionError:
-        cause = "nested too deeply"
-    except ValueError as error:  # TOMLDecodeError is one; a number of more than 4300 digits is another
-        what, _, where = str(error).partition(" (at ")
-        # the parser has a line for everything but "end of document"
-        line = where.rstrip(")") if where.startswith("line ") else f"line {text.rstrip().count(chr(10)) + 1}"
-        cause = f"{line}: {_one_line(what)}{_unseen(text, where)}"
-    raise VtpmError(
-        Code.CONFIG_INVALID,
-        f"{path}: {cause}",
-        remedy=f"correct the TOML syntax (strings in quotes), then: vtpmctl check {quote(path)}",
-    )
-
-
-def _has_many_dots(line: str) -> bool:
-    return line.count(".") > LINE_MAX_DOTS and not line.lstrip().startswith("#")
-
-
-def _unseen(text: str, where: str) -> str:
-    """What stands at the place of a syntax error, if it does not look like what it is: "line 1, column 1)"."""
-    found = re.match(r"line ([0-9]+), column ([0-9]+)", where)
-    if not found:
-        return ""
-    line = [*text.split("\n"), ""][int(found[1]) - 1]
-    character = line[int(found[2]) - 1 : int(found[2])]
-    if not character or character.isascii():
-        return ""
-    import unicodedata  # only on the way out with an error
-
-    return f", at the character U+{ord(character):04X} ({unicodedata.name(character, 'no name').lower()})"
-
-
 def _read_table(table: Table, found: object, path: str, instance: str) -> Any:
     if not isinstance(found, dict):
         raise VtpmError(
@@ -408,10 +299,10 @@ def _refuse_table(path: str, name: str, value: object) -> NoReturn:
     known = ", ".join(f"[{table.name}]" for table in SCHEMA)
     if isinstance(value, dict):
         similar = _similar(name, [table.name for table in SCHEMA])
-        found, remedy = f"the table [{_one_line(name)}]", f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)"
+        found, remedy = f"the table [{one_line(name)}]", f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)"
     else:
         home = [table.name for table in SCHEMA if any(key.name == name for key in table.keys)]
-        found, remedy = f'"{_one_line(name)}" outside of any table', "write it below its table, see vtpm.d(5)"
+        found, remedy = f'"{one_line(name)}" outside of any table', "write it below its table, see vtpm.d(5)"
         if home:
             remedy = f"write it below the line [{home[0]}]"
     raise VtpmError(Code.CONFIG_INVALID, f"{path}: found {found}, expected one of {known}", remedy=remedy)
@@ -421,14 +312,14 @@ def _refuse_key(path: str, table: Table, name: str) -> NoReturn:
     names = [key.name for key in table.keys]
     similar = _similar(name, names)
     home = [other.name for other in SCHEMA if any(key.name == name for key in other.keys)]
-    remedy = f"remove {_one_line(name)}, or see vtpm.d(5)"
+    remedy = f"remove {one_line(name)}, or see vtpm.d(5)"
     if similar:
-        remedy = f"write {similar} instead of {_one_line(name)}"
+        remedy = f"write {similar} instead of {one_line(name)}"
     elif home:
         remedy = f"write it below the line [{home[0]}]"
     expected = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
     raise VtpmError(
-        Code.CONFIG_INVALID, f"{path}: [{table.name}]: found the key {_one_line(name)}, expected {expected}", remedy=remedy
+        Code.CONFIG_INVALID, f"{path}: [{table.name}]: found the key {one_line(name)}, expected {expected}", remedy=remedy
     )
 
 
@@ -448,19 +339,13 @@ def _found(value: object, expected: type) -> str:
     if isinstance(value, str) and KEY_PATTERN.fullmatch(value):
         return f"{len(value)} hex digits, which are not shown"
     if isinstance(value, str):
-        text, kind = f'"{_one_line(value)}"', "string"
+        text, kind = f'"{one_line(value)}"', "string"
     elif isinstance(value, bool):
         text, kind = str(value).lower(), "boolean"
     else:
         kind = {int: "integer", float: "float"}.get(type(value), "date or time")
         try:
-            text = _one_line(str(value))
+            text = one_line(str(value))
         except ValueError:  # 0xfff... may have any number of digits; in decimal Python writes 4300 at most
             return "an integer of thousands of digits"
     return text if type(value) is expected else f"the {kind} {text}"
-
-
-def _one_line(text: str) -> str:
-    """Printable, one line, at most 60 characters: an error message is one line whatever stands in the file."""
-    printable = repr(text)[1:-1]
-    return printable if len(printable) <= 60 else printable[:57] + "..."

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import ca, ca_directory
+from swtpm_svc.provision import ca, ca_chain, ca_directory
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
@@ -252,7 +252,7 @@ def test_any_bit_of_the_certificates_counts(data, authority):
     changed[bit // 8] ^= 1 << bit % 8
     ders[which] = bytes(changed)
     blocks = [b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in ders]
-    assert refusal(ca._read_chain, {ca.CHAIN: b"".join(blocks)}, "chain.pem").code is Code.CA_UNUSABLE
+    assert refusal(ca_chain.read, b"".join(blocks), "chain.pem").code is Code.CA_UNUSABLE
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
