@@ -159,7 +159,7 @@ def _refuse_sharing(loaded: Config, places: Places) -> None:
                 f"{loaded.path}: [device] major, minor: found {number[0]} and {number[1]}, which {other.path} has too",
                 remedy="give one of them other numbers, or leave them out: the kernel then chooses",
             )
-        config_places.refuse_shared(loaded, other, os.path.realpath)
+        config_places.refuse_shared(loaded, other, _resolved)
 
 
 def _refuse_obstacles(loaded: Config, places: Places) -> None:
@@ -172,7 +172,7 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
             remedy=f"see what it is: ls -ld {device.node}; give the TPM's device another name",
         )
     for place in config_places.places(loaded):
-        mode = _mode(place.where)
+        mode = None if _is_mount(place.where) else _mode(place.where)
         if mode and place.is_directory and not stat.S_ISDIR(mode):
             code = Code.STATE_MISSING if place.code is Code.STATE_LOCKED else place.code
             raise _obstacle(loaded, code, f'{place.what}: found "{place.where}", which is not a directory', place.where)
@@ -187,6 +187,17 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
 
 def _obstacle(loaded: Config, code: Code, cause: str, path: str) -> VtpmError:
     return VtpmError(code, f"{loaded.path}: {cause}", remedy=f"see what it is: ls -ld {quote(path)}; name another place")
+
+
+def _resolved(path: str) -> str:
+    """Where links lead to. A mount of ours is where it is: who looks at one whose service hangs waits for ever."""
+    return path if _is_mount(path) else os.path.realpath(path)
+
+
+def _is_mount(path: str) -> bool:
+    from swtpm_svc.frontends import fuse_mount
+
+    return fuse_mount.is_ours(path)
 
 
 def _mode(path: str) -> Optional[int]:
