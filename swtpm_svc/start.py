@@ -1,13 +1,14 @@
 """Where the commands begin: what an interrupt finds while all else is yet to be imported.
 
 Python's own handler would raise KeyboardInterrupt in the midst of an import, which ends in a traceback. The system's default is
-a quiet end; a command that can end in order takes over when it is there. Imports nothing but that.
+a quiet end; a command that can end in order takes over when it is there. What the interpreter does before (site, .pth files) is
+out of reach.
 """
 
-import signal
+import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us wants it ignored
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else whoever started us wants it ignored
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def vtpmctl() -> int:
