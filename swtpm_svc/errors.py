@@ -126,10 +126,16 @@ TABLE = {
 # fmt: on
 
 
+#: In a remedy: the instance, and where tpm2-tools find its TPM, which without -T go to the host's own. Who reports an error
+#: knows them (VtpmError.of); who raises it often does not.
+NAME, TCTI = "<NAME>", "<TCTI>"
+
+
 class VtpmError(Exception):
     """Something a person or a client must be told.
 
-    `message` is one line of cause, `remedy` one line that says what to do about it.
+    `message` is one line of cause, `remedy` one line that says what to do about it: root is going to type it as it is. So it
+    names what is really there, takes nothing away that cannot be had again, and gives nobody more than what he is to have.
     """
 
     def __init__(self, code: Code, message: str, *, remedy: Optional[str] = None) -> None:
@@ -149,10 +155,24 @@ class VtpmError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def of(self, name: str, tcti: str = "TCTI") -> "VtpmError":
+        """The same, about this instance, or what else the TPM was named by."""
+        for placeholder, known in ((NAME, name), (TCTI, tcti)):
+            if self.remedy is not None and placeholder in self.remedy:
+                self.remedy = self.remedy.replace(placeholder, quote(known))
+        return self
+
     def report(self, prefix: str) -> str:
         """The two lines a person sees: `prefix: cause`, and the remedy below it."""
         text = f"{prefix}: {self.message}"
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
+
+
+def quote(word: str) -> str:
+    """A path or name in a command of a remedy, as a shell takes it: it is going to be typed or pasted."""
+    import shlex  # only on the way out with an error
+
+    return shlex.quote(word)
 
 
 def selinux_remedy(error: BaseException, enforce_path: str = "/sys/fs/selinux/enforce") -> Optional[str]:

@@ -30,7 +30,7 @@ def run(options: "argparse.Namespace") -> Report:
     try:
         import cryptography  # noqa: F401 - said here once, before an action imports what needs it
     except ImportError as error:
-        remedy = "install it: package python3-cryptography, or pip install cryptography"
+        remedy = "install python3-cryptography"
         raise VtpmError(Code.INSTALLATION, f"the Python package cryptography cannot be used ({error})", remedy=remedy) from error
     values = {name: value for name, value in vars(options).items() if name not in ("command", "json", "action", "directory")}
     return ACTIONS[options.action].run(os.path.abspath(options.directory), **values)
@@ -84,7 +84,8 @@ def _command(line: str) -> "tuple[str, ...]":
         ) from error
     program = shutil.which(words[0]) if words else None
     if program is None:
-        raise VtpmError(Code.USAGE, f"--signer: there is no program {words[0] if words else line!r}", remedy="see vtpmctl(8)")
+        cause = f"--signer: there is no program {words[0] if words else line!r}"
+        raise VtpmError(Code.USAGE, cause, remedy="give a command that is there, quoted as one word, see vtpmctl(8)")
     return (os.path.abspath(program), *words[1:])
 
 

@@ -5,6 +5,7 @@ Every failure becomes a VtpmError: what the kernel said to open() or ioctl(), an
 
 import errno
 import fcntl
+import grp
 import os
 import socket
 import stat
@@ -20,6 +21,7 @@ from swtpm_svc.errors import (
     TPM_NOSPACE,
     Code,
     VtpmError,
+    quote,
 )
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
@@ -51,15 +53,36 @@ ReplyType = TypeVar("ReplyType", bound=ptm.Reply)
 
 
 class Target(NamedTuple):
-    """What the operator named. `name` is for messages; `instance` is None when it was a path."""
+    """What the operator named. `name` is for messages; `instance` is None when it was a path.
+
+    `directory`: where configurations are.
+    """
 
     name: str
     path: str
     instance: Optional[str]
+    directory: str = config.CONFIG_DIRECTORY
 
     @property
-    def unit(self) -> str:
-        return f"vtpm@{self.instance}.service" if self.instance else "vtpm@NAME.service"
+    def start(self) -> str:
+        """How it is started, for a remedy."""
+        instance = self.serving_instance
+        return (
+            f"start it: systemctl start vtpm@{instance}.service"
+            if instance
+            else "start what makes it; the instances: vtpmctl list"
+        )
+
+    @property
+    def journal(self) -> str:
+        """Where its service says more, for a remedy."""
+        instance = self.serving_instance
+        return f"journalctl -u vtpm@{instance}.service" if instance else "journalctl, of what serves it"
+
+    @property
+    def serving_instance(self) -> Optional[str]:
+        """The instance whose configuration names the path: looked for only when something is wrong with it."""
+        return self.instance or config.instance_at(self.path, self.directory)
 
 
 def control_path(loaded: Config) -> str:
@@ -75,7 +98,7 @@ def control_path(loaded: Config) -> str:
         raise VtpmError(
             Code.USAGE,
             f'{loaded.path}: there is neither a device nor a UNIX control socket ([socket] control = "{control}")',
-            remedy="give [socket] control a path",
+            remedy=f"give [socket] control a path in {loaded.path}",
         )
     return control
 
@@ -87,7 +110,7 @@ def resolve(name: str, directory: str = config.CONFIG_DIRECTORY, path_of: Callab
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
     """
     if "/" in name:
-        return Target(name, name, None)
+        return Target(name, name, None, directory)
     instance = config.check_instance(name)
     try:
         loaded = config.load(f"{directory}/{instance}.toml", instance)
@@ -95,7 +118,7 @@ def resolve(name: str, directory: str = config.CONFIG_DIRECTORY, path_of: Callab
         if error.code is Code.CONFIG_MISSING:
             error.remedy = f"see vtpmctl list; for a device without a configuration give its path: /dev/{name}"
         raise
-    return Target(name, path_of(loaded), instance)
+    return Target(name, path_of(loaded), instance, directory)
 
 
 class Device:
@@ -264,7 +287,7 @@ def refuse_result(target: Target, request: ptm.Request, tpm_result: int) -> NoRe
         Code.BAD_LOCALITY: "use a locality from 0 to 4 that the operation allows",
         Code.STATE_KEY: "the blob is encrypted: name its key in [state] (key-file, migration-key-file ...)",
         Code.STATE_FULL: "make room in the file system that holds the state",
-        Code.LIBTPMS: f"see what the service says: journalctl -u {target.unit}",
+        Code.LIBTPMS: f"see what the service says: {target.journal}",
     }
     raise VtpmError(code, f"{target.name}: {_name(request)} gave TPM result {describe_result(tpm_result)}", remedy=remedies[code])
 
@@ -274,19 +297,45 @@ def _name(request: ptm.Request) -> str:
 
 
 def refuse_open(target: Target, error: OSError) -> NoReturn:
-    start = f"start it: systemctl start {target.unit}"
+    start = target.start
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"{target.path} does not exist", remedy=start)
     if error.errno in (*_GONE, errno.ECONNREFUSED):
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"nobody serves {target.path} ({error.strerror})", remedy=start)
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = "run this as root, or join the group that owns it (ls -l shows it)"
+        remedy = f"run this as root{_or_join(target)}" if not is_root() else _of_root(target)
         raise VtpmError(Code.NOT_PERMITTED, f"{target.path} may not be opened ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
-        raise VtpmError(Code.BUSY, f"{target.path} is in use ({error.strerror})", remedy="end the program that has it open")
+        raise VtpmError(
+            Code.BUSY,
+            f"{target.path} is in use ({error.strerror})",
+            remedy=f"see which program has it open, and wait for it: fuser -v {quote(target.path)}",
+        )
     raise VtpmError(
-        Code.LIBTPMS, f"{target.path} cannot be opened ({error.strerror})", remedy=f"see journalctl -u {target.unit}"
+        Code.LIBTPMS, f"{target.path} cannot be opened ({error.strerror})", remedy=f"see what the service says: {target.journal}"
     ) from error
+
+
+def is_root() -> bool:
+    """To whom "run this as root" is no remedy."""
+    return os.geteuid() == 0
+
+
+def _of_root(target: Target) -> str:
+    path = quote(target.path)
+    return f"see what keeps root from it: ls -lZ {path}; lsattr -d {path}; a container must be given the device"
+
+
+def _or_join(target: Target) -> str:
+    """Its group, if it is a TPM's: who is let into that of some other device gets more than this."""
+    if not target.serving_instance and not os.path.basename(target.path).startswith("tpm"):
+        return ""
+    try:
+        found = os.stat(target.path)
+        group = grp.getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return ""
+    return f", or be in its group: usermod -aG {quote(group)} USER" if found.st_gid and found.st_mode & 0o060 == 0o060 else ""
 
 
 def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoReturn:
@@ -295,15 +344,17 @@ def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoR
         remedy = "run this as root, or join the [control] group of the instance (vtpm.d(5))"
         if isinstance(request, ptm.GetStateBlob):
             remedy = "run this as root: state in clear holds every secret of the TPM"
+        if is_root():
+            remedy = "a container's root is another user to the service: do it outside; or see what denies it: ausearch -m avc"
         raise VtpmError(Code.NOT_PERMITTED, f"{what} is not permitted to you", remedy=remedy)
     if error.errno in (errno.ENOTTY, errno.ENOSYS):
         raise VtpmError(
             Code.PROTOCOL, f"{what} is unknown to {target.path}", remedy="check that the device is one of ours: vtpmctl list"
         )
     if error.errno in (*_GONE, errno.EPIPE, errno.ECONNRESET):
-        remedy = f"start it: systemctl start {target.unit}"
+        remedy = target.start
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"{what}: the TPM went away ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, f"{what} cannot be done now ({error.strerror})", remedy="try again when the TPM is idle")
-    remedy = f"see what the service says: journalctl -u {target.unit}"
+    remedy = f"see what the service says: {target.journal}"
     raise VtpmError(Code.LIBTPMS, f"{what} failed ({error.strerror or error})", remedy=remedy) from error

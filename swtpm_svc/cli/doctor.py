@@ -18,7 +18,7 @@ from typing import NamedTuple, Optional
 import swtpm_svc
 from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.service import config
 
 #: The version in packaging/swtpm.te.
@@ -65,6 +65,9 @@ LABELLED = (
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
+#: Not at once: whoever switched it off may have had reasons, and what is denied to a login is in nobody's power any more.
+_ENFORCE = "see what all of the host would be denied: ausearch -m avc -ts boot; when that is nothing: setenforce 1"
+
 
 class Finding(NamedTuple):
     """The answer to one question; `problem` is what to tell about a `warn` or a `fail`."""
@@ -87,13 +90,18 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     """All findings about the host and one instance, or all instances that are configured.
 
     Raises:
-        VtpmError USAGE, CONFIG_MISSING, CONFIG_UNREADABLE: there is no such instance, or no directory of them.
+        VtpmError USAGE: that is no name for an instance.
     """
-    names = [instance] if instance is not None else config.instances(places.config)
-    found = [status.gather(name, places) for name in names]
-    findings = [_accounts(), _cuse()]
-    for one in found:
-        findings += _instance(one)
+    findings, found = [_accounts(), _cuse()], []
+    try:
+        # no configurations, or not the one that was asked for: that is found of the host, which is examined all the same
+        for name in [instance] if instance is not None else config.instances(places.config):
+            found.append(status.gather(name, places))
+            findings += _instance(found[-1])
+    except VtpmError as error:
+        if error.code is Code.USAGE:
+            raise
+        findings.append(Finding(FAIL, instance or "instances", error.message, error))
     return findings + _selinux(found)
 
 
@@ -121,7 +129,7 @@ def _cuse() -> Finding:
     mode = stat.S_IMODE(found.st_mode)
     if (found.st_uid, mode) != (0, 0o600):
         text = f"{CUSE} is {status.user_name(found.st_uid)}'s, {mode:04o}: who can open it can make any device"
-        remedy = f"chown root {CUSE}; chmod 0600 {CUSE}; and remove the udev rule that changed it"
+        remedy = f"chown -h root {CUSE}; chmod 0600 {CUSE}; and remove the udev rule that changed it"
         return bad("cuse", text, remedy, code=Code.CUSE_DENIED)
     return good("cuse", f"{CUSE} is root's, 0600")
 
@@ -157,7 +165,7 @@ def _selinux(found: "list[Status]") -> "list[Finding]":
     if enforcing:
         findings = [good("SELinux", "is enforcing")]
     else:
-        findings = [bad("SELinux", "is permissive: what would be denied is only logged", "setenforce 1", verdict=WARN)]
+        findings = [bad("SELinux", "is permissive: what would be denied is only logged", _ENFORCE, verdict=WARN)]
     if not _is_type(DOMAIN):
         remedy = "install python3-swtpm-selinux, or build the module with make selinux and: semodule -i vtpm.pp"
         findings.append(bad("policy", "the module vtpm is not loaded: the daemons run in a domain of the system", remedy))
@@ -211,7 +219,8 @@ def _domain(found: Status) -> Finding:
             context = file.read().rstrip("\0\n")
     except OSError as error:
         text = f"the domain of process {pid} cannot be read ({error.strerror})"
-        return bad(found.instance, text, "run this as root", verdict=WARN)
+        remedy = "run this as root" if os.geteuid() else f"see whether it runs still: systemctl status vtpm@{found.instance}"
+        return bad(found.instance, text, remedy, verdict=WARN)
     if _type(context) != DOMAIN:
         remedy = f"restorecon -R -v /usr/libexec/vtpm; systemctl restart vtpm@{found.instance}"
         return bad(found.instance, f"process {pid} runs as {_type(context)}, not as {DOMAIN}", remedy)
@@ -233,7 +242,7 @@ def _labels(found: "list[Status]") -> "list[Finding]":
         label = _label(path)
         if label and context != "<<none>>" and _type(label) != _type(context):
             text = f"{path} is {_type(label)}, the policy says {_type(context)}"
-            findings.append(bad("labels", text, f"restorecon -v {path}"))
+            findings.append(bad("labels", text, f"restorecon -v {quote(path)}"))
     return findings or [good("labels", f"{len(ordered)} files and devices are labelled as the policy says")]
 
 

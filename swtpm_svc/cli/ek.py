@@ -5,7 +5,7 @@ from typing import Any, Optional, Union
 from swtpm_svc.cli import files, ownership, passwords
 from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import nv_certificates, public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.ownership import find_endorsement_key
@@ -80,7 +80,7 @@ def _require_certificate(tpm: Tpm, algorithm: str, owner: Password) -> bytes:
         raise VtpmError(
             Code.TPM_REFUSED,
             f"there is no certificate of an endorsement key {algorithm} at NV index {index:#x}",
-            remedy="see vtpmctl identity NAME for those that there are; only who makes a TPM gives it one",
+            remedy=f"see those that there are: vtpmctl identity {NAME}; only who makes a TPM gives it one",
         )
     return found
 
@@ -94,7 +94,7 @@ def _certificate_pem(der: bytes) -> str:
         raise VtpmError(
             Code.TPM_REFUSED,
             f"what the TPM has as certificate is {error}",
-            remedy="see what it is: vtpmctl identity NAME, tpm2_nvread, tpm_nvread",
+            remedy=f"see what it is: vtpmctl identity {NAME}",
         ) from error
 
 

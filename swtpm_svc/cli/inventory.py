@@ -1,11 +1,12 @@
 """All instances at a glance (`list`), and one configuration looked at before it is started (`check`)."""
 
 import os
+import stat
 from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.cli.status import Places, ask_daemon, ask_systemd
-from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.service import config
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.service import config, config_places
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys
@@ -76,7 +77,9 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, KEY_UNUSABLE, USAGE: as the daemon would say it.
         VtpmError USER_MISSING: [device] owner or group does not exist here.
-        VtpmError DEVICE_NAME_TAKEN, STATE_LOCKED: another instance's configuration has the same device or state.
+        VtpmError DEVICE_NAME_TAKEN, DEVICE_NUMBER_TAKEN, STATE_LOCKED, SOCKET_UNAVAILABLE, MOUNT_FAILED: another instance's
+            configuration has the same device, state, socket or mount, or something else is in its place.
+        VtpmError STATE_MISSING, CA_UNUSABLE: there is a file in a directory's place.
     """
     if "/" in name or name.endswith(".toml"):
         instance = os.path.basename(name)
@@ -88,6 +91,7 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
         config.user_id(loaded.device.owner)
         config.group_id(loaded.device.group)
     _refuse_sharing(loaded, places)
+    _refuse_obstacles(loaded, places)
     return loaded, [*_notes(loaded), *_check_keys(loaded)]
 
 
@@ -99,6 +103,11 @@ def _notes(loaded: Config) -> "list[str]":
         notes.append(f"{error.message}: only root and the service's user may use the control operations")
     if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
         notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
+    missing = loaded.state.directory
+    if missing != f"{config.STATE_DIRECTORY}/{loaded.instance}" and not os.path.lexists(missing):
+        notes.append(
+            f"there is no {missing}: mount what belongs there, or make it: install -d -m 0700 -o vtpm -g vtpm {quote(missing)}"
+        )
     return notes
 
 
@@ -118,7 +127,10 @@ def _check_keys(loaded: Config) -> "list[str]":
         found = os.stat(source.name)
         right = 0o400 if found.st_uid == account.uid else 0o040 if found.st_gid == account.gid else 0
         if not found.st_mode & right:
-            notes.append(f"{source.name} cannot be read by user vtpm: chgrp vtpm and chmod 0640, if the service runs as vtpm")
+            path = quote(source.name)
+            notes.append(
+                f"{source.name} cannot be read by user vtpm, as which the service runs: chgrp vtpm {path}; chmod 0640 {path}"
+            )
     return notes
 
 
@@ -140,9 +152,57 @@ def _refuse_sharing(loaded: Config, places: Places) -> None:
                 f'{loaded.path}: [device] name: found "{loaded.device.name}", which {other.path} has too',
                 remedy="give one of them another name",
             )
-        if other.state.directory == loaded.state.directory:
+        number = (loaded.device.major, loaded.device.minor)
+        if loaded.device.enabled and other.device.enabled and number[0] and number == (other.device.major, other.device.minor):
             raise VtpmError(
-                Code.STATE_LOCKED,
-                f'{loaded.path}: [state] directory: found "{loaded.state.directory}", which {other.path} has too',
-                remedy="give each TPM a directory of its own",
+                Code.DEVICE_NUMBER_TAKEN,
+                f"{loaded.path}: [device] major, minor: found {number[0]} and {number[1]}, which {other.path} has too",
+                remedy="give one of them other numbers, or leave them out: the kernel then chooses",
             )
+        config_places.refuse_shared(loaded, other, _resolved)
+
+
+def _refuse_obstacles(loaded: Config, places: Places) -> None:
+    """What is in the place of something that the service makes or uses, as far as this may be looked at."""
+    device, provision = loaded.device, loaded.provision
+    if device.enabled and os.path.lexists(device.node) and not os.path.isdir(f"{places.sysfs}/{device.name}"):
+        raise VtpmError(
+            Code.DEVICE_NAME_TAKEN,
+            f'{loaded.path}: [device] name: found "{device.name}", but there is a {device.node}, which is none of ours',
+            remedy=f"see what it is: ls -ld {device.node}; give the TPM's device another name",
+        )
+    for place in config_places.places(loaded):
+        mode = None if _is_mount(place.where) else _mode(place.where)
+        if mode and place.is_directory and not stat.S_ISDIR(mode):
+            code = Code.STATE_MISSING if place.code is Code.STATE_LOCKED else place.code
+            raise _obstacle(loaded, code, f'{place.what}: found "{place.where}", which is not a directory', place.where)
+        if mode and not place.is_directory and place.what.startswith("[") and not stat.S_ISSOCK(mode):
+            raise _obstacle(loaded, place.code, f'{place.what}: found "{place.where}", which is no socket', place.where)
+    mode = _mode(provision.ca) if provision.enabled and provision.certificates else None
+    if mode and not stat.S_ISDIR(mode):
+        raise _obstacle(
+            loaded, Code.CA_UNUSABLE, f'[provision] ca: found "{provision.ca}", which is not a directory', provision.ca
+        )
+
+
+def _obstacle(loaded: Config, code: Code, cause: str, path: str) -> VtpmError:
+    return VtpmError(code, f"{loaded.path}: {cause}", remedy=f"see what it is: ls -ld {quote(path)}; name another place")
+
+
+def _resolved(path: str) -> str:
+    """Where links lead to. A mount of ours is where it is: who looks at one whose service hangs waits for ever."""
+    return path if _is_mount(path) else os.path.realpath(path)
+
+
+def _is_mount(path: str) -> bool:
+    from swtpm_svc.frontends import fuse_mount
+
+    return fuse_mount.is_ours(path)
+
+
+def _mode(path: str) -> Optional[int]:
+    """Of what a path leads to; None: nothing, or it may not be looked at."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None

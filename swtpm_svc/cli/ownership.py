@@ -9,7 +9,7 @@ from typing import Any, Union
 from swtpm_svc.cli import files, passwords
 from swtpm_svc.cli.command import Argument, Operation, Report
 from swtpm_svc.cli.passwords import Password
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import ownership, public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import TPM_DISABLED_CMD, RefusedByTpm
@@ -86,7 +86,7 @@ def no_endorsement_key(algorithm: str) -> VtpmError:
     return VtpmError(
         Code.TPM_REFUSED,
         f"there is no endorsement key {algorithm} at {ENDORSEMENT_KEYS[algorithm].handle:#x}",
-        remedy=f"make it: vtpmctl createek NAME --algorithm {algorithm}; or name another --algorithm",
+        remedy=f"make it: vtpmctl createek {NAME} --algorithm {algorithm}; or name another --algorithm",
     )
 
 

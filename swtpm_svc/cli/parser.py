@@ -19,7 +19,7 @@ ANY_TPM = f"{TARGET}, a socket's, or tcp:HOST:PORT; default: $TPM_DEVICE"
 #: The commands that are no control operations: help, the argument's placeholder, the argument's help.
 REPORTS = {
     "list": ("list the instances", None, ""),
-    "status": ("show what is known about an instance", "NAME", "an instance, see vtpmctl list"),
+    "status": ("show what is known about an instance", "NAME", "an instance (vtpmctl list), or a path that is its own"),
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
     "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
     "create": ("make a TPM as a manufacturer does, and its configuration", "NAME", "the new instance's name"),

@@ -10,10 +10,11 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
 from swtpm_svc.state import keys
 from swtpm_svc.state.encryption import KDFS, MODES, StateKey
-from swtpm_svc.state.files import Directory
+from swtpm_svc.state.files import read_error
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source, Trusted
 from swtpm_svc.state.rekey import CLEAR, rekey
 
+_AS_OWNER = "run this as root: it then works as the user that owns the state"
 EXPECTED = "none, prompt, file=PATH, fd=N or credential=NAME, then perhaps ,format=FORMAT and ,mode=MODE"
 
 
@@ -87,11 +88,17 @@ def run(name: str, old: Optional[Place], new: Optional[Place], directory: str) -
 
 
 def _owner(path: str) -> os.stat_result:
-    directory = Directory(path)  # with its own error if there is none
+    """Whose the state is. Raises: VtpmError STATE_MISSING, STATE_UNREADABLE, NOT_PERMITTED."""
     try:
-        return os.fstat(directory.fd)
-    finally:
-        directory.close()
+        found = os.stat(path)
+    except FileNotFoundError:
+        remedy = "nothing is to be done if the TPM is yet to be made; else mount what belongs there, or see [state] directory"
+        raise VtpmError(Code.STATE_MISSING, f"there is no {path}", remedy=remedy) from None
+    except OSError as error:
+        raise read_error(path, error, denied=_AS_OWNER) from error
+    if os.geteuid() not in (0, found.st_uid):
+        raise VtpmError(Code.NOT_PERMITTED, f"{path} belongs to user {found.st_uid}", remedy=_AS_OWNER)
+    return found
 
 
 def _become(owner: os.stat_result) -> None:

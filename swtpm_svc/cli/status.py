@@ -16,7 +16,7 @@ import time
 from typing import Any, NamedTuple, Optional
 
 import swtpm_svc
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.state import store
@@ -90,12 +90,13 @@ class Status(NamedTuple):
 
 
 def gather(instance: str, places: Places) -> Status:
-    """Everything about one instance.
+    """Everything about one instance, given by its name, or by a path that is its own: a device's, a socket's.
 
     Raises:
-        VtpmError USAGE: that is no name for an instance. CONFIG_MISSING: there is no such instance, running or not.
+        VtpmError USAGE: that is no name for an instance, or nobody's path. CONFIG_MISSING: there is no such instance,
+            running or not.
     """
-    config.check_instance(instance)
+    instance = config.check_instance(_instance_at(instance, places) if instance.startswith("/") else instance)
     problems: list[VtpmError] = []
     loaded = None
     try:
@@ -108,14 +109,22 @@ def gather(instance: str, places: Places) -> Status:
         daemon = ask_daemon(instance, places)
     except VtpmError as error:
         if problems and problems[0].code is Code.CONFIG_MISSING and error.errno == errno.ECONNREFUSED:
-            problems[0].remedy = f"see vtpmctl list, or create it: touch {places.config}/{instance}.toml"
+            problems[0].remedy = f"see those that there are: vtpmctl list; or make it: vtpmctl create {instance}"
             raise problems[0] from None
-        problems.append(_explained(error, unit))
+        problems.append(_explained(error, unit, f"{places.config}/{instance}.toml"))
     path = _device_path(instance, loaded, daemon)
     node = look_at_node(path, places) if path is not None else None
     if node is not None:
         problems += _node_problems(node, loaded, is_up=daemon is not None)
     return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems, swtpm_svc.__version__)
+
+
+def _instance_at(path: str, places: Places) -> str:
+    found = config.instance_at(path, places.config)
+    if found is None:
+        cause = f"no configuration in {places.config} has {path}"
+        raise VtpmError(Code.USAGE, cause, remedy="name an instance: vtpmctl list has them, with their devices")
+    return found
 
 
 def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":
@@ -131,7 +140,11 @@ def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":
             channel.connect(path)
             answer = json.loads(_read_to_end(channel))
     except PermissionError as error:
-        remedy = "run this as root, or as a member of the group that owns the socket"
+        remedy = (
+            f"see what keeps root from it: ls -lZ {path}"
+            if os.geteuid() == 0
+            else "run this as root, or see who may: ls -l " + path
+        )
         raise VtpmError(Code.NOT_PERMITTED, f"{path} may not be opened ({error.strerror})", remedy=remedy) from error
     except (ValueError, RecursionError) as error:
         raise VtpmError(Code.PROTOCOL, f"{path} gave no JSON", remedy=f"see journalctl -u vtpm@{instance}") from error
@@ -232,13 +245,13 @@ def _device_path(instance: str, loaded: Optional[Config], daemon: "Optional[dict
     return loaded.device.node if loaded.device.enabled else None
 
 
-def _explained(error: VtpmError, unit: Unit) -> VtpmError:
+def _explained(error: VtpmError, unit: Unit, path: str) -> VtpmError:
     """A daemon that does not answer, with what systemd knows about the reason."""
     known = unit.properties or {}
     if error.code is not Code.DAEMON_UNREACHABLE or not known:
         return error
     if known.get("LoadState") == "not-found":
-        error.remedy = "install the unit vtpm@.service, or run vtpmd --config FILE --foreground"
+        error.remedy = f"install the unit vtpm@.service, or run vtpmd --config {quote(path)} --foreground"
     elif known.get("ActiveState") == "failed":
         error.message = f"{unit.name} failed ({known.get('Result')})"
         error.remedy = f"see why: journalctl -u {unit.name}; then: systemctl start {unit.name}"
@@ -256,7 +269,7 @@ def _node_problems(node: Node, loaded: Optional[Config], *, is_up: bool) -> "lis
             VtpmError(
                 Code.DEVICE_REJECTED,
                 f"{node.path} does not exist, though the service runs",
-                remedy="see journalctl, and mount /dev",
+                remedy="see whether /dev is a devtmpfs (findmnt /dev), or who else makes the nodes there",
             )
         ]
     if loaded is None or not loaded.device.enabled:

@@ -13,7 +13,7 @@ import stat
 from types import TracebackType
 from typing import NoReturn, Optional
 
-from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, refuse_open, resolve
+from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.fuse_mount import TYPE as FUSE_TYPE
 from swtpm_svc.frontends.sockets import parse_address
@@ -37,8 +37,14 @@ def find_tpm(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
     """
     if name.startswith(_TCP):
-        return Target(name, name, None)
+        return Target(name, name, None, directory)
     return resolve(name, directory, _command_path)
+
+
+def tcti(target: Target) -> str:
+    """For -T of tpm2-tools, which without it speak to the host's own TPM; "TCTI" where that cannot be said."""
+    is_file = os.path.exists(target.path) and not stat.S_ISSOCK(os.stat(target.path).st_mode)
+    return f"device:{target.path}" if is_file else "TCTI"
 
 
 def _command_path(loaded: Config) -> str:
@@ -235,7 +241,8 @@ def _refuse_exchange(target: Target, error: OSError) -> NoReturn:
     if error.errno == errno.EBUSY:
         raise VtpmError(Code.BUSY, what, remedy="try again when no other program uses the TPM") from error
     if error.errno in (errno.EPERM, errno.EACCES):
-        raise VtpmError(Code.NOT_PERMITTED, what, remedy="run this as root") from error
+        remedy = "run this as root" if not is_root() else "see what denies it to root: ausearch -m avc -ts recent"
+        raise VtpmError(Code.NOT_PERMITTED, what, remedy=remedy) from error
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE):
-        raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=f"start it: systemctl start {target.unit}") from error
-    raise VtpmError(Code.LIBTPMS, what, remedy=f"see what the service says: journalctl -u {target.unit}") from error
+        raise VtpmError(Code.DAEMON_UNREACHABLE, what, remedy=target.start) from error
+    raise VtpmError(Code.LIBTPMS, what, remedy=f"see what the service says: {target.journal}") from error

@@ -5,6 +5,7 @@ exit status of its code in errors.TABLE; with --json also an object on standard 
 """
 
 import gc
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -30,6 +31,8 @@ def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = N
     try:
         return _main(sys.argv[1:], places)
     finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is said was said: from here on an interrupt is a quiet end
         gc.freeze()  # nor at the end of it (measured for create, on a busy machine: 45 ms become 15)
 
 
@@ -57,10 +60,20 @@ def _main(arguments: "list[str]", places: "Optional[Places]") -> int:
 
 
 def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # of start.py: from here on there is who takes it
     # imported here: an interrupt or a broken installation is then reported as everything else is
     from swtpm_svc.cli import parser
 
     options = parser.parse(arguments)
+    try:
+        return _perform(options, places)
+    except VtpmError as error:
+        error.of(getattr(options, "name", None) or "NAME")
+        raise
+
+
+def _perform(options: "argparse.Namespace", places: "Optional[Places]") -> int:
     if options.command == "create":  # before what it does not need is imported
         return _create(options, places)
     from swtpm_svc.cli import render
@@ -141,7 +154,7 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
     from swtpm_svc.cli.ownership import STARTING
     from swtpm_svc.cli.passwords import Password
     from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
-    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm
+    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm, tcti
     from swtpm_svc.provision import startup
     from swtpm_svc.provision.ownership import connect
     from swtpm_svc.provision.refused import RefusedByTpm
@@ -151,7 +164,11 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
     command, name = TPM_COMMANDS[values.pop("command")], values.pop("name")
     values.pop("json")
     if not name:
-        raise VtpmError(Code.USAGE, "no TPM is named", remedy="give its NAME or path, or set TPM_DEVICE to it")
+        raise VtpmError(
+            Code.USAGE,
+            "no TPM is named",
+            remedy="name one: an instance (vtpmctl list), a path or tcp:HOST:PORT; or set TPM_DEVICE to it",
+        )
     for role in ("owner", "srk"):
         if f"{role}_password_file" in values:
             values[role] = Password.of(role, values)
@@ -172,9 +189,10 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
     except ProtocolError as error:
         broken = f"{target.name} does not answer as a TPM does: {error}"
         raise VtpmError(Code.PROTOCOL, broken, remedy="name a TPM: vtpmctl list") from error
-    except RefusedByTpm as error:
-        error.message = f"{target.name}: {error.message}"
-        error.remedy = str(error.remedy).replace("NAME", target.name)
+    except VtpmError as error:
+        if isinstance(error, RefusedByTpm):
+            error.message = f"{target.name}: {error.message}"
+        error.of(target.name, tcti(target))
         raise
     if report.data and not options.json:
         output.write_data(sys.stdout, report.data)

@@ -66,5 +66,6 @@ class Upload:
     def write(self, data: "bytes | memoryview") -> None:
         """Take a piece that came by write(2)."""
         if len(self._pieces) + len(data) > MAX_BLOB_BYTES:
-            raise VtpmError(Code.TOO_LARGE, f"a state blob of more than {MAX_BLOB_BYTES} bytes")
+            cause = f"a state blob of more than {MAX_BLOB_BYTES} bytes"
+            raise VtpmError(Code.TOO_LARGE, cause, remedy="send one that a TPM gave, as vtpmctl save does")
         self._pieces += data

@@ -151,7 +151,7 @@ class CuseFrontend:
         except VtpmError as error:
             return cuse.reply_error(cuse.unique_of(frame), error.errno)
         except ProtocolError as error:
-            self._events.failed(VtpmError(Code.PROTOCOL, f"request of the kernel: {error}"))
+            self._events.failed(VtpmError(Code.PROTOCOL, f"request of the kernel: {error}", remedy="report this line as a bug"))
             return cuse.reply_error(cuse.unique_of(frame), errno.EIO) if len(frame) >= fuse.IN_HEADER.size else None
         except Exception as error:  # a fault here must cost one client one EIO, not everybody the TPM
             self._events.failed(internal("while serving a request", error))
@@ -163,11 +163,13 @@ class CuseFrontend:
         except OSError as error:
             # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
             if error.errno not in (errno.ENOENT, errno.EINVAL):
-                self._events.failed(VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}"))
+                self._events.failed(
+                    VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}", remedy="report this line as a bug")
+                )
 
     def _later(self, unique: int) -> None:
         if not self._waiters.add(unique):
-            raise VtpmError(Code.BUSY, "too many requests are waiting")
+            raise VtpmError(Code.BUSY, "too many requests are waiting", remedy="try again when fewer programs wait for the TPM")
 
     def _send_later(self, unique: int, reply: bytes) -> None:
         """The answer to a request that was put off."""

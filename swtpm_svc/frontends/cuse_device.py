@@ -12,7 +12,7 @@ import stat
 import time
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.frontends.cuse import MAX_READ, MAX_WRITE, SLOT_SIZE
 from swtpm_svc.wire import cuse, fuse
 
@@ -51,7 +51,7 @@ def open_cuse() -> int:
         raise VtpmError(
             Code.CUSE_DENIED,
             f"{CUSE_PATH} cannot be opened: {error.strerror}",
-            remedy="start the service by systemctl start vtpm@NAME, or as root; with SELinux, see ausearch -m avc -ts recent",
+            remedy=f"start the service by systemctl start vtpm@{NAME}, or as root; with SELinux, see ausearch -m avc -ts recent",
         ) from error
 
 
@@ -76,7 +76,7 @@ def check_free(name: str, major: int, minor: int) -> None:
         raise VtpmError(
             Code.DEVICE_NAME_TAKEN,
             f"/dev/{name} exists already",
-            remedy="stop what provides it, or choose another [device] name",
+            remedy=f"see what it is: ls -l /dev/{name}, vtpmctl list; choose another [device] name, or stop what provides it",
         )
     if major and os.path.exists(f"/sys/dev/char/{major}:{minor}"):
         raise VtpmError(
@@ -95,7 +95,8 @@ def initialise(fd: int, name: str, major: int, minor: int) -> None:
     frame = bytearray(SLOT_SIZE)
     request = cuse.decode(memoryview(frame)[: os.readv(fd, [frame])])
     if not isinstance(request, cuse.Init) or request.major != fuse.KERNEL_VERSION:
-        raise VtpmError(Code.DEVICE_REJECTED, f"the kernel began with {request!r} in place of CUSE_INIT 7.x")
+        cause = f"the kernel began with {request!r} in place of CUSE_INIT 7.x"
+        raise VtpmError(Code.DEVICE_REJECTED, cause, remedy="see which kernel it is: uname -r; and report this line as a bug")
     version = min(request.minor, fuse.MINOR_VERSION)
     os.write(fd, cuse.reply_init(request.unique, version, MAX_READ, MAX_WRITE, 0, major, minor, name))
     os.set_blocking(fd, False)
@@ -103,7 +104,7 @@ def initialise(fd: int, name: str, major: int, minor: int) -> None:
         raise VtpmError(
             Code.DEVICE_REJECTED,
             f"the kernel did not make the device {name}",
-            remedy="see dmesg; the major number may be in use by another driver (/proc/devices)",
+            remedy="see journalctl -k; the major number may be in use by another driver (/proc/devices)",
         )
 
 
@@ -151,7 +152,7 @@ def wait_until_finished(node: Node, timeout_s: float) -> None:
         if found is not None and _is_finished(found, node):
             return
         if time.monotonic() > deadline:
-            raise VtpmError(Code.DEVICE_NOT_READY, _unfinished(found, node), remedy=_remedy(found))
+            raise VtpmError(Code.DEVICE_NOT_READY, _unfinished(found, node), remedy=_remedy(found, node))
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.05)
 
@@ -174,7 +175,7 @@ def _unfinished(found: Optional[os.stat_result], node: Node) -> str:
     return f"{node.path} is {have}, not {node.uid}:{node.gid} {node.mode:04o}"
 
 
-def _remedy(found: Optional[os.stat_result]) -> str:
+def _remedy(found: Optional[os.stat_result], node: Node) -> str:
     if found is None:
-        return "is /dev a devtmpfs?"
-    return "install 70-vtpm.rules for udev and run udevadm control --reload; see udevadm test /sys/class/cuse/NAME"
+        return "see whether /dev is a devtmpfs (findmnt /dev), or who else makes the nodes there"
+    return f"install 70-vtpm.rules for udev and run udevadm control --reload; see udevadm test /sys/class/cuse/{node.name}"

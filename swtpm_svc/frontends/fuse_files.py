@@ -95,6 +95,10 @@ class TpmFiles(pyfuse3.Operations):
         unread = (isinstance(file, ControlFile) and file.has_unread for _kind, file in self._files.values())
         return not len(self.waiting) and not any(unread)
 
+    def set_control_group(self, group: Optional[int]) -> None:
+        """Whose `control` is from now on; who has it open keeps it."""
+        self._access = self._access._replace(control_group=group)
+
     # --- the tree ------------------------------------------------------------------------------------------------
 
     def init(self) -> None:
@@ -112,9 +116,9 @@ class TpmFiles(pyfuse3.Operations):
         entry.st_ino = inode
         is_bank = inode > ROOT_INODE and not inode % (1 << _BANK_SHIFT)
         # The kernel may remember all but which banks there are, which changes with the TPM's power, and the root, which
-        # would else look alive after we are dead.
+        # would else look alive after we are dead; and whose `control` is, which a reload of the configuration changes.
         entry.entry_timeout = 0 if is_bank else _FOREVER_S
-        entry.attr_timeout = 0 if inode == ROOT_INODE else _FOREVER_S
+        entry.attr_timeout = 0 if inode in (ROOT_INODE, _CONTROL) else _FOREVER_S
         entry.st_uid, entry.st_gid, entry.st_nlink = self._user, self._group, 1
         if inode == _TPM:
             entry.st_uid, entry.st_gid, entry.st_mode = access.owner, access.group, stat.S_IFREG | access.mode

@@ -14,7 +14,7 @@ import stat
 import threading
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError, quote
 
 #: The name of a mounted descriptor that root hands to the daemon (vtpm-attach).
 PASSED_NAME = "fuse"
@@ -32,7 +32,7 @@ _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _ANSWER_TIMEOUT_S = 5
 _HELPER_TIMEOUT_S = 30
 
-_FREE_IT = "give [fuse] an empty directory of its own"
+_FREE_IT = "give [fuse] an empty directory of its own"  # and leave this one as it is
 
 
 class Mount(NamedTuple):
@@ -85,7 +85,7 @@ def unmount(directory: str) -> None:
         reason = _run_helper(["-u", "-z", "--", point])
     if reason and is_ours(directory):
         raise VtpmError(
-            Code.MOUNT_FAILED, f"{directory} cannot be unmounted: {reason}", remedy=f"as root: umount --lazy {directory}"
+            Code.MOUNT_FAILED, f"{directory} cannot be unmounted: {reason}", remedy=f"as root: umount --lazy {quote(directory)}"
         )
 
 
@@ -116,7 +116,7 @@ def check_descriptor(fd: int) -> None:
         raise VtpmError(
             Code.MOUNT_FAILED,
             f"descriptor {fd} was passed as a mounted {_FUSE_DEVICE}, which it is not",
-            remedy="see the unit file",
+            remedy=f"see what was changed in the unit: systemctl cat vtpm@{NAME}.service",
         )
 
 
@@ -155,7 +155,7 @@ def _make_free(directory: str) -> None:
             raise VtpmError(Code.MOUNT_FAILED, f"{directory} is not empty", remedy=_FREE_IT)
     except FileNotFoundError as error:
         raise VtpmError(
-            Code.MOUNT_FAILED, f"{directory} does not exist", remedy=f"make it: mkdir -p {directory}; or name another one"
+            Code.MOUNT_FAILED, f"{directory} does not exist", remedy=f"make it: mkdir -p {quote(directory)}; or name another one"
         ) from error
     except OSError as error:
         raise VtpmError(Code.MOUNT_FAILED, f"{directory}: {error.strerror}", remedy=_FREE_IT) from error

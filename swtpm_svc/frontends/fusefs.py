@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, Callable, Optional, Protocol
 
-from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.errors import NAME, Code, VtpmError, internal, quote
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.dispatch import Dispatcher
 
@@ -115,6 +115,10 @@ class FuseFrontend:
             self.close()
             raise
 
+    def set_control_group(self, group: Optional[int]) -> None:
+        """Give `control` to another group; None: to nobody but us."""
+        self._files.set_control_group(group)
+
     def _start(self, fd: int) -> None:
         # A request may be withdrawn, its client killed, after it was announced: a read that waits would stop the service.
         os.set_blocking(fd, False)
@@ -122,7 +126,10 @@ class FuseFrontend:
             self._pyfuse3.init(self._files, f"/dev/fd/{fd}", set())
         except RuntimeError as error:
             os.close(fd)
-            raise VtpmError(Code.MOUNT_FAILED, f"libfuse does not serve {self._directory}: {error}") from error
+            failure = f"libfuse does not serve {self._directory}: {error}"
+            raise VtpmError(
+                Code.MOUNT_FAILED, failure, remedy="see what the kernel says: journalctl -k; then start again"
+            ) from error
         self._has_session = True
         self._trio.lowlevel.start_guest_run(
             self._serve,
@@ -136,7 +143,7 @@ class FuseFrontend:
             raise VtpmError(
                 Code.MOUNT_FAILED,
                 f"the kernel does not talk to the file system at {self._directory}" + (f": {cause!r}" if cause else ""),
-                remedy="another process may have served this mount: unmount it, and start again",
+                remedy=f"another process may have served this mount: umount --lazy {quote(self._directory)}; then start again",
             )
 
     async def _serve(self) -> None:
@@ -172,7 +179,7 @@ class FuseFrontend:
                 VtpmError(
                     Code.MOUNT_FAILED,
                     f"{self._directory} was unmounted",
-                    remedy="restart the service to have it again; the TPM and its other ways in go on",
+                    remedy=f"to have it again: systemctl restart vtpm@{NAME}.service; the TPM and its other ways in go on",
                 )
             )
         except Exception as error:

@@ -13,7 +13,7 @@ import struct
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.control_channel import ControlChannel
 from swtpm_svc.frontends.data_channel import DataChannel
@@ -50,7 +50,7 @@ class Address(NamedTuple):
         return self._replace(port=self.port + 1)
 
     def __str__(self) -> str:
-        return self.path or f"tcp:{self.host}:{self.port}"
+        return self.path or f"tcp:{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def parse_address(text: str) -> Optional[Address]:
@@ -107,8 +107,10 @@ class SocketFrontend:
         try:
             listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
         except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EEXIST):
-                remedy = "see who has it (ss -lpn), or choose another [socket] address"
+            if error.errno == errno.EEXIST:
+                remedy = f"see what it is: ls -ld {quote(address.path)}; move it away, or choose another [socket] address"
+            elif error.errno == errno.EADDRINUSE:
+                remedy = "see who has it: ss -lpn; or choose another [socket] address"
             else:
                 remedy = "let the service have that directory, or a network (vtpm@.service(8)), or choose another address"
             cause = f"cannot listen on {address}: {error.strerror or error}"

@@ -10,7 +10,7 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 
 VTPMX_PATH = "/dev/vtpmx"
 
@@ -56,7 +56,7 @@ def create(version: str) -> KernelTpm:
             f"{VTPMX_PATH}: {error.strerror}",
             remedy="modprobe tpm_vtpm_proxy; some kernels have it in a package of extra modules, some not at all"
             if missing
-            else "it takes root with CAP_SYS_ADMIN: start the service by systemctl start vtpm@NAME",
+            else f"it takes root with CAP_SYS_ADMIN: start the service by systemctl start vtpm@{NAME}",
         ) from error
     _flags, number, fd, _major, _minor = _NEW_DEVICE.unpack(request)
     os.set_inheritable(fd, False)

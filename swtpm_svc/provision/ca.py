@@ -15,7 +15,6 @@ do not; nobody publishes revocations.
 
 import json
 import os
-import re
 from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
@@ -25,7 +24,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.provision import ca_chain
 from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
@@ -33,7 +33,6 @@ CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.p
 
 #: "No well-defined expiration date": RFC 5280, 4.1.2.5.
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _NO_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -87,7 +86,8 @@ def load(directory: str = DIRECTORY) -> Authority:
     """
     authority = _find(CaDirectory(directory))
     if authority is None:
-        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy="make one: vtpmctl ca create")
+        where = "" if directory == DIRECTORY else f" --ca {quote(directory)}"
+        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy=f"make one: vtpmctl ca create{where}")
     return authority
 
 
@@ -134,7 +134,7 @@ def import_issuer(
         _refuse_early(authority.chain, "the certificates")
     except VtpmError as error:
         if error.remedy == RESTORE:
-            error.remedy = "give what vtpmctl(8) says of ca import; nothing was changed"
+            error.remedy = "see what ca import takes in vtpmctl(8); nothing was changed"
         raise
     _prove(authority.key)
     files[CHAIN] = b"".join(pem(certificate) for certificate in authority.chain)
@@ -163,7 +163,7 @@ def validity(certificate: x509.Certificate) -> "tuple[datetime, datetime]":
 
 
 def describe_key(certificate: x509.Certificate) -> str:
-    key = _supported(certificate)
+    key = ca_chain.supported(certificate)
     return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"EC {key.curve.name}"
 
 
@@ -185,7 +185,7 @@ def _find(place: CaDirectory) -> Optional[Authority]:
 
 def _open(found: FileSet, directory: str, names: "dict[str, str]") -> Authority:
     """Put a CA together from its files. `names` is what messages call them."""
-    chain = _read_chain(found.files, names[CHAIN])
+    chain = ca_chain.read(found.files.get(CHAIN), names[CHAIN])
     public = chain[0].public_key()
     assert isinstance(public, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey))
     if SIGNER in found.files:
@@ -198,86 +198,14 @@ def _open(found: FileSet, directory: str, names: "dict[str, str]") -> Authority:
     return Authority(directory, chain, _read_key(found.files[ISSUER_KEY], public, names[ISSUER_KEY]), None)
 
 
-def _read_chain(files: "dict[str, bytes]", name: str) -> "tuple[x509.Certificate, ...]":
-    if CHAIN not in files:
-        raise unusable(name, "is missing")
-    blocks = _CERTIFICATE.findall(files[CHAIN])
-    if not blocks or b"-----" in _CERTIFICATE.sub(b"", files[CHAIN]):
-        raise unusable(name, "should have certificates in PEM, and nothing else")
-    try:
-        chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
-        for depth, certificate in enumerate(chain):
-            _check_ca_certificate(certificate, depth)
-        for certificate, parent in zip(chain, (*chain[1:], chain[-1])):
-            _check_signed_by(certificate, parent)
-    except Exception as error:  # what cryptography raises for bad certificates has no common base: KeyError is among it
-        raise unusable(name, f"cannot be used: {' '.join(str(error).split())[:200]}") from error
-    return chain
-
-
-def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
-    """A certificate of the chain, with `depth` CA certificates below it. Raises ValueError."""
-    subject = certificate.subject.rfc4514_string()
-    if not subject:  # RFC 5280, 4.1.2.6; what it signs would have no issuer (4.1.2.4)
-        raise ValueError(f"the certificate with the serial number {certificate.serial_number:x} has an empty subject")
-    signature_hash(_supported(certificate))
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        raise ValueError(f"{subject} is not the certificate of a CA") from None
-    if not constraints.ca:
-        raise ValueError(f"{subject} is not the certificate of a CA")
-    if constraints.path_length is not None and constraints.path_length < depth:
-        raise ValueError(f"{subject} allows no more than {constraints.path_length} CAs below it")
-    try:
-        signs = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    except x509.ExtensionNotFound:
-        signs = True
-    if not signs:
-        raise ValueError(f"{subject} may not sign certificates")
-
-
-def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) -> None:
-    """Raises ValueError. The chain's last certificate is its own parent, unless it says that it is no root."""
-    if certificate is parent and _is_signed_by_another(certificate):
-        return
-    algorithm = certificate.signature_hash_algorithm
-    try:
-        if certificate.issuer != parent.subject or algorithm is None:
-            raise InvalidSignature
-        verify(_supported(parent), certificate.signature, certificate.tbs_certificate_bytes, algorithm)
-    except InvalidSignature:
-        subject = certificate.subject.rfc4514_string()
-        if certificate is parent:
-            raise ValueError(f"{subject} is not signed by itself, and the certificate of who signed it does not follow") from None
-        raise ValueError(f"{subject} is not signed by {parent.subject.rfc4514_string()}, which should be next") from None
-
-
-def _is_signed_by_another(certificate: x509.Certificate) -> bool:
-    """By both signs that RFC 5280 wants (4.2.1.1): a root with a damaged issuer's name has no key identifier."""
-    if certificate.issuer == certificate.subject:
-        return False
-    try:
-        certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except x509.ExtensionNotFound:
-        return False
-    return True
-
-
-def _supported(certificate: x509.Certificate) -> PublicKey:
-    key = certificate.public_key()
-    if not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
-        raise ValueError(f"{certificate.subject.rfc4514_string()} has neither an RSA nor an EC key")
-    return key
-
-
 def _refuse_expired(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
     now = _now()
     for certificate in chain:
         end = validity(certificate)[1]
         if end < now:
             subject = certificate.subject.rfc4514_string()
-            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", "import a valid issuer")
+            remedy = "see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force"
+            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", remedy)
 
 
 def _refuse_early(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
@@ -295,7 +223,9 @@ def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(content, None)
     except TypeError:
-        raise unusable(name, "is encrypted", "decrypt it (openssl pkey), or import a command that signs with it") from None
+        raise unusable(
+            name, "is encrypted", "decrypt a copy (openssl pkey -in KEY -out COPY), or import a command that signs with it"
+        ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)) or _spki(key.public_key()) != _spki(public):

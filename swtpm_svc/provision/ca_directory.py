@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.state.files import write_error
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.state.files import read_error, write_error
 
 #: Where the local CA is.
 DIRECTORY = "/var/lib/vtpm-ca"
@@ -98,17 +98,20 @@ class CaDirectory:
             if not stat.S_ISREG(found.st_mode):
                 raise unusable(path, "is no regular file")
             if found.st_mode & 0o077:
-                raise unusable(path, f"has the mode {found.st_mode & 0o777:04o}, others may use it", f"chmod 600 {path}")
+                remedy = (
+                    f"chmod 600 {quote(path)}; if others can have read a key there, have another CA: vtpmctl ca import --force"
+                )
+                raise unusable(path, f"has the mode {found.st_mode & 0o777:04o}, others may use it", remedy)
             if found.st_uid not in (os.geteuid(), 0, os.fstat(folder).st_uid):
                 raise unusable(
-                    path, f"belongs to the user {found.st_uid}, not to the CA's", f"see who put it there: ls -l {path}"
+                    path, f"belongs to the user {found.st_uid}, not to the CA's", f"see who put it there: ls -l {quote(path)}"
                 )
             return file.read(FILE_MAX_BYTES)
 
     @staticmethod
     def _unreadable(path: str, error: OSError) -> VtpmError:
         if isinstance(error, PermissionError):
-            return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {error.strerror}", remedy=_AS_OWNER)
+            return read_error(path, error, denied=_AS_OWNER)
         return unusable(path, f"cannot be read: {error.strerror}")
 
     @contextmanager
@@ -126,7 +129,7 @@ class CaDirectory:
             raise _write_error(self.path, error) from error
         try:
             if os.fstat(folder).st_mode & 0o022:
-                raise unusable(self.path, "may be written by others", f"chmod 700 {self.path}")
+                raise unusable(self.path, "may be written by others", self._close_remedy(folder))
             lock = self._lock(folder)
             try:
                 locked = LockedCaDirectory(self.path, folder)
@@ -136,6 +139,16 @@ class CaDirectory:
                 os.close(lock)
         finally:
             os.close(folder)
+
+    def _close_remedy(self, folder: int) -> str:
+        """Of a directory that is a CA's, and nothing else: /tmp, named by mistake, stays as it is."""
+        try:
+            is_ours = all(name in (CURRENT, NEXT, LOCK) or name.startswith((NEW, REPLACED)) for name in os.listdir(folder))
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            return "name a directory that has nothing but the CA in it: --ca DIR, or ca in [provision]"
+        return f"see that nothing in it is a stranger's: ls -laR {quote(self.path)}; then chmod go-w {quote(self.path)}"
 
     def _lock(self, folder: int) -> int:
         path = os.path.join(self.path, LOCK)
@@ -155,7 +168,7 @@ class CaDirectory:
                         raise VtpmError(
                             Code.STATE_LOCKED,
                             f"{path} is held by another process",
-                            remedy=f"find and stop it, as root: lsof {path}",
+                            remedy=f"find it, as root: lsof {quote(path)}; and stop it",
                         ) from None
                     time.sleep(0.005)
         except OSError as error:
@@ -200,7 +213,7 @@ class LockedCaDirectory:
             raise unusable(
                 self.path,
                 f"has no CA in {CURRENT}, but is not empty: {', '.join(found[:3])}",
-                f"put the CA back as {self.path}/{CURRENT}, or empty the directory if there never was one",
+                f"name an empty or a new directory; if there was a CA in this one, put it back as {quote(self.path)}/{CURRENT}",
             )
 
     def replace(self, files: "dict[str, bytes]") -> Optional[str]:
@@ -252,12 +265,10 @@ class LockedCaDirectory:
 
 
 def _write_error(path: str, error: OSError) -> VtpmError:
-    if isinstance(error, PermissionError):
-        return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be written: {error.strerror}", remedy=_AS_OWNER)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        remedy = f"make the directory {os.path.dirname(os.path.abspath(path))} first"
+        remedy = f"see which directory is missing: namei -l {quote(os.path.abspath(path))}; and make that first"
         return VtpmError(Code.STATE_UNWRITABLE, f"{path} cannot be made: {error.strerror}", remedy=remedy)
-    return write_error(path, error)
+    return write_error(path, error, denied=_AS_OWNER)
 
 
 def _give_to_owner(descriptor: int, folder: int) -> None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 
 SIGN_TIME_S = 60.0
 SIGNATURE_MAX_BYTES = 4096
@@ -154,7 +154,11 @@ def _run(command: Command, message: bytes) -> bytes:
         )
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
-        raise _failed(command, f"cannot be run: {cause}", "import the CA again with a command that exists") from error
+        raise _failed(
+            command,
+            f"cannot be run: {cause}",
+            f"see what keeps it: ls -l {quote(command.words[0])}; or import the CA again with another command",
+        ) from error
     with process:
         try:
             output, complaint = process.communicate(message, timeout=SIGN_TIME_S)
@@ -167,7 +171,11 @@ def _run(command: Command, message: bytes) -> bytes:
             raise _failed(command, f"gave no answer in {SIGN_TIME_S:.0f} s", remedy) from None
     if process.returncode != 0:
         words = " ".join(complaint.decode(errors="replace").split())[-300:]
-        raise _failed(command, f"failed with status {process.returncode}" + (f": {words}" if words else ""), "try it by hand")
+        raise _failed(
+            command,
+            f"failed with status {process.returncode}" + (f": {words}" if words else ""),
+            "try it by hand; vtpmctl ca show has all of the command",
+        )
     if not 0 < len(output) <= SIGNATURE_MAX_BYTES:
         raise _failed(command, f"gave {len(output)} bytes", "let it write the signature to standard output, and nothing else")
     return output

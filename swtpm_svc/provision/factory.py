@@ -95,7 +95,11 @@ def _set_profile(profile: str) -> None:
         libtpms.set_profile(text)
     except LibtpmsError as error:
         cause = f"libtpms {libtpms.version()} does not accept the profile {profile} (TPM result {error.result:#x})"
-        raise VtpmError(Code.TPM_REFUSED, cause, remedy="see which there are: swtpm_setup --tpm2 --print-profiles") from error
+        raise VtpmError(
+            Code.TPM_REFUSED,
+            cause,
+            remedy="give one that it has: vtpmctl info --flags profiles lists them, of any TPM 2.0 that is served",
+        ) from error
 
 
 def _read_profile(path: str) -> str:

@@ -63,11 +63,15 @@ def _allocate(tpm: Tpm2, names: "tuple[str, ...]") -> None:
     banks = tpm.pcr_banks()
     for name in names:
         if HASHES[name] not in banks:
-            raise VtpmError(Code.TPM_REFUSED, f"this TPM has no PCR bank {name}", remedy="name others: --pcr-banks")
+            raise VtpmError(
+                Code.TPM_REFUSED,
+                f"this TPM has no PCR bank {name}",
+                remedy="name others: --pcr-banks of create, pcr-banks in [provision]",
+            )
     wanted = {algorithm: algorithm in (HASHES[name] for name in names) for algorithm in banks}
     if wanted != banks and not tpm.pcr_allocate(wanted).is_done:
         cause = f"this TPM has no room for the PCR banks {', '.join(names)}"
-        raise VtpmError(Code.TPM_REFUSED, cause, remedy="name fewer: --pcr-banks")
+        raise VtpmError(Code.TPM_REFUSED, cause, remedy="name fewer: --pcr-banks of create, pcr-banks in [provision]")
 
 
 def _make(tpm: Tpm2, key: DeviceKey, hierarchy: int) -> Made:

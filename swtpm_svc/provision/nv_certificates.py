@@ -7,7 +7,7 @@ BIOS (what a TPM 1.2 has before a certificate).
 
 from typing import Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.provision.refused import RC_HANDLE, TPM_AUTH_CONFLICT, TPM_BADINDEX, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12
@@ -59,7 +59,7 @@ def read(tpm: Tpm2, index: int, owner: bytes = b"") -> Optional[bytes]:
     raise VtpmError(
         Code.TPM_REFUSED,
         f"NV index {index:#x} can be read neither by everybody nor by the owner",
-        remedy=f"read it as its attributes say: tpm2_nvreadpublic {index:#x}",
+        remedy=f"read it as its attributes say: tpm2_nvreadpublic -T {TCTI} {index:#x}",
     )
 
 
@@ -76,7 +76,7 @@ def read_1_2(tpm: Tpm12, index: int, owner: Optional[bytes] = None) -> Optional[
             return None
         if error.reason == TPM_AUTH_CONFLICT and not tpm.has_owner():
             cause = f"NV index {index:#x} is for the owner to read, and nobody owns the TPM yet: takeown comes first"
-            raise VtpmError(Code.TPM_REFUSED, cause, remedy="take ownership: vtpmctl takeown NAME") from error
+            raise VtpmError(Code.TPM_REFUSED, cause, remedy=f"take ownership: vtpmctl takeown {NAME}") from error
         raise
     size = int.from_bytes(header[3:5], "big") - len(_FULL_TAG)
     if header[:3] != _STORED_TAG or header[5:] != _FULL_TAG or size < 0:

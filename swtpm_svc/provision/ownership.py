@@ -2,7 +2,7 @@
 
 from typing import Callable, Optional, Union
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.provision import refused
 from swtpm_svc.provision.ek_templates import EndorsementKey
 from swtpm_svc.provision.refused import RefusedByTpm, already, broken
@@ -61,7 +61,10 @@ def create_endorsement_key(
     """
     is_stored = key.handle in tpm.handles(key.handle, key.handle)
     if is_stored and not replace:
-        raise already(f"there is a key at {key.handle:#x} already", "see vtpmctl getpubek; --force replaces it")
+        raise already(
+            f"there is a key at {key.handle:#x} already",
+            f"see it: vtpmctl ek {NAME}; --force replaces it, and nothing brings it back",
+        )
     try:
         handle, public = tpm.create_primary(tpm2.RH_ENDORSEMENT, key.template, endorsement)
     except RefusedByTpm as error:
@@ -90,7 +93,7 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
         raise VtpmError(Code.USAGE, cause, remedy="give one that has another byte")
     taken = ", ".join(_HIERARCHIES[hierarchy] for hierarchy in tpm.authorizations_set())
     if taken:
-        raise already(f"the TPM has an owner already: a password is set for {taken}", "tpm2_changeauth changes it")
+        raise already(f"the TPM has an owner already: a password is set for {taken}", f"tpm2_changeauth -T {TCTI} changes it")
     try:
         for hierarchy in _HIERARCHIES:
             tpm.change_auth(hierarchy, password)
@@ -115,5 +118,7 @@ def _give_up(tpm: Tpm2, password: bytes) -> None:
     except (VtpmError, ProtocolError) as error:
         code = error.code if isinstance(error, VtpmError) else Code.PROTOCOL
         cause = f"ownership may have been taken in part, and giving it up failed: {error}"
-        remedy = "see tpm2_getcap properties-variable; tpm2_changeauth -c owner|endorsement|lockout -p PASSWORD removes one"
+        remedy = (
+            f"see which: tpm2_getcap properties-variable -T {TCTI}; remove each: tpm2_changeauth -T {TCTI} -c owner -p file:FILE"
+        )
         raise VtpmError(code, cause, remedy=remedy) from error

@@ -1,10 +1,10 @@
 """A TPM that refuses a command, as an error for a person: what it answered in words, and what to do."""
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.wire import command_codes, return_codes
 
 START = 'vtpmctl createek and takeown start it; [tpm] startup = "clear" does so at each power-on'
-POWER = "power it on: vtpmctl init NAME"
+POWER = f"power it on: vtpmctl init {NAME}"
 PASSWORD = "give the password that the owner has set"
 
 # TPM Main Part 2, "Return codes".
@@ -43,17 +43,23 @@ _MEANINGS = {
         TPM_DEACTIVATED: (Code.TPM_REFUSED, _ENABLE),
         TPM_DISABLED: (Code.TPM_REFUSED, _ENABLE),
         TPM_FAIL: (Code.TPM_NOT_RUNNING, POWER),
-        TPM_OWNER_SET: (Code.ALREADY_PROVISIONED, "its owner can clear it, then it can be owned again"),
-        TPM_NO_ENDORSEMENT: (Code.TPM_REFUSED, "make its endorsement key first: vtpmctl createek NAME"),
+        TPM_OWNER_SET: (
+            Code.ALREADY_PROVISIONED,
+            "give the password that its owner has set, if you are to use it; only that owner can clear it",
+        ),
+        TPM_NO_ENDORSEMENT: (Code.TPM_REFUSED, f"make its endorsement key first: vtpmctl createek {NAME}"),
         TPM_INVALID_POSTINIT: (Code.TPM_NOT_RUNNING, START),
     },
     "2.0": {
-        RC_INITIALIZE: (Code.TPM_NOT_RUNNING, f"tpm2_startup -c, {START}"),
+        RC_INITIALIZE: (Code.TPM_NOT_RUNNING, f"tpm2_startup -c -T {TCTI}, {START}"),
         RC_FAILURE: (Code.TPM_NOT_RUNNING, POWER),
         RC_AUTH_FAIL: (Code.AUTH_FAILED, PASSWORD),
         RC_BAD_AUTH: (Code.AUTH_FAILED, PASSWORD),
         RC_LOCKOUT: (Code.AUTH_FAILED, _UNLOCK),
-        RC_OBJECT_MEMORY: (Code.TPM_REFUSED, "flush the objects that other programs have left in it: tpm2_flushcontext -t"),
+        RC_OBJECT_MEMORY: (
+            Code.TPM_REFUSED,
+            f"flush what other programs have left in it, when none is at work: tpm2_flushcontext -t -T {TCTI}",
+        ),
     },
 }
 

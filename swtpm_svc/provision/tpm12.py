@@ -126,7 +126,7 @@ class Tpm12:
             VtpmError ALREADY_PROVISIONED: there is an owner.
         """
         if self.has_owner():
-            raise already("the TPM has an owner already", "its owner can clear it, then it can be owned again")
+            raise already("the TPM has an owner already", "use the password that is set; only its owner can clear it")
         key = self.read_pubek()
         parameters = tpm12.encode_take_ownership(_encrypt(key, owner), _encrypt(key, srk))
         with self.oiap(owner) as session:

@@ -1,16 +1,15 @@
 """An instance's TOML file read and checked: load() and parse() give a `Config` with every value present.
 
-What may stand in the file is the table in `config_schema`; here is how it is read, and what a person is told when it
-is wrong: the file, the table, the key, what was found and what is expected.
+What may stand in the file is the table in `config_schema`, how it is read is in `config_file`; here is what a person is told
+when it says something wrong: the file, the table, the key, what was found and what is expected.
 """
 
 import os
-import stat
-import sys
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.service import plain_toml
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.service import config_file, config_places
+from swtpm_svc.service.config_file import CONFIG_DIRECTORY, FILE_MAX_BYTES, one_line
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
@@ -32,6 +31,8 @@ from swtpm_svc.service.config_schema import (
 )
 
 __all__ = [
+    "CONFIG_DIRECTORY",
+    "FILE_MAX_BYTES",
     "SCHEMA",
     "STATE_DIRECTORY",
     "Change",
@@ -49,14 +50,12 @@ __all__ = [
     "check_instance",
     "default_path",
     "group_id",
+    "instance_at",
     "instances",
     "load",
     "parse",
     "user_id",
 ]
-
-CONFIG_DIRECTORY = "/etc/vtpm.d"
-FILE_MAX_BYTES = 64 * 1024
 
 
 class Change(NamedTuple):
@@ -86,9 +85,36 @@ def check_instance(name: str) -> str:
         raise VtpmError(
             Code.USAGE,
             f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}",
-            remedy="use another name, for example vtpm0",
+            remedy=_instance_meant(name),
         )
     return name
+
+
+def _instance_meant(name: str) -> str:
+    """People give what the instance's things are called: its unit, its file, a path."""
+    last = name.rstrip("/").rpartition("/")[2]
+    meant = last.partition("@")[2] or last
+    for ending in (".service", ".socket", ".toml"):
+        meant = meant[: -len(ending)] if meant.endswith(ending) else meant
+    if meant != name and NAME_PATTERN.fullmatch(meant):
+        return f"give the instance's name, without path or ending, perhaps {meant}: vtpmctl list has those that there are"
+    return "give a name such as vtpm0: vtpmctl list has those that there are"
+
+
+def instance_at(path: str, directory: str = CONFIG_DIRECTORY) -> Optional[str]:
+    """The instance that has this path, that of a device, a socket or a directory, by its configuration."""
+    try:
+        for name in instances(directory):
+            try:
+                found = load(f"{directory}/{name}.toml", name)
+            except VtpmError:
+                continue
+            paths = [place.where for place in config_places.places(found)]
+            if path in paths or (found.device.enabled and path == found.device.node):
+                return name
+    except VtpmError:
+        pass
+    return None
 
 
 def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
@@ -103,10 +129,12 @@ def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
         raise VtpmError(
             Code.CONFIG_MISSING,
             f"{directory} does not exist",
-            remedy=f"create it, and in it a file for each TPM: mkdir {directory}",
+            remedy=f"make it, and a TPM in it: install -d -m 0755 {quote(directory)}; then vtpmctl create vtpm0",
         ) from None
     except OSError as error:
-        raise VtpmError(Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy="run this as root") from error
+        raise VtpmError(
+            Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy=config_file.unreadable(directory, error)
+        ) from error
     stems = (name[: -len(".toml")] for name in names if name.endswith(".toml"))
     return sorted(stem for stem in stems if NAME_PATTERN.fullmatch(stem))
 
@@ -118,17 +146,7 @@ def load(path: str, instance: str) -> Config:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no such file, or it cannot be read.
         VtpmError CONFIG_INVALID, USAGE: as parse().
     """
-    content = _read_file(path, instance)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f"{path}: line {line}: found the byte 0x{content[error.start]:02x}, expected text in UTF-8",
-            remedy=f"save the file as UTF-8, then: vtpmctl check {path}",
-        ) from error
-    return parse(text, path, instance)
+    return parse(config_file.read(path, instance), path, instance)
 
 
 def parse(text: str, path: str, instance: str) -> Config:
@@ -139,13 +157,14 @@ def parse(text: str, path: str, instance: str) -> Config:
         VtpmError USAGE: `instance` is no name for an instance.
     """
     check_instance(instance)
-    document = _parse_toml(text, path)
+    document = config_file.parse_toml(text, path)
     for name, value in document.items():
         if not any(table.name == name for table in SCHEMA):
             _refuse_table(path, name, value)
     tables = {table.field: _read_table(table, document.get(table.name, {}), path, instance) for table in SCHEMA}
     config = Config(instance=instance, path=path, **tables)
     _refuse_contradictions(config)
+    config_places.refuse_contradictions(config)
     _refuse_key_contradictions(config, "")
     _refuse_key_contradictions(config, "migration-")
     return config
@@ -230,9 +249,7 @@ def user_id(name: str) -> int:
     try:
         return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no user {name}", remedy=f"create it (useradd --system {name}), or name another"
-        ) from None
+        raise VtpmError(Code.USER_MISSING, f"there is no user {name}", remedy=_make_account("passwd", "useradd", name)) from None
 
 
 def group_id(name: str) -> int:
@@ -242,72 +259,11 @@ def group_id(name: str) -> int:
     try:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no group {name}", remedy=f"create it (groupadd --system {name}), or name another"
-        ) from None
+        raise VtpmError(Code.USER_MISSING, f"there is no group {name}", remedy=_make_account("group", "groupadd", name)) from None
 
 
-def _read_file(path: str, instance: str) -> bytes:
-    try:
-        # O_NONBLOCK: a FIFO in the way is an error, not a daemon that waits for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            _refuse_special(path, os.fstat(descriptor).st_mode)
-            content = os.read(descriptor, FILE_MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError):
-        raise VtpmError(
-            Code.CONFIG_MISSING,
-            f"{path} does not exist",
-            remedy=f"create it; an empty file is a TPM 2.0 at /dev/{instance}: touch {path}",
-        ) from None
-    except PermissionError as error:
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy=f"run this as root, or let it be read: chmod a+r {path}"
-        ) from error
-    except OSError as error:
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: {error.strerror}", remedy="see vtpm.d(5) for where the file is looked for"
-        ) from error
-    if len(content) > FILE_MAX_BYTES:
-        raise VtpmError(
-            Code.CONFIG_INVALID,
-            f"{path}: found more than {FILE_MAX_BYTES} bytes, expected a configuration of at most that",
-            remedy="name a TOML file, see vtpm.d(5)",
-        )
-    return content
-
-
-def _refuse_special(path: str, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        found = "a directory" if stat.S_ISDIR(mode) else "a special file"
-        raise VtpmError(
-            Code.CONFIG_UNREADABLE, f"{path}: found {found}, expected a file", remedy="name a TOML file, see vtpm.d(5)"
-        )
-
-
-def _parse_toml(text: str, path: str) -> dict[str, Any]:
-    plain = plain_toml.read(text)
-    if plain is not None:
-        return dict(plain)
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        document: dict[str, Any] = tomllib.loads(text)
-        return document
-    except RecursionError:
-        cause = "nested too deeply"
-    except ValueError as error:  # TOMLDecodeError is one; a number of more than 4300 digits is another
-        what, _, where = str(error).partition(" (at ")
-        # the parser has a line for everything but "end of document"
-        line = where.rstrip(")") if where.startswith("line ") else f"line {text.rstrip().count(chr(10)) + 1}"
-        cause = f"{line}: {_one_line(what)}"
-    raise VtpmError(
-        Code.CONFIG_INVALID, f"{path}: {cause}", remedy=f"correct the TOML syntax (strings in quotes), then: vtpmctl check {path}"
-    )
+def _make_account(database: str, command: str, name: str) -> str:
+    return f"see how it is written: getent {database}; name another, or make it: {command} --system {quote(name)}"
 
 
 def _read_table(table: Table, found: object, path: str, instance: str) -> Any:
@@ -343,10 +299,10 @@ def _refuse_table(path: str, name: str, value: object) -> NoReturn:
     known = ", ".join(f"[{table.name}]" for table in SCHEMA)
     if isinstance(value, dict):
         similar = _similar(name, [table.name for table in SCHEMA])
-        found, remedy = f"the table [{_one_line(name)}]", f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)"
+        found, remedy = f"the table [{one_line(name)}]", f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)"
     else:
         home = [table.name for table in SCHEMA if any(key.name == name for key in table.keys)]
-        found, remedy = f'"{_one_line(name)}" outside of any table', "write it below its table, see vtpm.d(5)"
+        found, remedy = f'"{one_line(name)}" outside of any table', "write it below its table, see vtpm.d(5)"
         if home:
             remedy = f"write it below the line [{home[0]}]"
     raise VtpmError(Code.CONFIG_INVALID, f"{path}: found {found}, expected one of {known}", remedy=remedy)
@@ -356,14 +312,14 @@ def _refuse_key(path: str, table: Table, name: str) -> NoReturn:
     names = [key.name for key in table.keys]
     similar = _similar(name, names)
     home = [other.name for other in SCHEMA if any(key.name == name for key in other.keys)]
-    remedy = f"remove {_one_line(name)}, or see vtpm.d(5)"
+    remedy = f"remove {one_line(name)}, or see vtpm.d(5)"
     if similar:
-        remedy = f"write {similar} instead of {_one_line(name)}"
+        remedy = f"write {similar} instead of {one_line(name)}"
     elif home:
         remedy = f"write it below the line [{home[0]}]"
     expected = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
     raise VtpmError(
-        Code.CONFIG_INVALID, f"{path}: [{table.name}]: found the key {_one_line(name)}, expected {expected}", remedy=remedy
+        Code.CONFIG_INVALID, f"{path}: [{table.name}]: found the key {one_line(name)}, expected {expected}", remedy=remedy
     )
 
 
@@ -383,19 +339,13 @@ def _found(value: object, expected: type) -> str:
     if isinstance(value, str) and KEY_PATTERN.fullmatch(value):
         return f"{len(value)} hex digits, which are not shown"
     if isinstance(value, str):
-        text, kind = f'"{_one_line(value)}"', "string"
+        text, kind = f'"{one_line(value)}"', "string"
     elif isinstance(value, bool):
         text, kind = str(value).lower(), "boolean"
     else:
         kind = {int: "integer", float: "float"}.get(type(value), "date or time")
         try:
-            text = _one_line(str(value))
+            text = one_line(str(value))
         except ValueError:  # 0xfff... may have any number of digits; in decimal Python writes 4300 at most
             return "an integer of thousands of digits"
     return text if type(value) is expected else f"the {kind} {text}"
-
-
-def _one_line(text: str) -> str:
-    """Printable, one line, at most 60 characters: an error message is one line whatever stands in the file."""
-    printable = repr(text)[1:-1]
-    return printable if len(printable) <= 60 else printable[:57] + "..."

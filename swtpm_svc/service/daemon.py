@@ -18,7 +18,7 @@ from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
 from swtpm_svc.service import kernel_tpm, later, state_keys, udev
 from swtpm_svc.service.authorization import Authorization
-from swtpm_svc.service.config import Config
+from swtpm_svc.service.config import Config, ControlConfig
 from swtpm_svc.service.device import ServedDevice
 from swtpm_svc.service.events import EventLog
 from swtpm_svc.service.frontends import Frontends
@@ -298,6 +298,7 @@ class Daemon:
         self._notifier.ready(self._status_line())
 
     def _apply(self, config: Config) -> None:
+        config = config._replace(control=self._usable_control(config.control))
         for table, key, reloads in configuration.changes(self._config, config):
             what = "now in force" if reloads else "not before a restart of the service"
             self._journal.log("notice", f"[{table}] {key} has changed: {what}", message_id=entries.RELOADED_ID)
@@ -305,7 +306,20 @@ class Daemon:
         self._journal.level = entries.LEVELS[config.log.level]
         self._dispatcher.trace = config.log.level == "debug"
         self._authorization.group = config.control.group
+        self._frontends.set_control_group(config.control)
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
+
+    def _usable_control(self, wanted: ControlConfig) -> ControlConfig:
+        """The [control] of now, where that of the file names a group that does not exist: nobody would be in it."""
+        current = self._config.control
+        try:
+            if wanted.group != current.group:
+                configuration.group_id(wanted.group)
+            return wanted
+        except VtpmError as error:
+            error.message = f"[control] group has changed: {error.message}; {current.group} stays in force"
+            self._journal.error(error)
+            return current
 
     # --- what clients bring about --------------------------------------------------------------------------------
 
@@ -320,7 +334,13 @@ class Daemon:
     def _lose_device(self) -> None:
         self._device_is_gone = True
         # no end that anybody asked for: the status is one of those after which systemd starts the service again
-        self._end_with(VtpmError(Code.DEVICE_NOT_READY, f"the kernel has taken {self._config.device.node} away"))
+        self._end_with(
+            VtpmError(
+                Code.DEVICE_NOT_READY,
+                f"the kernel has taken {self._config.device.node} away",
+                remedy="see why: journalctl -k; systemd starts the service again",
+            )
+        )
 
     def _end_with(self, failure: VtpmError) -> None:
         self._events.failed(failure)

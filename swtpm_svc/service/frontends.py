@@ -5,7 +5,7 @@ import socket
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets import Address, SocketFrontend, adopt_listener, parse_address
@@ -13,7 +13,7 @@ from swtpm_svc.frontends.vtpm_proxy import VtpmProxyFrontend
 from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import kernel_tpm
-from swtpm_svc.service.config import Config
+from swtpm_svc.service.config import Config, ControlConfig
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.notify import Descriptors, Notifier
@@ -135,11 +135,27 @@ class Frontends:
             VtpmError(
                 Code.NOT_PERMITTED,
                 f"a socket stays with the service's own group: its user is not in {name}",
-                remedy=f"add the service's user to {name}, or let vtpm@.socket make the socket",
+                remedy=f"let systemd make the socket, with SocketGroup={name}: systemctl edit vtpm@{NAME}.socket; "
+                "or, if the group may no more than that, let the service's user into it",
             ),
             level="warning",
         )
         return None
+
+    def set_control_group(self, control: ControlConfig) -> None:
+        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets it."""
+        if control == self._config.control:
+            return
+        self._config = self._config._replace(control=control)
+        address = parse_address(self._config.socket.control)
+        if address is not None and address.path in self._sockets.addresses:
+            gid = self._usable_group(control.group)
+            try:
+                os.chown(address.path, -1, os.getegid() if gid is None else gid, follow_symlinks=False)
+            except OSError as error:
+                self._journal.log("warning", f"{address.path} keeps the group that it has: {error.strerror}")
+        if self._fuse is not None:
+            self._fuse.set_control_group(self._group_id(control.group))
 
     def when_ready(self, done: Callable[[Optional[VtpmError]], None]) -> None:
         """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what failed."""

@@ -65,6 +65,7 @@ class Journal:
 
     def error(self, error: VtpmError, *, level: str = "error", **fields: object) -> None:
         """A failure, with its remedy."""
+        error = error.of(self._instance)
         remedy = "; ".join(part for part in (error.remedy, selinux_remedy(error)) if part)
         message = f"{error.message}; remedy: {remedy}" if remedy else error.message
         self.log(level, message, message_id=error.fault.message_id, VTPM_ERROR=error.code.value, **fields)

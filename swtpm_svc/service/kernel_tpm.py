@@ -74,7 +74,7 @@ def gone() -> VtpmError:
     return VtpmError(
         Code.DEVICE_NOT_READY,
         "the kernel has taken the TPM of this instance away",
-        remedy="systemd starts the service again; dmesg says why",
+        remedy="see why: journalctl -k; systemd starts the service again",
     )
 
 
@@ -100,7 +100,7 @@ def wait_until_made(tpm: KernelTpm, version: str, timeout_s: float = NODES_TIMEO
     while not all(_is_finished(path) for path in paths):
         if time.monotonic() > deadline:
             raise VtpmError(
-                Code.DEVICE_NOT_READY, f"the kernel did not make {' and '.join(paths)}", remedy="see what it says: dmesg"
+                Code.DEVICE_NOT_READY, f"the kernel did not make {' and '.join(paths)}", remedy="see what it says: journalctl -k"
             )
         time.sleep(0.01)
 

@@ -107,7 +107,11 @@ class Park:
         """
         if os.fstat(fd).st_size < _HANDOVER_START or os.pread(fd, _IDENTITY.size, 0) != _IDENTITY.pack(_MAGIC, _LAYOUT):
             os.close(fd)
-            raise VtpmError(Code.PROTOCOL, "what a predecessor left in systemd's descriptor store is of another layout")
+            raise VtpmError(
+                Code.PROTOCOL,
+                "what a predecessor left in systemd's descriptor store is of another layout",
+                remedy="nothing is to be done: the device is made anew, and its clients open it again",
+            )
         return cls(fd, was_adopted=True)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ def find_account(name: str) -> Account:
         raise VtpmError(
             Code.USER_MISSING,
             f"there is no user {name!r} for the service to run as",
-            remedy="make it with systemd-sysusers, or name another with --user",
+            remedy="make it: systemd-sysusers vtpm.conf; or name another with --user",
         ) from None
     return Account(name, entry.pw_uid, entry.pw_gid)
 

@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 
 MODE = 0o600
 #: No state of any TPM comes near this; a larger file is not read into memory.
@@ -26,14 +26,17 @@ _REMEDIES = {
     errno.ENOSPC: "make room on its file system",
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f, LimitFSIZE=)",
-    errno.EROFS: "mount its file system read-write",
-    errno.EBUSY: "unmount what is mounted there, or name another directory",
-    errno.ENOENT: "make the directory that is missing: mkdir -p {folder}",
+    errno.EROFS: "mount its file system read-write; where the service alone may not write to it: BindPaths=, vtpm@.service(8)",
+    errno.EBUSY: "see what is mounted there: findmnt -T {path}; name another directory, or one below it",
+    errno.ENOENT: "mount what belongs there, or make the directory that is missing: mkdir -p {folder}",
     errno.ENOTDIR: "see what is in the place of a directory: ls -ld {folder} {path}",
-    errno.EISDIR: "move away the directory that is in its place: {path}",
+    errno.EISDIR: "see what the directory in its place is: ls -la {path}; then move it away",
     errno.ELOOP: "put the file itself there",
 }
 _DISK = "see the kernel's log (journalctl -k) for a failing disk"
+#: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
+_OURS = ("tpm-00.", "tpm2-00.", "TMP-00.", "TMP2-00.", ".lock", "identity.json")
+_NAMED_MAX = 8
 
 
 class Directory:
@@ -48,11 +51,15 @@ class Directory:
             raise VtpmError(
                 Code.STATE_MISSING,
                 f"the directory {path} does not exist",
-                remedy=f"make it: install -d -m 0700 -o {os.geteuid()} -g {os.getegid()} {path}",
+                # the mount first: an empty directory in the place of one that is not mounted is a new TPM
+                remedy="mount what belongs there; only where there never was a TPM, make it: "
+                f"install -d -m 0700 -o {os.geteuid()} -g {os.getegid()} {quote(path)}",
             ) from None
         except NotADirectoryError:
             raise VtpmError(
-                Code.STATE_MISSING, f"{path} is not a directory", remedy="name a directory in [state] directory"
+                Code.STATE_MISSING,
+                f"{path} is not a directory",
+                remedy=f"see what it is: ls -ld {quote(path)}; name a directory in [state] directory",
             ) from None
         except OSError as error:
             raise read_error(path, error) from None
@@ -102,7 +109,8 @@ class Directory:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise VtpmError(Code.STATE_UNREADABLE, f"{path} is no regular file", remedy=f"see what it is; {_UNTOUCHED}")
+                remedy = f"see what it is: ls -ld {quote(path)}; {_UNTOUCHED}"
+                raise VtpmError(Code.STATE_UNREADABLE, f"{path} is no regular file", remedy=remedy)
             if found.st_size > MAX_SIZE:
                 cause = f"{path} has {found.st_size} bytes; no TPM's state is that large"
                 raise VtpmError(Code.STATE_CORRUPT, cause, remedy=f"restore it from a backup; {_UNTOUCHED}")
@@ -282,11 +290,61 @@ def _remedy(path: str, error: OSError, denied: Optional[str]) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         there = path if os.path.lexists(path) else folder
         if os.geteuid() == 0:
-            return f"see what keeps root from it: ls -ldZ {there}; lsattr -d {there}; findmnt -T {there}"
-        return denied or f"give it to the user that this runs as: chown -R {os.geteuid()}:{os.getegid()} {there}"
+            return f"see what keeps root from it: ls -ldZ {quote(there)}; lsattr -d {quote(there)}; findmnt -T {quote(there)}"
+        if os.getuid() == 0:  # newborn.py
+            owner = f"root acts as user {os.geteuid()} there, whose directory it is"
+            return f"{owner}: see what keeps that user from it: namei -l {quote(path)}; or name another directory"
+        return denied or _make_ours(path)
     if error.errno == errno.ENOENT and os.path.isdir(folder):
         folder = path
-    return _REMEDIES.get(error.errno or 0, _DISK).format(path=path, folder=folder)
+    return _REMEDIES.get(error.errno or 0, _DISK).format(path=quote(path), folder=quote(folder))
+
+
+def is_person(uid: int) -> bool:
+    """Somebody's own account, and none that a service runs as (UID_MIN and UID_MAX, login.defs(5)).
+
+    To a person no remedy gives what the service has, or root.
+    """
+    return 1000 <= uid <= 60000
+
+
+def _make_ours(path: str) -> str:
+    """What root can do, so that this process may use `path`.
+
+    Never for all that is below a directory, or for one above of what was asked for: there are other TPMs there. Nor is what is
+    a third one's given away. A file is named together with the others beside it that are root's: they came together.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return f"see which directory is in the way: namei -l {quote(path)}"
+    ours = os.geteuid()
+    if found.st_uid == ours:
+        rights = "rwx" if stat.S_ISDIR(found.st_mode) else "rw"
+        lacks = ~found.st_mode & (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+        return (
+            f"give them to its owner: chmod u+{rights} {quote(path)}"
+            if lacks
+            else f"see what is in the way: namei -l {quote(path)}"
+        )
+    if found.st_uid != 0 or is_person(ours) or os.path.islink(path):
+        return f"it belongs to user {found.st_uid}: run this as that user, or as root, or name another directory"
+    names = [path] if stat.S_ISDIR(found.st_mode) else _like(path)
+    return f"give it to the user that this runs as: chown -h {ours}:{os.getegid()} {' '.join(map(quote, names))}"
+
+
+def _like(path: str) -> "list[str]":
+    folder = os.path.dirname(path)
+    try:
+        beside = [entry.path for entry in os.scandir(folder) if _is_roots(entry)]
+    except OSError:
+        beside = []
+    return sorted({path, *beside})[:_NAMED_MAX]
+
+
+def _is_roots(entry: "os.DirEntry[str]") -> bool:
+    found = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == 0 and found.st_nlink == 1 and entry.name.startswith(_OURS)
 
 
 def _read_all(fd: int, size: int) -> bytes:

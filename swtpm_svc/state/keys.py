@@ -8,9 +8,10 @@ import os
 import stat
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import KDFS, MODES, BadKey, StateKey
+from swtpm_svc.state.files import is_person
 
 #: What a source may hold: a key in one of two forms (swtpm's format=), or a passphrase for one of two derivations (its kdf=).
 FORMATS = ("hex", "binary", *KDFS)
@@ -19,6 +20,8 @@ DEFAULT_MODE = "aes-cbc"
 DEFAULT_KDF = "pbkdf2"
 _MAX_BYTES = 64 * 1024
 _UNTOUCHED = "the state was not touched"
+#: What holds a key or a passphrase, and nothing else, is no larger.
+_KEY_MAX_BYTES = 512
 
 
 class Source(NamedTuple):
@@ -128,10 +131,20 @@ def _refuse_unsafe(source: Source, path: str, found: os.stat_result, trusted: Tr
         who = "others than its owner" if not may_group else "everybody" if found.st_mode & 0o004 else "more than its owner"
         raise unusable(
             f"{path} is not secret: its mode is {stat.S_IMODE(found.st_mode):04o}, so {who} can read or change it",
-            f"chmod {'0640' if may_group and source.kind == 'file' else '0600'} {path}, and use another key if it was read",
+            _hide(source, path, found, "0640" if may_group else "0600"),
         )
     if found.st_uid not in (0, os.geteuid(), *trusted.uids):
-        raise unusable(f"{path} belongs to user {found.st_uid}, who could change it", f"chown root {path}")
+        remedy = f"have root keep it: chown -h root {quote(path)}; if that user may have read it, use another key"
+        raise unusable(f"{path} belongs to user {found.st_uid}, who could change it", remedy)
+
+
+def _hide(source: Source, path: str, found: os.stat_result, mode: str) -> str:
+    """Only what can be a key is hidden from others: /etc/passwd, named by mistake, stays as it is."""
+    if source.kind == "credential":
+        return f"have systemd pass it, which keeps it secret: LoadCredentialEncrypted={source.name} in the unit"
+    if found.st_size > _KEY_MAX_BYTES:
+        return "name the file that holds the key, and nothing else"
+    return f"if it is the key: chmod {mode} {quote(path)}; and use another one if it was read"
 
 
 def _remedy(source: Source, error: OSError) -> str:
@@ -140,8 +153,13 @@ def _remedy(source: Source, error: OSError) -> str:
     if source.kind == "credential":
         return f"have systemd pass it: LoadCredentialEncrypted={source.name} in the unit, or systemd-run -p for a command"
     if isinstance(error, PermissionError):
+        path = quote(source.name)
+        if os.geteuid() == 0:
+            return f"see what keeps root from it: ls -lZ {path}; namei -l {path}"
+        if is_person(os.geteuid()):  # who is not to have the service's key
+            return "run this as root"
         return (
-            f"let it be read by the service's user (number {os.geteuid()}) and nobody else: chgrp {os.getegid()} {source.name}"
-            f" and chmod 0640 {source.name}; or use a credential"
+            f"let the service's user (number {os.geteuid()}) read it, and nobody else: chgrp {os.getegid()} {path};"
+            f" chmod 0640 {path}; and come to it: namei -l {path}; or use a credential"
         )
     return "put it there, or name another"

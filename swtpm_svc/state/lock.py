@@ -8,18 +8,21 @@ belongs to the open file, so neither a fork nor the closing of another descripto
 
 import fcntl
 import os
+import re
 import struct
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.files import MODE, write_error
 
 LOCK_NAME = ".lock"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock with a 64-bit off_t: l_type l_whence l_start l_len l_pid
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _ATTEMPTS = 10
+#: A service's name that can stand in a command: what others have written, in the file or as a name, is not typed by root.
+_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}\.service")
 
 
 class Holder(NamedTuple):
@@ -60,7 +63,7 @@ class StateLock:
             finally:
                 if fd >= 0:
                     os.close(fd)
-        raise VtpmError(Code.STATE_LOCKED, f"{path} changes hands again and again", remedy=f"see who does: lsof {path}")
+        raise VtpmError(Code.STATE_LOCKED, f"{path} changes hands again and again", remedy=f"see who does: lsof {quote(path)}")
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -92,9 +95,11 @@ def _read_signature(fd: int) -> Optional[Holder]:
         words = os.pread(fd, 512, 0).decode(errors="replace").split("\n")
     except OSError:
         return None
-    if len(words) != 5 or not words[0].isdigit():
+    if len(words) != 5 or not (words[0].isascii() and words[0].isdigit()):
         return None
-    return Holder(int(words[0]), words[1], words[2] or None, words[3] == "user")
+    # the file is the state's owner's, who may write what he likes: nothing is stopped on his word but a TPM
+    unit = words[2] if words[2].startswith("vtpm@") else None
+    return Holder(int(words[0]), words[1], unit, words[3] == "user")
 
 
 def find_holder(fd: int, pid: int) -> Optional[Holder]:
@@ -148,13 +153,13 @@ def _locked(path: str, fd: int, pid: int) -> VtpmError:
     holder = find_holder(fd, pid)
     if holder is None:
         cause = f"{path} is held by a process that this one may not see"
-        return VtpmError(Code.STATE_LOCKED, cause, remedy=f"find and stop it, as root: lsof {path}")
-    if holder.unit:
+        return VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {quote(path)}; and stop it")
+    if holder.unit and _UNIT.fullmatch(holder.unit):
         systemctl = "systemctl --user" if holder.user_unit else "systemctl"
         remedy = f"stop it first: {systemctl} stop {holder.unit}"
     else:
-        remedy = f"stop process {holder.pid} first"
-    who = ", ".join(part for part in (holder.command, holder.unit) if part)
+        remedy = f"stop process {holder.pid} first; what it is: ps -fp {holder.pid}"
+    who = ", ".join(part for part in (holder.command, holder.unit) if part and part.isprintable())
     return VtpmError(Code.STATE_LOCKED, f"{path} is held by process {holder.pid}" + (f" ({who})" if who else ""), remedy=remedy)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Callable, NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import read_error, write_error
 from swtpm_svc.state.lock import LOCK_NAME
@@ -73,7 +73,7 @@ def refuse_existing(place: Place) -> None:
         raise VtpmError(
             Code.STATE_UNWRITABLE,
             f"{place.path} is a symbolic link; no TPM can be put in its place",
-            remedy=f"remove it: rm {place.path}; for a state elsewhere name that directory: [state] directory, vtpm.d(5)",
+            remedy=f"name where it leads in [state] directory, vtpm.d(5); or remove the link: rm {quote(place.path)}",
         )
 
 
@@ -229,7 +229,7 @@ def _locked(place: Place) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     cause = f"{place.base} is held by another process, which makes a TPM"
-                    raise VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {place.base}") from None
+                    raise VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {quote(place.base)}") from None
                 time.sleep(0.005)
         yield base
     finally:

@@ -72,7 +72,7 @@ def _read_all(
         raise VtpmError(
             Code.STATE_MISSING,
             f"there is no state of a TPM {version} in {opened.path}",
-            remedy="nothing is to be done: a new TPM is made with the key that is configured",
+            remedy="nothing is to be done if the TPM is yet to be made, with the key that is configured; else see [state]",
         )
     return found, tuple(left)
 

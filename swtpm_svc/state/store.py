@@ -19,7 +19,7 @@ State that cannot be used is refused and left as it is. A TPM is only made anew 
 from types import TracebackType
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError, quote
 from swtpm_svc.state import blob, replacement
 from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.state.files import Directory
@@ -35,7 +35,7 @@ BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
 _TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
 _UNTOUCHED = "nothing was changed"
-_KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey NAME; {_UNTOUCHED}"
+_KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey {NAME}; {_UNTOUCHED}"
 
 
 def is_state_file(version: str, name: str) -> bool:
@@ -162,7 +162,8 @@ class Store:
     def delete(self, name: str, *, must_exist: bool) -> None:
         """Remove a state file, durably. Raises: VtpmError STATE_MISSING (only with must_exist), STATE_UNWRITABLE."""
         if not self._directory.remove(self._file(name)) and must_exist:
-            raise VtpmError(Code.STATE_MISSING, f"there is no {self._path(name)} to remove")
+            remedy = "nothing is to be done: it was not stored, or is gone already"
+            raise VtpmError(Code.STATE_MISSING, f"there is no {self._path(name)} to remove", remedy=remedy)
 
     def load_identity(self) -> Optional[bytes]:
         """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
@@ -231,18 +232,32 @@ class Store:
         """What to do about a damaged file."""
         path = self._path(name)
         if name != PERMALL:
-            return f"{_UNTOUCHED}; without it the TPM starts as after a loss of power: mv {path} {path}{BAD}"
+            return f"{_UNTOUCHED}; without it the TPM starts as after a loss of power: {self._move(name)}"
         if self._previous_is_good():
-            return f"{_UNTOUCHED}; restore the previous generation: mv {path} {path}{BAD} && cp -p {path}{PREVIOUS} {path}"
+            return f"{_UNTOUCHED}; restore the previous generation: {self._restore([name, VOLATILESTATE, SAVESTATE])}"
         return f"{_UNTOUCHED}; restore it from a backup (there is no good {path}{PREVIOUS})"
 
-    def _missing_remedy(self, traces: list[str]) -> str:
+    def _restore(self, aside: list[str]) -> str:
+        """The commands that restore_previous() stands for; what belongs to the generation that goes is set aside first."""
         path = self._path(PERMALL)
+        moves = [self._move(name) for name in aside if self._directory.stat(self._file(name)) is not None]
+        return " && ".join([*moves, f"cp -p {quote(path + PREVIOUS)} {quote(path)}"])
+
+    def _move(self, name: str) -> str:
+        return f"mv {quote(self._path(name))} {quote(self._free(self._file(name)))}"
+
+    def _free(self, name: str) -> str:
+        """A path for what is set aside, at which nothing lies."""
+        present = self._directory.names()
+        endings = ["", *(f".{number}" for number in range(2, 100))]
+        return self._directory.path_of(next(name + ending + BAD for ending in endings if name + ending + BAD not in present))
+
+    def _missing_remedy(self, traces: list[str]) -> str:
         if self._previous_is_good():
-            return f"{_UNTOUCHED}; restore the previous generation: cp -p {path}{PREVIOUS} {path}"
+            return f"{_UNTOUCHED}; restore the previous generation: {self._restore([VOLATILESTATE, SAVESTATE])}"
         if traces == [self._temporary(PERMALL)]:
-            rest = self._directory.path_of(traces[0])
-            return f"{_UNTOUCHED}; restore it from a backup, or if this TPM was never used: rm {rest}"
+            aside = f"mv {quote(self._directory.path_of(traces[0]))} {quote(self._free('unfinished'))}"
+            return f"{_UNTOUCHED}; restore it from a backup, or if this TPM was never used: {aside}"
         return f"{_UNTOUCHED}; restore it from a backup; for a new TPM give it an empty directory"
 
 
@@ -320,6 +335,6 @@ def unwrap(data: bytes, version: str, key: Optional[StateKey], what: str, *, rem
         raise VtpmError(
             Code.STATE_KEY,
             f"{what} is not encrypted, but a key is configured",
-            remedy=f"encrypt it with that key: vtpmctl rekey NAME; {_UNTOUCHED}",
+            remedy=f"encrypt it with that key: vtpmctl rekey {NAME}; {_UNTOUCHED}",
         )
     return payload

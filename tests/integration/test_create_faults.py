@@ -82,7 +82,7 @@ def test_a_configuration_directory_that_is_missing_is_told_before_anything_is_ma
     host.state.rmdir()
     code, message, remedy = refused(host, "vm1")
     assert (code, message) == (Code.STATE_UNWRITABLE, f"{host.config} cannot be written: No such file or directory")
-    assert remedy == f"make the directory that is missing: mkdir -p {host.config}"
+    assert remedy == f"mount what belongs there, or make the directory that is missing: mkdir -p {host.config}"
     assert not list(host.folder.iterdir())
 
 
@@ -118,7 +118,7 @@ def test_a_mount_point_is_named_as_one(host: Host) -> None:
     try:
         code, message, remedy = refused(host, "vm1")
         assert (code, message) == (Code.STATE_UNWRITABLE, f"{place} cannot be written: Device or resource busy")
-        assert remedy == "unmount what is mounted there, or name another directory"
+        assert remedy == f"see what is mounted there: findmnt -T {place}; name another directory, or one below it"
         assert os.listdir(host.state) == ["vm1"]
         assert not list(place.iterdir())
         assert not list(host.config.iterdir())

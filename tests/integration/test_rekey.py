@@ -501,7 +501,7 @@ def test_it_is_refused_while_the_daemon_runs(lab):
         daemon.spawn()
         assert daemon.process.wait(30) == 65
         assert "is not encrypted, but a key is configured" in daemon.log()
-        assert "remedy: encrypt it with that key: vtpmctl rekey NAME" in daemon.log()
+        assert "remedy: encrypt it with that key: vtpmctl rekey lab; " in daemon.log()
         assert lab.rekey().returncode == 0
         daemon.start()
         assert daemon.status()["state"]["encryption"] == "aes-cbc"

@@ -169,7 +169,7 @@ def test_no_directory(tmp_path):
     error = caught.value
     assert error.code is Code.STATE_MISSING
     assert error.message == f"the directory {tmp_path}/none does not exist"
-    assert (error.remedy or "").startswith("make it: install -d -m 0700")
+    assert "mount what belongs there; only where there never was a TPM, make it: install -d -m 0700" in (error.remedy or "")
     assert not (tmp_path / "none").exists()
 
 
@@ -271,7 +271,8 @@ def test_a_tpm_is_not_made_anew_where_there_are_traces_of_one(tmp_path, left):
     path = permall_of(tmp_path, "2.0")
     remedies = {
         "tpm2-00.permall.previous": f"restore the previous generation: cp -p {path}.previous {path}",
-        "TMP2-00.permall": f"restore it from a backup, or if this TPM was never used: rm {tmp_path}/TMP2-00.permall",
+        "TMP2-00.permall": "restore it from a backup, or if this TPM was never used: "
+        f"mv {tmp_path}/TMP2-00.permall {tmp_path}/unfinished.bad",
     }
     assert remedies.get(left, "restore it from a backup") in (error.remedy or "")
 

@@ -189,7 +189,7 @@ def test_state_in_clear_under_a_key_is_refused_and_nothing_is_touched(version, t
     with pytest.raises(VtpmError, match="is not encrypted, but a key is configured") as caught:
         Store.open(str(state), version, Kind("hex", tmp_path).key)
     assert caught.value.code is Code.STATE_KEY
-    assert "vtpmctl rekey NAME" in (caught.value.remedy or "")
+    assert "vtpmctl rekey <NAME>" in (caught.value.remedy or "")
     assert files(state) == before
 
 

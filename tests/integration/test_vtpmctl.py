@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_cuse_frontend import OPERATOR, STRANGER, Service
 
-from swtpm_svc.cli import vtpmctl
+from swtpm_svc.cli import device, vtpmctl
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.tpm import Power
 from swtpm_svc.wire import fuse, ptm, ptm_ioctl
@@ -70,6 +70,7 @@ def service():
 def client(service, monkeypatch, capsys):
     client = Client(service, capsys)
     monkeypatch.setattr(fcntl, "ioctl", client.ioctl)
+    monkeypatch.setattr(device, "is_root", lambda: client.uid == 0)
     return client
 
 
@@ -237,6 +238,15 @@ def test_others_may_look_and_no_more(client, service, tmp_path):
             "is not permitted to you\n  remedy: run this as root, or join the [control] group of the instance (vtpm.d(5))\n"
         )
     assert service.tpm.power is Power.RUNNING
+
+
+def test_to_root_it_is_not_said_to_be_root(client, monkeypatch):
+    """That of a container is somebody else to the service."""
+    client.uid = STRANGER
+    monkeypatch.setattr(device, "is_root", lambda: True)
+    status, _, err = client.run("stop")
+    assert (status, "run this as root" in err) == (77, False)
+    assert "a container's root is another user to the service" in err
 
 
 def test_secrets_are_not_for_the_control_group(client, tmp_path):

@@ -222,7 +222,7 @@ def test_errors_as_json(run):
         "error": {
             "code": "daemon-unreachable",
             "message": "/dev/vtpm-none does not exist",
-            "remedy": "start it: systemctl start vtpm@NAME.service",
+            "remedy": "start what makes it; the instances: vtpmctl list",
             "exit_status": 69,
         }
     }

@@ -59,7 +59,7 @@ def test_show_tells_a_program_the_fingerprint_that_openssl_shows(run, place):
 def test_show_makes_no_ca_but_says_how(run, place):
     status, text, error = run("show")
     assert (status, text) == (66, "")
-    assert error == f"vtpmctl: there is no CA in {place}\n  remedy: make one: vtpmctl ca create\n"
+    assert error == f"vtpmctl: there is no CA in {place}\n  remedy: make one: vtpmctl ca create --ca {place}\n"
     assert not os.path.exists(place)
 
 

@@ -99,6 +99,27 @@ def test_the_same_as_json(run):
     assert json.loads(out)[2] == {"verdict": "ok", "check": "SELinux", "text": "is enforcing", "remedy": None}
 
 
+def test_a_host_without_configurations_is_examined_all_the_same(system, run):
+    """Of a broken host that may be what is broken; it was all that was said."""
+    os.rmdir(system.places.config)
+    os.unlink(system.root / "selinux/enforce")
+    assert run() == (
+        78,
+        "ok    accounts: user vtpm, groups vtpm and vtpm-admin\n"
+        f"ok    cuse: {system.cuse} is root's, 0600\n"
+        f"fail  instances: {system.places.config} does not exist\n"
+        f"        remedy: make it, and a TPM in it: install -d -m 0755 {system.places.config}; then vtpmctl create vtpm0\n"
+        "ok    SELinux: is not in use\n",
+    )
+
+
+def test_nor_does_an_instance_that_there_is_not(system, run):
+    result, out = run("vtpm7")
+    assert (result, len(out.splitlines())) == (78, 8)
+    assert f"fail  vtpm7: {system.places.config}/vtpm7.toml does not exist\n" in out
+    assert run("a b")[0] == 64
+
+
 def test_no_selinux_no_questions_about_it(system, run):
     os.unlink(system.root / "selinux/enforce")
     result, out = run()
@@ -110,7 +131,8 @@ def test_permissive_is_a_warning(system, run):
     (system.root / "selinux/enforce").write_text("0")
     result, out = run()
     assert result == 0
-    assert "warn  SELinux: is permissive: what would be denied is only logged\n        remedy: setenforce 1\n" in out
+    assert "warn  SELinux: is permissive: what would be denied is only logged\n" in out
+    assert "        remedy: see what all of the host would be denied: ausearch " in out
 
 
 def test_no_accounts(system, run, monkeypatch):

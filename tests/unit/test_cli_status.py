@@ -279,7 +279,8 @@ def test_a_unit_that_is_not_installed(system, run):
     system.unit(LoadState="not-found", ActiveState="inactive", SubState="dead")
     _, out, _ = run("status", "vtpm0")
     assert "  unit       vtpm@vtpm0.service: not-found\n" in out
-    assert "    remedy   install the unit vtpm@.service, or run vtpmd --config FILE --foreground\n" in out
+    file = f"{system.places.config}/vtpm0.toml"
+    assert f"    remedy   install the unit vtpm@.service, or run vtpmd --config {file} --foreground\n" in out
 
 
 def test_a_wrong_configuration_under_a_running_daemon(system, run):
@@ -299,12 +300,31 @@ def test_an_instance_that_runs_without_a_configuration_of_its_name(system, run):
     assert "  TPM        2.0, power running" in out
 
 
+def test_a_path_that_is_an_instances_own_does_for_its_name(system, run):
+    system.configure("vtpm0", '[device]\nname = "tpm-of-mine"\ngroup = "root"\n[socket]\ndata = "/run/mine.sock"\n')
+    named = run("status", "vtpm0")
+    for path in ("/dev/tpm-of-mine", "/run/mine.sock", "/run/vtpm/vtpm0/ctrl.sock", "/var/lib/vtpm/vtpm0"):
+        assert run("status", path) == named
+    result, out, err = run("status", "/dev/vtpm0")
+    assert (result, out) == (64, "")
+    assert err == (
+        f"vtpmctl: no configuration in {system.places.config} has /dev/vtpm0\n"
+        "  remedy: name an instance: vtpmctl list has them, with their devices\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["vtpm@vtpm0.service", "vtpm@vtpm0", "vtpm0.service/", "conf/vtpm0.toml"])
+def test_what_belongs_to_an_instance_is_no_name_of_another(run, name):
+    result, _, err = run("status", name)
+    assert (result, "perhaps vtpm0: vtpmctl list" in err) == (64, True)
+
+
 def test_an_instance_that_is_nowhere(system, run):
     result, out, err = run("status", "vtpm0")
     assert (result, out) == (78, "")
     assert err == (
         f"vtpmctl: {system.places.config}/vtpm0.toml does not exist\n"
-        f"  remedy: see vtpmctl list, or create it: touch {system.places.config}/vtpm0.toml\n"
+        "  remedy: see those that there are: vtpmctl list; or make it: vtpmctl create vtpm0\n"
     )
 
 
@@ -478,6 +498,53 @@ def test_what_a_configuration_names_is_checked_too(system, run, text, status_exp
     result, out, err = run("check", "vtpm0")
     assert (result, out) == (status_expected, "")
     assert message in err
+
+
+def test_what_is_in_the_place_of_something(system, run, tmp_path):
+    """All of this was called good, and failed at the start."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    head = '[device]\ngroup = "root"\n'
+    for text, status_expected, message in (
+        (f'[state]\ndirectory = "{tmp_path}/file"', 66, f'[state] directory: found "{tmp_path}/file", which is not a directory'),
+        (f'[fuse]\nenabled = true\ndirectory = "{tmp_path}/file"', 73, "[fuse] directory: found"),
+        (f'[socket]\ndata = "{tmp_path}/file"', 75, f'[socket] data: found "{tmp_path}/file", which is no socket'),
+        (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is no socket"),
+        (f'[provision]\nenabled = true\nca = "{tmp_path}/file"', 65, "[provision] ca: found"),
+        ('name = "null"', 73, '[device] name: found "null", but there is a /dev/null, which is none of ours'),
+        ('name = "fd"', 73, '[device] name: found "fd", but there is a /dev/fd'),
+    ):
+        system.configure("vtpm0", f"{head}{text}\n")
+        result, out, err = run("check", "vtpm0")
+        assert (result, out) == (status_expected, "")
+        assert message in err
+        assert "remedy: see what it is: ls -ld " in err
+    os.mkdir(f"{system.places.sysfs}/null")  # a device of CUSE: it may be this instance's own
+    system.configure("vtpm0", f'{head}name = "null"\n')
+    assert run("check", "vtpm0")[0] == 0
+
+
+def test_a_state_directory_that_is_not_mounted_is_said(system, run, tmp_path):
+    system.configure("vtpm0", f'[device]\ngroup = "root"\n[state]\ndirectory = "{tmp_path}/none"\n')
+    result, out, _ = run("check", "vtpm0")
+    assert (result, f"# note: there is no {tmp_path}/none: mount what belongs there, or make it: install -d " in out) == (0, True)
+
+
+def test_links_do_not_hide_that_two_share_a_place(system, run, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    system.configure("other", f'[state]\ndirectory = "{tmp_path}/state"\n')
+    system.configure("vtpm0", f'[device]\ngroup = "root"\n[state]\ndirectory = "{tmp_path}/link"\n')
+    assert run("check", "vtpm0")[0] == 75
+
+
+def test_two_with_one_number(system, run):
+    for name in ("other", "vtpm0"):
+        system.configure(name, '[device]\ngroup = "root"\nmajor = 240\nminor = 7\n')
+    result, _, err = run("check", "vtpm0")
+    assert (result, "[device] major, minor: found 240 and 7, which " in err) == (73, True)
+    system.configure("other", "[device]\nmajor = 240\nminor = 8\n")
+    assert run("check", "vtpm0")[0] == 0
 
 
 def test_an_instance_does_not_clash_with_itself(system):

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -306,6 +307,57 @@ def test_a_file_is_loaded(tmp_path):
     assert (loaded.tpm.version, loaded.path) == ("1.2", str(file))
 
 
+def test_a_byte_order_mark_at_the_beginning_says_nothing(tmp_path):
+    """As some editors write it; the parser calls it an invalid statement."""
+    file = tmp_path / "vtpm0.toml"
+    file.write_bytes(b'\xef\xbb\xbf[tpm]\r\nversion = "1.2"\r\n')
+    assert config.load(str(file), "vtpm0").tpm.version == "1.2"
+    file.write_bytes(b"\xff\xfe[\0t\0p\0m\0]\0")
+    assert "line 1: found the byte 0xff, expected text in UTF-8" in load_error(file).message
+    file.write_text("[tpm]\n\ufeff[device]\n")
+    assert load_error(file).message.endswith("at the character U+FEFF (zero width no-break space)")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ('[tpm]\n\u00a0version = "2.0"', "line 2, column 1: Invalid statement, at the character U+00A0 (no-break space)"),
+        ("[tpm]\nversion = \u201c2.0\u201d", "at the character U+201C (left double quotation mark)"),
+        ('[tpm]\nversion\u200b = "2.0"', "at the character U+200B (zero width space)"),
+    ],
+)
+def test_a_character_that_looks_like_another_is_named(text, seen):
+    with pytest.raises(VtpmError) as caught:
+        config.parse(text, "/etc/vtpm.d/vtpm0.toml", "vtpm0")
+    assert seen in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join(["a"] * 30000) + " = 1",  # took 20 s
+        "[" + ".".join(["a"] * 30000) + "]",
+        "x = {" + ", ".join(f"k{number}.a.b.c = 1" for number in range(3500)) + "}",
+        "\n".join(".".join([f"k{number}"] + ["a"] * 150) + " = 1" for number in range(200)),
+        "[" * 30000,
+        "x = " + "[" * 30000,
+        "a = 1\n" * 10000,
+    ],
+)
+def test_no_file_takes_the_parser_long(text):
+    assert len(text) < config.FILE_MAX_BYTES
+    start = time.process_time()
+    with pytest.raises(VtpmError):
+        config.parse(text, "/etc/vtpm.d/vtpm0.toml", "vtpm0")
+    assert time.process_time() - start < 2
+
+
+def test_dots_in_values_and_remarks_are_no_parts_of_keys(tmp_path):
+    path = "/" + ".".join(["a"] * 150)
+    loaded = config.parse(f'# {"." * 500}\n[state]\ndirectory = "{path}"\n', "/etc/vtpm.d/vtpm0.toml", "vtpm0")
+    assert loaded.state.directory == path
+
+
 def test_a_missing_file(tmp_path):
     error = load_error(tmp_path / "vtpm0.toml")
     assert error.code is Code.CONFIG_MISSING
@@ -313,6 +365,8 @@ def test_a_missing_file(tmp_path):
     assert error.remedy == f"create it; an empty file is a TPM 2.0 at /dev/vtpm0: touch {tmp_path}/vtpm0.toml"
     (tmp_path / "file").touch()
     assert load_error(tmp_path / "file" / "vtpm0.toml").code is Code.CONFIG_MISSING
+    folder = tmp_path / "of me"
+    assert load_error(folder / "vtpm0.toml").remedy.endswith(f"install -d -m 0755 '{folder}' && touch '{folder}/vtpm0.toml'")
 
 
 def test_a_file_that_may_not_be_read():
@@ -324,6 +378,7 @@ def test_a_file_that_may_not_be_read():
             error = load_error(file)
     assert error.code is Code.CONFIG_UNREADABLE
     assert error.message == f"{file}: Permission denied"
+    assert error.remedy == "run this as root"  # /etc/shadow, named by mistake, is not to be made readable
 
 
 def test_what_is_no_file(tmp_path):

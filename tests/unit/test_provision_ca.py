@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import ca, ca_directory
+from swtpm_svc.provision import ca, ca_chain, ca_directory
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
@@ -252,7 +252,7 @@ def test_any_bit_of_the_certificates_counts(data, authority):
     changed[bit // 8] ^= 1 << bit % 8
     ders[which] = bytes(changed)
     blocks = [b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in ders]
-    assert refusal(ca._read_chain, {ca.CHAIN: b"".join(blocks)}, "chain.pem").code is Code.CA_UNUSABLE
+    assert refusal(ca_chain.read, b"".join(blocks), "chain.pem").code is Code.CA_UNUSABLE
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
@@ -261,13 +261,24 @@ def test_a_key_that_others_can_read_is_refused(place, mode):
     (place / "current/issuer-key.pem").chmod(mode)
     error = refusal(ca.load, str(place))
     assert error.code is Code.CA_UNUSABLE
-    assert error.remedy == f"chmod 600 {place}/current/issuer-key.pem"
+    assert (error.remedy or "").startswith(f"chmod 600 {place}/current/issuer-key.pem; if others can have read a key there, ")
 
 
 def test_a_directory_that_others_can_write_is_not_used_for_a_new_one(place):
     place.mkdir()
     place.chmod(0o777)
-    assert refusal(ca.obtain, str(place)).remedy == f"chmod 700 {place}"
+    assert (refusal(ca.obtain, str(place)).remedy or "").endswith(f"then chmod go-w {place}")
+
+
+def test_of_a_directory_that_is_more_than_a_ca_the_mode_is_left_alone(place):
+    """/tmp, named by mistake: to close it would stop the host."""
+    place.mkdir()
+    place.chmod(0o1777)
+    (place / "somebody's").touch()
+    assert (
+        refusal(ca.obtain, str(place)).remedy
+        == "name a directory that has nothing but the CA in it: --ca DIR, or ca in [provision]"
+    )
 
 
 def test_a_symbolic_link_in_its_place_is_not_followed(place, tmp_path):
@@ -364,7 +375,7 @@ def test_an_import_with_force_is_the_way_out_of_a_damaged_ca(place):
         ("no constraints", "is not the certificate of a CA"),
         ("may not sign", "may not sign certificates"),
         ("too deep", "allows no more than 0 CAs below it"),
-        ("wrong order", "is not signed by"),
+        ("wrong order", "its certificates are in another order than the issuer's first"),
         ("another root of that name", "is not signed by"),
         ("expired", "expired at"),
         ("early", "is not valid before"),
@@ -464,3 +475,15 @@ def test_a_signer_file_that_says_something_else_is_refused(place, text):
 
 def test_the_files_of_a_signer_are_readable_json(place):
     assert json.loads(ca._signer_file(("/usr/bin/x", "a b")))["command"] == ["/usr/bin/x", "a b"]
+
+
+def test_a_chain_in_another_order_is_told_which_is_right(place):
+    """As many tools write it: the root first. Where a root allows no CA below the issuer, its path length was blamed for it."""
+    keys = [KEYS["p256"]() for _ in range(3)]
+    root = certificate("root", keys[0])
+    middle = certificate("middle", keys[1], root, keys[0])
+    issuer = certificate("issuer", keys[2], middle, keys[1])
+    for chain in ((root, middle, issuer), (middle, issuer, root), (issuer, root, middle), (middle, root, issuer)):
+        error = refusal(ca.import_issuer, chain_of(*chain), key=key_pem(keys[2]), directory=str(place))
+        assert error.remedy == "put them in this order: CN=issuer, then CN=middle, then CN=root; nothing was changed"
+    ca.import_issuer(chain_of(issuer, middle, root), key=key_pem(keys[2]), directory=str(place))

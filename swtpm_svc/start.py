@@ -1,0 +1,25 @@
+"""Where the commands begin: what an interrupt finds while all else is yet to be imported.
+
+Python's own handler would raise KeyboardInterrupt in the midst of an import, which ends in a traceback. The system's default is
+a quiet end; a command that can end in order takes over when it is there. What the interpreter does before (site, .pth files) is
+out of reach.
+"""
+
+import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else whoever started us wants it ignored
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def vtpmctl() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.vtpmctl import main
+
+    return main()
+
+
+def vtpmd() -> int:
+    """The daemon; its exit status."""
+    from swtpm_svc.service.main import main
+
+    return main()

@@ -1,0 +1,61 @@
+"""SIGHUP: what is in force afterwards is what the journal says."""
+
+import grp
+import os
+import signal
+import time
+
+import pytest
+from daemon_process import DaemonProcess
+
+pytestmark = pytest.mark.needs("root")
+
+
+def reload(daemon: DaemonProcess, group: str) -> str:
+    """What the daemon says of it."""
+    with open(daemon.config, encoding="utf-8") as file:
+        text = file.read().partition("[control]")[0]
+    with open(daemon.config, "w", encoding="utf-8") as file:
+        file.write(f'{text}[control]\ngroup = "{group}"\n')
+    before = len(daemon.log())
+    os.kill(daemon.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while "configuration reloaded" not in daemon.log()[before:]:
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.01)
+    return daemon.log()[before:]
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    made = DaemonProcess(tmp_path, more='[control]\ngroup = "adm"\n').start()
+    yield made
+    made.stop()
+
+
+def group_of(path: str) -> str:
+    return grp.getgrgid(os.stat(path).st_gid).gr_name
+
+
+def test_a_group_that_does_not_exist_does_not_come_into_force(daemon):
+    assert group_of(daemon.control) == "adm"
+    said = reload(daemon, "no-such-group")
+    assert "[control] group has changed: there is no group no-such-group; adm stays in force" in said
+    assert "VTPM_ERROR=user-missing" in said
+    assert "now in force" not in said
+    assert group_of(daemon.control) == "adm"
+
+
+def test_a_group_that_does_is_the_control_sockets_too(daemon):
+    """In force it was, and its members could not connect."""
+    assert "[control] group has changed: now in force" in reload(daemon, "mail")
+    assert group_of(daemon.control) == "mail"
+    data = group_of(daemon.data)
+    assert "has changed" not in reload(daemon, "mail")
+    reload(daemon, "no-such-group")
+    assert (group_of(daemon.control), group_of(daemon.data)) == ("mail", data)
+
+
+def test_a_group_by_number(daemon):
+    reload(daemon, "12345")
+    assert os.stat(daemon.control).st_gid == 12345
