@@ -267,7 +267,7 @@ def test_a_key_that_others_can_read_is_refused(place, mode):
 def test_a_directory_that_others_can_write_is_not_used_for_a_new_one(place):
     place.mkdir()
     place.chmod(0o777)
-    assert refusal(ca.obtain, str(place)).remedy == f"chmod 700 {place}"
+    assert refusal(ca.obtain, str(place)).remedy == f"see that all in it is the CA's own, then: chmod 700 {place}"
 
 
 def test_a_symbolic_link_in_its_place_is_not_followed(place, tmp_path):
