@@ -1,7 +1,8 @@
 """The daemon of one instance: from its configuration to READY, what it does on signals, and how it ends.
 
 Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM, device node, READY. Whatever fails before
-the node exists leaves no trace; READY means that a client can open the device and get answers (design D11).
+the node exists leaves no trace; READY means that a client can open the device and get answers (design D11). Without udev the
+node comes before the privileges: to finish it takes root, which nothing that reads the state may become again.
 """
 
 import os
@@ -28,7 +29,7 @@ from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.main import Options
 from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
-from swtpm_svc.service.privileges import Privileges, find_account
+from swtpm_svc.service.privileges import become, find_account
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
@@ -101,7 +102,10 @@ class Daemon:
         park = self._device.adopt(passed)
         self._device.obtain(passed)
         kernel = kernel_tpm.obtain(self._config, passed, self._notifier)
-        privileges = self._leave_root(udev=park is not None or udev.is_running())
+        by_hand = park is None and not udev.is_running()
+        if by_hand:
+            self._device.make(by_hand=True)
+        self._leave_root()
         self._keys = state_keys.load(self._config.state)
         self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
         with self._store, RecordFile.open(self._store, self._journal) as record:
@@ -114,8 +118,9 @@ class Daemon:
             if not resumed:
                 self._power_on()
             if park is None:
-                park = self._device.make(privileges)
-                privileges.drop()
+                if not by_hand:
+                    self._device.make(by_hand=False)
+                park = self._device.park()
             self._dispatcher = self._make_dispatcher()
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
@@ -135,12 +140,10 @@ class Daemon:
             finally:
                 self._frontends.close(has_successor=self._notifier.active)
 
-    def _leave_root(self, *, udev: bool) -> Privileges:
+    def _leave_root(self) -> None:
         user = self._options.user
-        privileges = Privileges(find_account(user) if os.geteuid() == 0 and user != "root" else None)
-        if udev:
-            privileges.drop()
-        return privileges
+        if os.geteuid() == 0 and user != "root":
+            become(find_account(user))
 
     def _refuse_unprovisioned(self) -> None:
         """What vtpm-attach has not made is not made here without keys and certificates."""

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import grp
 import os
+import pwd
 import select
 import signal
 import stat
@@ -49,13 +50,29 @@ def test_the_configuration_decides_about_owner_group_mode_and_number(instance):
     assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (240, 7)
 
 
+#: The daemon, which says as which users (real, effective and saved) it opens the state that somebody may have put there.
+SAYS_WHO_READS = """
+import os, sys
+from swtpm_svc.service.main import main
+from swtpm_svc.state.store import Store
+opened = Store.open
+def say(*words):
+    sys.stderr.write("state is read as %s\\n" % " ".join(map(str, sorted(set(os.getresuid())))))
+    return opened(*words)
+Store.open = say
+sys.exit(main())
+"""
+
+
 def test_without_udev_the_daemon_finishes_the_node(instance):
     subprocess.run(["udevadm", "control", "--exit"], check=True)
     wait_for(lambda: subprocess.run(["pidof", "systemd-udevd"], capture_output=True, check=False).returncode, "udevd to end")
     os.unlink("/run/udev/control")  # as in a container, which never had one
     try:
         one = instance(extra='[device]\nmode = "0600"\n')
+        one.program = ["-c", SAYS_WHO_READS]
         one.start()
+        assert f"state is read as {pwd.getpwnam('vtpm').pw_uid}\n" in one.log()
         found = os.stat(one.device)
         assert stat.S_IMODE(found.st_mode) == 0o600
         assert "0" not in credentials(one.pid)["Uid"]  # root's rights are gone for good
@@ -70,8 +87,6 @@ def credentials(pid):
 
 
 def test_the_daemon_runs_as_vtpm(tpm2):
-    import pwd
-
     account = pwd.getpwnam("vtpm")
     lines = credentials(tpm2.pid)
     assert lines["Uid"] == [str(account.pw_uid)] * 4
