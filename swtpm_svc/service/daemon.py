@@ -97,6 +97,10 @@ class Daemon:
         """
         if self._notifier.active:
             libtpms.hide_process()  # systemd before 253: hidden already, since it was root
+        failure = libtpms.confine()
+        if failure:
+            what = f"this kernel has no filter of system calls ({os.strerror(failure)})"
+            self._journal.log("warning", f"{what}: one instance that was taken over could signal the others")
         self._loop.on_fault = lambda error: self._events.failed(internal("while serving", error))
         passed = passed_descriptors()
         park = self._device.adopt(passed)
