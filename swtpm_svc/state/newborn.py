@@ -19,6 +19,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
@@ -31,6 +32,8 @@ NEW, MARKER, LOCK = ".new-", ".created", ".create.lock"
 #: The lock is held for as long as some fsyncs take.
 LOCK_TIME_S = 60.0
 _BASE_MODE = 0o755
+#: More than a TPM has files; what somebody else has put there may have no end.
+_NAMES_MAX = 100
 _AS_ROOT = "do this as root"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -113,8 +116,13 @@ def _is_link(path: str, base: Optional[int]) -> bool:
 
 
 def _names(directory: Directory) -> "list[str]":
-    """What is in it, but for the lock."""
-    return sorted(directory.names() - {LOCK_NAME})
+    """What is in it, but for the lock; of very much only some."""
+    try:
+        with os.scandir(directory.fd) as entries:
+            names = {entry.name for entry in islice(entries, _NAMES_MAX)}
+    except OSError as error:
+        raise read_error(directory.path, error, denied=_AS_ROOT) from error
+    return sorted(names - {LOCK_NAME})
 
 
 def install(
