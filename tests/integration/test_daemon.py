@@ -11,6 +11,7 @@ import tempfile
 import pytest
 from daemon_process import DaemonProcess
 from device_clients import wait_for
+from reading_users import PROGRAM as SAYS_WHO_READS
 from socket_service import free_ports
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, result_of
 
@@ -49,20 +50,6 @@ def test_a_tpm_without_a_device(make):
     assert not os.path.exists(daemon.control)
     assert not os.path.exists(daemon.data)
     assert "Traceback" not in daemon.log()
-
-
-#: The daemon, which says as which users (real, effective and saved) it opens the state that somebody may have put there.
-SAYS_WHO_READS = """
-import os, sys
-from swtpm_svc.service.main import main
-from swtpm_svc.state.store import Store
-opened = Store.open
-def say(*words):
-    sys.stderr.write("state is read as %s\\n" % " ".join(map(str, sorted(set(os.getresuid())))))
-    return opened(*words)
-Store.open = say
-sys.exit(main())
-"""
 
 
 @pytest.mark.needs("root")

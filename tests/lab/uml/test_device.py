@@ -16,6 +16,7 @@ import time
 import pytest
 from device_clients import Client, wait_for
 from manager import run
+from reading_users import PROGRAM as SAYS_WHO_READS
 from tcsd import Tcsd, take_ownership
 from tpm_commands import (
     CREATE_RSA,
@@ -48,20 +49,6 @@ def test_the_configuration_decides_about_owner_group_mode_and_number(instance):
     found = os.stat("/dev/tpm-for-lab")
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (9001, 9002, 0o640)
     assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (240, 7)
-
-
-#: The daemon, which says as which users (real, effective and saved) it opens the state that somebody may have put there.
-SAYS_WHO_READS = """
-import os, sys
-from swtpm_svc.service.main import main
-from swtpm_svc.state.store import Store
-opened = Store.open
-def say(*words):
-    sys.stderr.write("state is read as %s\\n" % " ".join(map(str, sorted(set(os.getresuid())))))
-    return opened(*words)
-Store.open = say
-sys.exit(main())
-"""
 
 
 def test_without_udev_the_daemon_finishes_the_node(instance):
