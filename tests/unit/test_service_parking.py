@@ -174,6 +174,27 @@ def test_a_handover_that_no_predecessor_leaves_is_as_if_it_had_been_killed(park,
     assert put(park, json.dumps(fields(**changes)).encode(), b"pv").read() is None
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("permall"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.data(), value=anything)
+def test_anything_in_any_place_is_a_handover_or_none(data, value):
+    park = Park.create("vtpm0")
+    planted = fields(openers=[[1, 0, 0, 1, False]], offered=["permall"], sizes=[1, 1, 1, 1])
+    inside = data.draw(
+        st.sampled_from([planted, planted["snapshot"], planted["openers"], planted["openers"][0], planted["sizes"]])
+    )
+    key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else list(range(len(inside)))))
+    inside[key] = value
+    found = put(park, json.dumps(planted).encode(), b"pvor").read()
+    assert found is None or isinstance(found, Handover)
+    park.close()
+
+
 @pytest.mark.parametrize(
     "text",
     [
