@@ -19,7 +19,7 @@ JOBS    ?= auto
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/ima/* packaging/completion/*)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/*)
 
 .DEFAULT_GOAL := env
 .PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
@@ -27,7 +27,7 @@ SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
 # the extension is compiled by the package's own build, so whatever decides about it is named here
-.venv/.ready: pyproject.toml setup.py swtpm_svc/tpm/_build.py swtpm_svc/tpm/binding.c tools/need.sh
+.venv/.ready: pyproject.toml setup.py swtpm_svc/tpm/_build.py swtpm_svc/tpm/binding.c swtpm_svc/tpm/confinement.c tools/need.sh
 	@tools/need.sh build
 	@[ -x $(BIN)/python ] || { echo "== $(PYTHON) -m venv .venv"; $(PYTHON) -m venv .venv; }
 	@echo "== pip install -e .[test,dev]"

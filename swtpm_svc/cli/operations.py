@@ -29,6 +29,9 @@ INFO_FLAGS = {
     "profiles": 0x40,
     "runtime-attributes": 0x80,
 }
+#: What a service answers, another user's, is believed no further than this: bytes in all, and replies for it.
+INFO_MAX_BYTES = 1 << 20
+_REPLIES_MAX = 1 << 14
 INFO_DEFAULT = "specification,attributes,features"
 CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONFIG_FLAG_MIGRATION_KEY}
 
@@ -100,11 +103,13 @@ def store_volatile(device: Device) -> Report:
 
 def save(device: Device, *, type: str, file: str) -> Report:
     first = _state_chunk(device, type, 0)
-    blob = first.data
+    blob, replies = bytearray(first.data), 1
     # only the first total is used: whether later ones count all the bytes or those that are left is not agreed on
     while len(blob) < first.total_length:
+        _refuse_endless(device, f"{type} state", max(first.total_length, len(blob)), files.BLOB_MAX_BYTES, replies)
         blob += _state_chunk(device, type, len(blob)).data
-    files.write_whole(file, blob)
+        replies += 1
+    files.write_whole(file, bytes(blob))
     is_encrypted = bool(first.state_flags & ptm.STATE_FLAG_ENCRYPTED)
     form = "encrypted" if is_encrypted else "in clear"
     return _done(device, f"the {type} state is in {file}: {len(blob)} bytes, {form}", bytes=len(blob), encrypted=is_encrypted)
@@ -140,20 +145,31 @@ def load(device: Device, *, type: str, file: str) -> Report:
 
 
 def info(device: Device, *, flags: int) -> Report:
-    text, total = b"", 1
+    text, total, replies = bytearray(), 1, 0
     while len(text) < total:
         reply = device.ask(ptm.GetInfo(flags, len(text)), ptm.InfoReply)
+        replies += 1
         total = reply.total_length if not text else total
         text += reply.data
         if not reply.data:
             break
+        _refuse_endless(device, "TPM's information", max(total, len(text)), INFO_MAX_BYTES, replies)
     try:
         values = json.loads(text.rstrip(b"\0") or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VtpmError(
             Code.PROTOCOL, f"{device.target.name}: the TPM's information is no JSON ({error})", remedy="ask for less with --flags"
         ) from error
     return Report(json.dumps(values, indent=2), {"info": values})
+
+
+def _refuse_endless(device: Device, what: str, size: int, max_bytes: int, replies: int) -> None:
+    if size > max_bytes or replies > _REPLIES_MAX:
+        raise VtpmError(
+            Code.PROTOCOL,
+            f"{device.target.name}: the {what} has no end: {size} bytes, after {replies} replies; {max_bytes} are the most",
+            remedy=f"see what serves it: {device.target.journal}; nothing was written",
+        )
 
 
 def get_config(device: Device) -> Report:

@@ -7,7 +7,8 @@
       .new-XXXXXXXX/       being written; left by a crash, removed by the next one who has the lock
       replaced-TIME-XXXX/  what an import has replaced
 
-What is written belongs to whom DIRECTORY belongs to, so that root can make a CA that the service's user reads.
+What is written belongs to whom DIRECTORY belongs to, so that root can make a CA that the service's user reads. What others
+could have put there is not used: not where they can write to DIRECTORY, and not what is another user's than DIRECTORY is.
 """
 
 import fcntl
@@ -27,6 +28,7 @@ DIRECTORY = "/var/lib/vtpm-ca"
 CURRENT, NEXT, NEW, REPLACED, LOCK = "current", "next", ".new-", "replaced-", ".lock"
 #: More than any chain or key; what is larger is not read into memory.
 FILE_MAX_BYTES = 1 << 20
+_FILES_MAX = 16
 #: The lock is held for as long as two keys and some fsyncs take.
 LOCK_TIME_S = 60.0
 RESTORE = "restore the directory of the CA from a backup; nothing was changed"
@@ -73,15 +75,27 @@ class CaDirectory:
     def _read_current(self) -> Optional[FileSet]:
         path = os.path.join(self.path, CURRENT)
         try:
-            folder = os.open(path, _FOLDER)
+            above = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _refuse_writable(above, self.path, self.path)
+                folder = os.open(CURRENT, _FOLDER, dir_fd=above)
+                owner = os.fstat(above)
+            finally:
+                os.close(above)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unreadable(path, error) from error
         try:
-            owner = os.fstat(folder)
-            files = {name: self._read_file(folder, name) for name in sorted(os.listdir(folder))}
-            return FileSet(files, owner.st_uid, owner.st_gid)
+            found = os.fstat(folder)
+            if found.st_uid != owner.st_uid:
+                cause = f"belongs to the user {found.st_uid}, and {self.path} to {owner.st_uid}"
+                raise unusable(path, cause, f"see who put it there: ls -l {quote(self.path)}")
+            _refuse_writable(folder, path, self.path)
+            names = sorted(os.listdir(folder))
+            if len(names) > _FILES_MAX:
+                raise unusable(path, f"has {len(names)} files, which no CA has")
+            return FileSet({name: self._read_file(folder, name) for name in names}, found.st_uid, found.st_gid)
         except OSError as error:
             raise self._unreadable(path, error) from error
         finally:
@@ -128,8 +142,7 @@ class CaDirectory:
         except OSError as error:
             raise _write_error(self.path, error) from error
         try:
-            if os.fstat(folder).st_mode & 0o022:
-                raise unusable(self.path, "may be written by others", self._close_remedy(folder))
+            _refuse_writable(folder, self.path, self.path)
             lock = self._lock(folder)
             try:
                 locked = LockedCaDirectory(self.path, folder)
@@ -140,24 +153,14 @@ class CaDirectory:
         finally:
             os.close(folder)
 
-    def _close_remedy(self, folder: int) -> str:
-        """Of a directory that is a CA's, and nothing else: /tmp, named by mistake, stays as it is."""
-        try:
-            is_ours = all(name in (CURRENT, NEXT, LOCK) or name.startswith((NEW, REPLACED)) for name in os.listdir(folder))
-        except OSError:
-            is_ours = False
-        if not is_ours:
-            return "name a directory that has nothing but the CA in it: --ca DIR, or ca in [provision]"
-        return f"see that nothing in it is a stranger's: ls -laR {quote(self.path)}; then chmod go-w {quote(self.path)}"
-
     def _lock(self, folder: int) -> int:
         path = os.path.join(self.path, LOCK)
         try:
-            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
         except OSError as error:
             raise _write_error(path, error) from error
         try:
-            _give_to_owner(lock, folder)
+            self._make_lock_owners(lock, folder, path)
             deadline = time.monotonic() + LOCK_TIME_S
             while True:
                 try:
@@ -177,6 +180,19 @@ class CaDirectory:
         except BaseException:
             os.close(lock)
             raise
+
+    @staticmethod
+    def _make_lock_owners(lock: int, folder: int, path: str) -> None:
+        """For its owner alone to hold. Root gives away nothing that could be more than the empty file that it has just made."""
+        found, owner = os.fstat(lock), os.fstat(folder)
+        is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        is_new = found.st_uid == os.geteuid() and found.st_size == 0
+        if not is_plain or not (is_new or found.st_uid == owner.st_uid):
+            cause = f"is not a lock that was made here: a link, or the user {found.st_uid}'s"
+            raise unusable(path, cause, f"see what it is (ls -l {path}), and remove it")
+        _give_to_owner(lock, folder)
+        if found.st_mode & 0o077:
+            os.fchmod(lock, 0o600)
 
 
 class LockedCaDirectory:
@@ -262,6 +278,22 @@ class LockedCaDirectory:
         finally:
             os.close(folder)
         os.rmdir(name, dir_fd=self._folder)
+
+
+def _refuse_writable(folder: int, path: str, directory: str) -> None:
+    if os.fstat(folder).st_mode & 0o022:
+        raise unusable(path, "may be written by others", _close_remedy(path, directory))
+
+
+def _close_remedy(path: str, directory: str) -> str:
+    """Of what is in a CA's directory, or that itself if it is nothing else: /tmp, named by mistake, stays as it is."""
+    try:
+        is_ours = all(name in (CURRENT, NEXT, LOCK) or name.startswith((NEW, REPLACED)) for name in os.listdir(directory))
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        return "name a directory that has nothing but the CA in it: --ca DIR, or ca in [provision]"
+    return f"see that nothing in it is a stranger's: ls -laR {quote(path)}; then chmod go-w {quote(path)}"
 
 
 def _write_error(path: str, error: OSError) -> VtpmError:

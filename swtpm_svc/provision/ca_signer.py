@@ -15,8 +15,10 @@ what makes the certificate does not know the difference.
 
 import os
 import pwd
+import selectors
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Union
 
@@ -29,6 +31,8 @@ from swtpm_svc.errors import Code, VtpmError, quote
 
 SIGN_TIME_S = 60.0
 SIGNATURE_MAX_BYTES = 4096
+_OUTPUT_MAX_BYTES, _COMPLAINT_BYTES = 1 << 20, 4096
+_ONLY_THE_SIGNATURE = "let it write the signature to standard output, and nothing else"
 
 PublicKey = Union[rsa.RSAPublicKey, ec.EllipticCurvePublicKey]
 PrivateKey = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
@@ -161,7 +165,7 @@ def _run(command: Command, message: bytes) -> bytes:
         ) from error
     with process:
         try:
-            output, complaint = process.communicate(message, timeout=SIGN_TIME_S)
+            output, complaint = _exchange(command, process, message)
         except BaseException as error:
             with suppress(OSError):  # all that it has started, too: one of them may be what has not ended
                 os.killpg(process.pid, signal.SIGKILL)
@@ -177,8 +181,41 @@ def _run(command: Command, message: bytes) -> bytes:
             "try it by hand; vtpmctl ca show has all of the command",
         )
     if not 0 < len(output) <= SIGNATURE_MAX_BYTES:
-        raise _failed(command, f"gave {len(output)} bytes", "let it write the signature to standard output, and nothing else")
+        raise _failed(command, f"gave {len(output)} bytes", _ONLY_THE_SIGNATURE)
     return output
+
+
+def _exchange(command: Command, process: "subprocess.Popen[bytes]", message: bytes) -> "tuple[bytes, bytes]":
+    """As communicate(), but the command may be another user's: output without an end is not taken, of complaints the end is kept.
+
+    Raises:
+        subprocess.TimeoutExpired. VtpmError CA_SIGNER: too much came.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(message)  # a certificate is smaller than a pipe, so this does not wait
+    deadline = time.monotonic() + SIGN_TIME_S
+    output, complaint = b"", b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _events in selector.select(max(0.0, deadline - time.monotonic())):
+                piece = os.read(key.fd, 65536)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stdout:
+                    output += piece
+                else:
+                    complaint = (complaint + piece)[-_COMPLAINT_BYTES:]
+            if len(output) > _OUTPUT_MAX_BYTES:
+                raise _failed(command, f"gave {len(output)} bytes, and more", _ONLY_THE_SIGNATURE)
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(process.args, SIGN_TIME_S)
+    process.wait(max(0.0, deadline - time.monotonic()))
+    return output, complaint
 
 
 def _groups(command: Command) -> "list[int]":

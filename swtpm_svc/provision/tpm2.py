@@ -19,6 +19,8 @@ Execute = Callable[[bytes], bytes]
 _OWNER_PERSISTENT_LAST = 0x817FFFFF
 #: How many handles to ask for in one command; a TPM may give fewer.
 _HANDLES_AT_ONCE = 64
+#: More than any TPM has persistent objects or NV indices; what answers need not be a TPM.
+_HANDLES_MAX = 4096
 
 
 class Tpm2:
@@ -85,6 +87,8 @@ class Tpm2:
             found += [handle for handle in some if first <= handle <= last]
             if not some or not is_more:
                 break
+            if len(found) > _HANDLES_MAX:
+                raise ProtocolError(f"it lists more than {_HANDLES_MAX} handles")
             first = max(some[-1], first) + 1
         return found
 

@@ -11,7 +11,7 @@ with the exit status that says whether another start can help.
 import os
 import sys
 
-from swtpm_svc.errors import VtpmError
+from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import kernel_tpm
@@ -32,7 +32,9 @@ def start(config: Config, notifier: Notifier) -> None:
     """
     if config.provision.enabled:
         _provision(config, notifier)
-    if config.vtpm_proxy.enabled and not kernel_tpm.has_one(config.instance, config.tpm.version):
+    if not config.vtpm_proxy.enabled:
+        kernel_tpm.forget(config.instance)
+    elif not kernel_tpm.has_one(config.instance, config.tpm.version):
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
         os.close(kernel_tpm.make(config.instance, config.tpm.version, notifier).fd)
     if config.fuse.enabled:
@@ -79,6 +81,8 @@ def main(arguments: "list[str]") -> int:
         verbs[verb](config, Notifier())
     except VtpmError as error:
         Journal(instance, config.tpm.version, "info", to_stderr=False).error(error)
+    except Exception as error:  # whatever is found in a directory that is another user's: an entry, not a traceback
+        Journal(instance, config.tpm.version, "info", to_stderr=False).error(internal(f"at vtpm-attach {verb}", error))
     return 0
 
 

@@ -1,7 +1,8 @@
 """The daemon of one instance: from its configuration to READY, what it does on signals, and how it ends.
 
 Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM, device node, READY. Whatever fails before
-the node exists leaves no trace; READY means that a client can open the device and get answers (design D11).
+the node exists leaves no trace; READY means that a client can open the device and get answers (design D11). Without udev the
+node comes before the privileges: to finish it takes root, which nothing that reads the state may become again.
 """
 
 import gc
@@ -29,7 +30,7 @@ from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.main import Options
 from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
-from swtpm_svc.service.privileges import Privileges, find_account
+from swtpm_svc.service.privileges import become, find_account
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
@@ -97,12 +98,19 @@ class Daemon:
         """
         if self._notifier.active:
             libtpms.hide_process()  # systemd before 253: hidden already, since it was root
+        failure = libtpms.confine()
+        if failure:
+            what = f"this kernel has no filter of system calls ({os.strerror(failure)})"
+            self._journal.log("warning", f"{what}: one instance that was taken over could signal the others")
         self._loop.on_fault = lambda error: self._events.failed(internal("while serving", error))
         passed = passed_descriptors()
         park = self._device.adopt(passed)
         self._device.obtain(passed)
         kernel = kernel_tpm.obtain(self._config, passed, self._notifier)
-        privileges = self._leave_root(udev=park is not None or udev.is_running())
+        by_hand = park is None and not udev.is_running()
+        if by_hand:
+            self._device.make(by_hand=True)
+        self._leave_root()
         self._keys = state_keys.load(self._config.state)
         self._store = Store.open(self._config.state.directory, self._config.tpm.version, self._keys.state)
         with self._store, RecordFile.open(self._store, self._journal) as record:
@@ -115,8 +123,9 @@ class Daemon:
             if not resumed:
                 self._power_on()
             if park is None:
-                park = self._device.make(privileges)
-                privileges.drop()
+                if not by_hand:
+                    self._device.make(by_hand=False)
+                park = self._device.park()
             self._dispatcher = self._make_dispatcher()
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
@@ -136,15 +145,13 @@ class Daemon:
             finally:
                 self._frontends.close(has_successor=self._notifier.active)
 
-    def _leave_root(self, *, udev: bool) -> Privileges:
+    def _leave_root(self) -> None:
         user = self._options.user
-        privileges = Privileges(find_account(user) if os.geteuid() == 0 and user != "root" else None)
-        if not later.is_readable():
-            with privileges.raised():
+        if os.geteuid() == 0 and user != "root":
+            account = find_account(user)
+            if not later.is_readable_by(account):
                 later.import_all(self._config)
-        if udev:
-            privileges.drop()
-        return privileges
+            become(account)
 
     def _refuse_unprovisioned(self) -> None:
         """What vtpm-attach has not made is not made here without keys and certificates."""

@@ -10,12 +10,10 @@ from typing import Any, Optional
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends import cuse_device
 from swtpm_svc.service import config as configuration
-from swtpm_svc.service import udev
 from swtpm_svc.service.config import DeviceConfig
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.notify import Descriptors, Notifier
 from swtpm_svc.service.parking import Park
-from swtpm_svc.service.privileges import Privileges
 
 #: Names in systemd's descriptor store.
 PARKED_DEVICE = "cuse-live"
@@ -86,21 +84,23 @@ class ServedDevice:
         for spare in offered:  # OpenFile= opens a new one at every start
             os.close(spare)
 
-    def make(self, privileges: Privileges) -> Park:
-        """Have the kernel make the device, and udev finish its node; both descriptors are parked then.
+    def make(self, *, by_hand: bool) -> None:
+        """Have the kernel make the device, and udev finish its node; or, `by_hand`, finish it ourselves, which takes root.
 
         Raises:
             VtpmError DEVICE_REJECTED, DEVICE_NOT_READY
         """
+        if self.fd is None:
+            return
         config = self._config
-        if self.fd is not None:
-            cuse_device.initialise(self.fd, config.name, config.major, config.minor)
-            if not udev.is_running():
-                with privileges.raised():
-                    cuse_device.finish_by_hand(self._node)
-            cuse_device.wait_until_finished(self._node, NODE_TIMEOUT_S)
+        cuse_device.initialise(self.fd, config.name, config.major, config.minor)
+        if by_hand:
+            cuse_device.finish_by_hand(self._node)
+        cuse_device.wait_until_finished(self._node, NODE_TIMEOUT_S)
+
+    def park(self) -> Park:
+        """Leave the device, and memory beside it, to successors. Only once clients can open it and get answers."""
         park = Park.create(self._name)
-        # only now: a node that nobody can open must not be a successor's start
         self._notifier.park(PARKED_MEMORY, park.fd)
         if self.fd is not None:
             self._notifier.park(PARKED_DEVICE, self.fd)

@@ -1,14 +1,15 @@
 """The kernel's TPM of an instance (vtpm_proxy): made by root, kept by systemd over restarts, and noted where udev finds it.
 
-The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so that is in
-a file in the instance's runtime directory, which lives as long as the store does. The file is there before the kernel's
-devices are: those wait for our first answers. So udev's rule can name the instance that a /dev/tpmN belongs to.
+The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so root notes that
+(service/kernel_tpm_record.py). The note is there before the kernel's devices are: those wait for our first answers. So udev's
+rule can name the instance that a /dev/tpmN belongs to.
 """
 
 import os
 import select
 import stat
 import time
+from contextlib import suppress
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
@@ -33,21 +34,34 @@ def make(instance: str, version: str, notifier: Notifier) -> KernelTpm:
         VtpmError KERNEL_TPM_UNAVAILABLE
     """
     tpm = create(version)
-    path = _record_path(instance)
-    if os.path.isdir(os.path.dirname(path)):  # else started by hand
-        kernel_tpm_record.write(path, KernelTpmRecord(tpm.number, version))
+    run = _run_directory(instance)
+    if os.path.isdir(f"{run}/{instance}"):  # else started by hand
+        try:
+            kernel_tpm_record.write(instance, KernelTpmRecord(tpm.number, version), run)
+        except OSError as error:
+            os.close(tpm.fd)
+            cause = f"{run}/{kernel_tpm_record.FOLDER}/{instance} cannot be written: {error.strerror}"
+            remedy = f"see what is there: ls -la {run}/{kernel_tpm_record.FOLDER}"
+            raise VtpmError(Code.KERNEL_TPM_UNAVAILABLE, cause, remedy=remedy) from error
     notifier.park(PARKED_KERNEL_TPM, tpm.fd)
     return tpm
 
 
 def has_one(instance: str, version: str) -> bool:
     """Is there one from before a restart?"""
-    recorded = kernel_tpm_record.read(_record_path(instance))
+    recorded = kernel_tpm_record.read(instance, _run_directory(instance))
     return recorded is not None and recorded.version == version and os.path.exists(f"/sys/class/tpm/tpm{recorded.number}")
 
 
-def _record_path(instance: str) -> str:
-    return runtime_path(instance, kernel_tpm_record.FILE_NAME)
+def forget(instance: str) -> None:
+    """There is to be none: what was noted goes, as far as the process may do that."""
+    with suppress(OSError):
+        kernel_tpm_record.remove(instance, _run_directory(instance))
+
+
+def _run_directory(instance: str) -> str:
+    """In which the runtime directory of the instance is, and those of others."""
+    return os.path.dirname(os.path.dirname(runtime_path(instance, "status")))
 
 
 def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[KernelTpm]:
@@ -63,7 +77,7 @@ def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[
     fds = passed.pop(PARKED_KERNEL_TPM, [])
     if not fds:
         return make(instance, version, notifier)
-    recorded = kernel_tpm_record.read(_record_path(instance))
+    recorded = kernel_tpm_record.read(instance, _run_directory(instance))
     if len(fds) == 1 and recorded is not None and recorded.version == version and _is_alive(fds[0]):
         return KernelTpm(fds[0], recorded.number)
     discard(instance, fds, notifier)
@@ -83,10 +97,7 @@ def discard(instance: str, fds: "list[int]", notifier: Notifier) -> None:
     notifier.unpark(PARKED_KERNEL_TPM)
     for fd in fds:
         os.close(fd)
-    try:
-        os.unlink(_record_path(instance))
-    except OSError:
-        pass
+    forget(instance)
 
 
 def wait_until_made(tpm: KernelTpm, version: str, timeout_s: float = NODES_TIMEOUT_S) -> None:

@@ -1,15 +1,20 @@
-"""Which TPM of the kernel belongs to an instance: a file in its runtime directory, /run/vtpm/NAME/kernel-tpm.
+"""Which TPM of the kernel belongs to an instance: /run/vtpm/.kernel-tpm/NAME, in a directory that only root writes to.
 
-It holds one line such as "tpm3 2.0": the kernel's name and the TPM's version. The directory belongs to the service's
-user, and root reads and writes here too: no link is followed, and nothing but such a line is believed.
+It holds one line such as "tpm3 2.0 4711": the kernel's name, the TPM's version, and the inode of /run/vtpm/NAME. That one
+systemd makes and removes together with the descriptor that keeps the TPM, so what a stopped service has left does not count.
+/run/vtpm/NAME itself is no place for what root and udev believe: it belongs to the service's user.
 """
 
 import os
 import re
+from contextlib import suppress
 from typing import NamedTuple, Optional
 
-FILE_NAME = "kernel-tpm"
-_LINE = re.compile(r"tpm([0-9]{1,5}) (1\.2|2\.0)\n")
+#: In the directory of the instances' runtime directories; no instance has such a name.
+FOLDER = ".kernel-tpm"
+RUNTIME_DIRECTORY = "/run/vtpm"
+_NEW = ".new-"
+_LINE = re.compile(r"tpm([0-9]{1,5}) (1\.2|2\.0) ([0-9]{1,20})\n")
 
 
 class KernelTpmRecord(NamedTuple):
@@ -17,36 +22,61 @@ class KernelTpmRecord(NamedTuple):
     version: str
 
 
-def read(path: str) -> Optional[KernelTpmRecord]:
-    """None where there is no such file, or it says something else."""
+def read(instance: str, run: str = RUNTIME_DIRECTORY) -> Optional[KernelTpmRecord]:
+    """None where there is no record, it says something else, or it is of a service that was stopped meanwhile."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(_path(instance, run), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        found = _LINE.fullmatch(os.read(fd, 32).decode("ascii"))
+        found = _LINE.fullmatch(os.read(fd, 64).decode("ascii"))
+        is_current = found is not None and int(found[3]) == os.stat(f"{run}/{instance}").st_ino
     except (OSError, UnicodeDecodeError):
         return None
     finally:
         os.close(fd)
-    return KernelTpmRecord(int(found[1]), found[2]) if found else None
+    return KernelTpmRecord(int(found[1]), found[2]) if found and is_current else None
 
 
-def write(path: str, record: KernelTpmRecord) -> None:
-    """There whole or not at all; readable by all.
+def find(number: int, run: str = RUNTIME_DIRECTORY) -> Optional[str]:
+    """The instance whose the kernel's TPM of this number is."""
+    try:
+        names = sorted(name for name in os.listdir(f"{run}/{FOLDER}") if not name.startswith(_NEW))
+    except OSError:
+        return None
+    records = ((name, read(name, run)) for name in names)
+    return next((name for name, record in records if record is not None and record.number == number), None)
+
+
+def write(instance: str, record: KernelTpmRecord, run: str = RUNTIME_DIRECTORY) -> None:
+    """There whole or not at all, readable by all. What others have noted of that number is over: it was given anew.
 
     Raises:
         OSError
     """
-    temporary = f"{path}.new"
-    try:
+    folder = f"{run}/{FOLDER}"
+    with suppress(FileExistsError):
+        os.mkdir(folder)
+        os.chmod(folder, 0o755)  # whatever the umask is
+    while (other := find(record.number, run)) is not None:
+        remove(other, run)
+    temporary = f"{folder}/{_NEW}{os.getpid()}"
+    with suppress(FileNotFoundError):
         os.unlink(temporary)
-    except FileNotFoundError:
-        pass
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        os.fchmod(fd, 0o644)  # whatever the umask is
-        os.write(fd, f"tpm{record.number} {record.version}\n".encode())
+        os.fchmod(fd, 0o644)
+        os.write(fd, f"tpm{record.number} {record.version} {os.stat(f'{run}/{instance}').st_ino}\n".encode())
     finally:
         os.close(fd)
-    os.rename(temporary, path)
+    os.rename(temporary, _path(instance, run))
+
+
+def remove(instance: str, run: str = RUNTIME_DIRECTORY) -> None:
+    """Nothing if there is none. Raises: OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(_path(instance, run))
+
+
+def _path(instance: str, run: str) -> str:
+    return f"{run}/{FOLDER}/{instance}"

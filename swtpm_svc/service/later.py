@@ -9,12 +9,14 @@ import sys
 from importlib import import_module
 
 from swtpm_svc.service.config import Config
+from swtpm_svc.service.privileges import Account
 
 #: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and wrong.
 MODULES = (
     *(("tomllib",) if sys.version_info >= (3, 11) else ("tomli",)),
     "json",
     "difflib",
+    "shlex",
     "systemd._journal",
     "swtpm_svc.provision.ek_templates",
     "swtpm_svc.provision.public_key",
@@ -23,9 +25,16 @@ MODULES = (
 )
 
 
-def is_readable() -> bool:
-    """May the user that this process is now read the modules?"""
-    return os.access(__file__, os.R_OK)
+def is_readable_by(account: Account) -> bool:
+    """May `account` read the modules? For root, which goes on with the groups of `account`."""
+    os.initgroups(account.name, account.gid)
+    os.setegid(account.gid)
+    os.seteuid(account.uid)
+    try:
+        return os.access(__file__, os.R_OK, effective_ids=True)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def import_all(config: Config) -> None:

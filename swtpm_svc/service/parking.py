@@ -8,6 +8,9 @@
 
 A successor of a killed process finds no complete handover; then the slot and the ids name the requests whose clients
 wait for an answer that nobody else will give.
+
+The predecessor may have been taken over, and the successor may be root still when it looks at the header. So all of it has
+bounds and is checked, and what is not as a predecessor leaves it counts as if that had been killed.
 """
 
 import fcntl
@@ -19,12 +22,14 @@ from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
-from swtpm_svc.tpm.tpm import Snapshot
+from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.state.store import NAMES
+from swtpm_svc.tpm.tpm import Power, Snapshot
 from swtpm_svc.wire import fuse
 
 _MAGIC = b"vtpmpark"
 _LAYOUT = 1
-_HEADER = Struct("=8sIIQ32s")  # magic, layout, 1: the handover is complete, its length in bytes, the device's name
+_HEADER = Struct("=8sIIQ64s")  # magic, layout, 1: the handover is complete, its length in bytes, the device's name
 _IDENTITY = Struct("=8sI")
 _WAITERS_START = PAGESIZE
 _POLLS_START = 3 * PAGESIZE
@@ -32,7 +37,18 @@ _SLOT_START = 5 * PAGESIZE
 _HANDOVER_START = 32 * PAGESIZE
 assert _SLOT_START + SLOT_SIZE <= _HANDOVER_START
 
+#: Far above what a state, what was offered and the responses of all openers take.
+_HANDOVER_MAX = 16 << 20
+_TEXT_MAX = 1 << 20
+_DIGITS_MAX = 20
+_LOCALITY_MAX = 4
+
+_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has no name for it
+#: A park is written to.
+_SEALS_AGAINST_WRITING = fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | _SEAL_FUTURE_WRITE
+
 _UNIQUE = Struct("=Q")
+_UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
 
 class Handover(NamedTuple):
@@ -105,14 +121,22 @@ class Park:
         Raises:
             VtpmError PROTOCOL: it is none, or of another layout.
         """
-        if os.fstat(fd).st_size < _HANDOVER_START or os.pread(fd, _IDENTITY.size, 0) != _IDENTITY.pack(_MAGIC, _LAYOUT):
-            os.close(fd)
-            raise VtpmError(
-                Code.PROTOCOL,
-                "what a predecessor left in systemd's descriptor store is of another layout",
-                remedy="nothing is to be done: the device is made anew, and its clients open it again",
-            )
-        return cls(fd, was_adopted=True)
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+            is_one = bool(seals & fcntl.F_SEAL_SHRINK) and not seals & _SEALS_AGAINST_WRITING
+            is_one = is_one and _HANDOVER_START <= os.fstat(fd).st_size <= _HANDOVER_START + _HANDOVER_MAX
+            if is_one and os.pread(fd, _IDENTITY.size, 0) == _IDENTITY.pack(_MAGIC, _LAYOUT):
+                park = cls(fd, was_adopted=True)
+                if _is_name(park._header()[4].rstrip(b"\0")):
+                    return park
+        except OSError:  # no memory at all
+            pass
+        os.close(fd)
+        raise VtpmError(
+            Code.PROTOCOL,
+            "what a predecessor left in systemd's descriptor store is not of this layout",
+            remedy="none is needed: the TPM starts as after a kill",
+        )
 
     def close(self) -> None:
         os.close(self.fd)
@@ -155,6 +179,8 @@ class Park:
             sizes=[len(blob) for blob in blobs],
         )
         data = json.dumps(fields).encode() + b"\n" + b"".join(blobs)
+        if len(data) > _HANDOVER_MAX:
+            return  # no successor takes it
         written = 0
         while written < len(data):
             written += os.pwrite(self.fd, data[written:], _HANDOVER_START + written)
@@ -165,23 +191,13 @@ class Park:
 
         It stays until `forget`: a start that fails leaves it to the next one.
         """
-        import json
-
         _magic, _layout, complete, length, _name = self._header()
-        if not complete:
+        if not complete or length > _HANDOVER_MAX:
             return None
-        data = os.pread(self.fd, length, _HANDOVER_START)
         try:
-            text, _, rest = data.partition(b"\n")
-            fields = json.loads(text)
-            blobs = _split(rest, fields.pop("sizes"))
-            permanent, volatile = blobs.pop(0), blobs.pop(0)
-            offered = {name: blobs.pop(0) for name in fields.pop("offered")}
-            values = dict(fields["snapshot"], permanent=permanent, volatile=volatile, offered=offered)
-            openers = [_opener(opener, response) for opener, response in zip(fields["openers"], blobs)]
-            return Handover(**dict(fields, snapshot=Snapshot(**values), openers=openers))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            return None  # of another version: as if it had been killed
+            return _decode(os.pread(self.fd, length, _HANDOVER_START))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return None  # of another version, or of somebody who was no daemon: as if it had been killed
 
     def forget(self) -> None:
         """There is no handover any more, and its secrets are gone: it was taken, and what follows makes it old."""
@@ -190,9 +206,81 @@ class Park:
         os.pwrite(self.fd, bytes(size - _HANDOVER_START), _HANDOVER_START)
 
 
+def _is_name(name: bytes) -> bool:
+    """Could a device be called so? Empty: there is none."""
+    return name.isascii() and name.decode("ascii", "replace").isprintable() and b"/" not in name
+
+
+def _decode(data: bytes) -> Handover:
+    """Raises: ValueError, TypeError and others: it is no handover."""
+    import json
+
+    text, _, rest = data.partition(b"\n")
+    if len(text) > _TEXT_MAX:
+        raise ValueError("its description has no end")
+    fields = json.loads(text, parse_int=_integer, parse_float=_no_number, parse_constant=_no_number)
+    plain, offered, openers = fields["snapshot"], fields["offered"], fields["openers"]
+    blobs = _split(rest, [_number(size, _HANDOVER_MAX) for size in fields["sizes"]])
+    permanent, volatile = blobs.pop(0), blobs.pop(0)
+    if len(blobs) != len(offered) + len(openers) or len(openers) > MAX_OPENERS or not {*offered} <= {*NAMES}:
+        raise ValueError("its parts do not fit")
+    snapshot = Snapshot(
+        power=Power(plain["power"]).value,
+        locality=_number(plain["locality"], _LOCALITY_MAX),
+        permanent=permanent,
+        volatile=volatile,
+        is_shut_down=_flag(plain["is_shut_down"]),
+        volatile_is_stored=_flag(plain["volatile_is_stored"]),
+        offered={name: blobs.pop(0) for name in offered},
+    )
+    return Handover(
+        tpm_version=_text(fields["tpm_version"]),
+        state_directory=_text(fields["state_directory"]),
+        commands=_number(fields["commands"], _UINT64_MAX),
+        restarts=_number(fields["restarts"], _UINT64_MAX),
+        snapshot=snapshot,
+        openers=[_opener(opener, response) for opener, response in zip(openers, blobs)],
+    )
+
+
 def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
     handle, uid, gid, pid, in_transfer = fields
-    return OpenerRecord(handle, uid, gid, pid, in_transfer, response)
+    return OpenerRecord(
+        _number(handle, _UINT64_MAX),
+        _number(uid, _UINT32_MAX),
+        _number(gid, _UINT32_MAX),
+        _number(pid, _UINT32_MAX),
+        _flag(in_transfer),
+        response,
+    )
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS_MAX:
+        raise ValueError("a number without an end")
+    return int(digits)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is not expected")
+
+
+def _number(value: object, maximum: int) -> int:
+    if type(value) is not int or not 0 <= value <= maximum:
+        raise ValueError(f"{value!r} is no number up to {maximum}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _split(data: bytes, sizes: "list[int]") -> "list[bytes]":

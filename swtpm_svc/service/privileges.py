@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from swtpm_svc.errors import Code, VtpmError
 
@@ -31,36 +31,8 @@ def find_account(name: str) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 
-class Privileges:
-    """Root's rights, as long as they are needed. Everything but `with privileges.raised():` runs as `account`."""
-
-    def __init__(self, account: Optional[Account]) -> None:
-        self._account = account
-        if account is not None:
-            os.initgroups(account.name, account.gid)  # the control group, to which the control socket is given
-            os.setresgid(account.gid, account.gid, account.gid)
-            os.setresuid(account.uid, account.uid, 0)
-
-    def drop(self) -> None:
-        """For good."""
-        if self._account is not None:
-            os.setresuid(self._account.uid, self._account.uid, self._account.uid)
-            self._account = None
-
-    def raised(self) -> "_Raised":
-        """Root once more, before `drop`."""
-        return _Raised(needed=self._account is not None)
-
-
-class _Raised:
-    def __init__(self, *, needed: bool) -> None:
-        self._needed = needed
-        self._user = os.geteuid()
-
-    def __enter__(self) -> None:
-        if self._needed:
-            os.seteuid(0)
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._needed:
-            os.seteuid(self._user)
+def become(account: Account) -> None:
+    """From root to `account`, for good."""
+    os.initgroups(account.name, account.gid)  # the control group, to which the control socket is given
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)

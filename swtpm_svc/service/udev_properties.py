@@ -19,7 +19,6 @@ from swtpm_svc.service import config, kernel_tpm_record
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.config_schema import NAME_PATTERN
 
-RUNTIME_DIRECTORY = "/run/vtpm"
 _KERNEL_TPM = re.compile(r"tpm(?:rm)?([0-9]{1,5})")
 
 
@@ -42,20 +41,11 @@ def find(device_name: str, directory: str = config.CONFIG_DIRECTORY) -> Optional
     return None
 
 
-def find_kernel_tpm(device_name: str, directory: str = RUNTIME_DIRECTORY) -> Optional[str]:
+def find_kernel_tpm(device_name: str, run: str = kernel_tpm_record.RUNTIME_DIRECTORY) -> Optional[str]:
     """The instance whose TPM the kernel knows by this name."""
     match = _KERNEL_TPM.fullmatch(device_name)
-    if match is None:
-        return None
-    try:
-        names = sorted(name for name in os.listdir(directory) if NAME_PATTERN.fullmatch(name))
-    except OSError:
-        return None
-    for name in names:
-        recorded = kernel_tpm_record.read(f"{directory}/{name}/{kernel_tpm_record.FILE_NAME}")
-        if recorded is not None and recorded.number == int(match[1]):
-            return name
-    return None
+    name = kernel_tpm_record.find(int(match[1]), run) if match else None
+    return name if name is not None and NAME_PATTERN.fullmatch(name) else None
 
 
 def properties(found: Config) -> str:

@@ -1,4 +1,4 @@
-"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build: what Python sees of binding.c."""
+"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build: what Python sees of the C files."""
 
 from pathlib import Path
 
@@ -39,6 +39,7 @@ ffibuilder.cdef(
     int        vtpm_has_profiles(void);
     TPM_RESULT vtpm_set_profile(const char *profile);
     void       vtpm_hide_process(void);
+    int        vtpm_confine(void);
 
     uint32_t       vtpm_locality;
     unsigned char *vtpm_response;
@@ -64,7 +65,7 @@ ffibuilder.cdef(
 
 ffibuilder.set_source(
     "swtpm_svc.tpm._libtpms",
-    Path(__file__).with_name("binding.c").read_text(encoding="ascii"),
+    "".join(Path(__file__).with_name(name).read_text(encoding="ascii") for name in ("confinement.c", "binding.c")),
     libraries=["tpms"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

@@ -310,3 +310,8 @@ def set_profile(profile: str) -> None:
 def hide_process() -> None:
     """Processes of the same user, such as other TPMs, no longer reach this one through /proc (proc(5), "dumpable")."""
     lib.vtpm_hide_process()
+
+
+def confine() -> int:
+    """From here on this process signals no other one, nor changes its limits (confinement.c). For good; 0, or the errno."""
+    return int(lib.vtpm_confine())

@@ -115,6 +115,9 @@ def test_a_pkcs11_token_signs(tmp_path, kind, monkeypatch):
         ("kill -9 $$", "failed with status -9"),
         ("true", "gave 0 bytes"),
         ("cat /dev/zero | head -c 100000", "gave 100000 bytes"),
+        ("cat /dev/zero", " bytes, and more"),
+        ("cat /dev/zero >&2", "gave no answer in"),
+        ("head -c 10000000 /dev/zero >&2; echo the end >&2; exit 1", "the end"),
         ("echo nonsense", "are no signature by the key"),
         ("head -c 64 /dev/zero", "are no signature by the key"),
         ("openssl dgst -sha256 -sign OTHER", "are no signature by the key"),
@@ -122,7 +125,8 @@ def test_a_pkcs11_token_signs(tmp_path, kind, monkeypatch):
         ("exec <&-; sleep 0.1; openssl dgst -sha256 -sign KEY /etc/hostname", "are no signature by the key"),
     ],
 )
-def test_a_signer_that_does_not_sign_is_refused(tmp_path, capsys, text, words):
+def test_a_signer_that_does_not_sign_is_refused(tmp_path, monkeypatch, capsys, text, words):
+    monkeypatch.setattr(ca_signer, "SIGN_TIME_S", 5.0)
     key, certificate = make_issuer(tmp_path, "p256")
     other, _ = make_issuer(tmp_path, "p384")
     signer = script(tmp_path / "signer", text.replace("KEY", str(key)).replace("OTHER", str(other)))

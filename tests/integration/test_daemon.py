@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from daemon_process import DaemonProcess
+from device_clients import wait_for
+from reading_users import PROGRAM as SAYS_WHO_READS
 from socket_service import free_ports
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, result_of
 
@@ -47,6 +50,23 @@ def test_a_tpm_without_a_device(make):
     assert not os.path.exists(daemon.control)
     assert not os.path.exists(daemon.data)
     assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.needs("root")
+def test_nothing_that_reads_the_state_can_be_root_again(make):
+    with tempfile.TemporaryDirectory(prefix="vtpm-daemon-", dir="/tmp") as folder:
+        daemon = DaemonProcess(folder)
+        for path in (folder, daemon.state):
+            os.chown(path, 65534, 65534)
+        words = [sys.executable, "-c", SAYS_WHO_READS, "--config", daemon.config, "--foreground", "--user", "nobody"]
+        with open(daemon.log_path, "wb") as log:
+            daemon.process = subprocess.Popen(words, env={**os.environ, "RUNTIME_DIRECTORY": folder}, stderr=log)
+        try:
+            wait_for(lambda: "info: ready" in daemon.log() or daemon.process.poll() is not None, "the start")
+            assert "info: ready" in daemon.log()
+            assert "state is read as 65534\n" in daemon.log()
+        finally:
+            daemon.stop()
 
 
 def test_two_daemons_on_one_state_directory(make, tmp_path):

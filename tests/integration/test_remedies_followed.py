@@ -225,8 +225,9 @@ def test_root_that_acts_for_a_directorys_owner_is_not_told_to_be_root(host):
     """Below a directory that is somebody's, root makes a TPM as that user, who may not be let in there."""
     base = host.root / "closed/of somebody"
     base.mkdir(parents=True)
-    os.chown(base, PERSON, PERSON)
-    base.parent.chmod(0o700)
+    for path in (base, base.parent):
+        os.chown(path, PERSON, PERSON)
+    base.parent.chmod(0)
     with pytest.raises(VtpmError) as caught:
         newborn.install(Place(str(base), "vtpm0", Owner(PERSON, PERSON)), "2.0", b"state", None)
     assert "do this as root" not in caught.value.remedy

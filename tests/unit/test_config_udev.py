@@ -1,5 +1,6 @@
 """vtpm-udev-properties: what udev is told about a device, and that nothing else can get into it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,14 +112,15 @@ def test_the_default_directory_is_the_configurations():
 # --- TPMs of the kernel ----------------------------------------------------------------------------------------------
 
 
+def noted(run, instance, number, version="2.0"):
+    (run / instance).mkdir(exist_ok=True)
+    kernel_tpm_record.write(instance, KernelTpmRecord(number, version), str(run))
+
+
 @pytest.fixture
 def runtime(tmp_path):
-    def record(instance, number):
-        (tmp_path / instance).mkdir()
-        kernel_tpm_record.write(f"{tmp_path}/{instance}/kernel-tpm", KernelTpmRecord(number, "2.0"))
-
-    record("vtpm0", 3)
-    record("vtpm1", 12)
+    noted(tmp_path, "vtpm0", 3)
+    noted(tmp_path, "vtpm1", 12)
     return tmp_path
 
 
@@ -139,19 +141,60 @@ def test_the_instance_behind_a_tpm_of_the_kernel(runtime, name, instance):
 
 
 def test_a_record_that_is_no_record(runtime):
-    path = runtime / "vtpm0/kernel-tpm"
-    for content in (b"", b"tpm3", b"tpm3 2.0\nVTPM_OWNER=x\n", b"tpm999999 2.0\n", b"\xff\xfe"):
+    path = runtime / ".kernel-tpm/vtpm0"
+    inode = (runtime / "vtpm0").stat().st_ino
+    assert path.read_text() == f"tpm3 2.0 {inode}\n"
+    for content in (b"", b"tpm3", b"tpm3 2.0\n", b"tpm3 2.0 1\nVTPM_OWNER=x\n", b"tpm999999 2.0 1\n", b"\xff\xfe", b"t" * 10000):
         path.write_bytes(content)
-        assert kernel_tpm_record.read(str(path)) is None
-    path.unlink()
-    path.symlink_to(runtime / "vtpm1/kernel-tpm")
-    assert kernel_tpm_record.read(str(path)) is None, "the directory is the service's, and root reads here"
+        assert kernel_tpm_record.read("vtpm0", str(runtime)) is None
+    path.write_text(f"tpm3 2.0 {inode}\n")
+    assert kernel_tpm_record.read("vtpm0", str(runtime)) == KernelTpmRecord(3, "2.0")
 
 
-def test_a_record_follows_no_link(runtime):
+def test_what_the_service_s_user_writes_in_its_directory_names_no_tpm(runtime):
+    """As it was before: an instance could take another's link, and end root's helper with a directory."""
+    for name in ("kernel-tpm", "kernel-tpm.new"):
+        (runtime / "vtpm0" / name).write_text("tpm12 2.0\n")
+    assert udev_properties.find_kernel_tpm("tpm12", str(runtime)) == "vtpm1"
+    for name in ("kernel-tpm", "kernel-tpm.new"):
+        (runtime / "vtpm0" / name).unlink()
+        (runtime / "vtpm0" / name).mkdir()
+    noted(runtime, "vtpm0", 4)
+    assert udev_properties.find_kernel_tpm("tpmrm4", str(runtime)) == "vtpm0"
+
+
+def test_a_service_that_was_stopped_has_no_tpm_any_more(runtime):
+    (runtime / "vtpm0").rename(runtime / "elsewhere")
+    assert udev_properties.find_kernel_tpm("tpm3", str(runtime)) is None
+    (runtime / "vtpm0").mkdir()
+    assert udev_properties.find_kernel_tpm("tpm3", str(runtime)) is None
+
+
+def test_a_number_is_the_last_one_s_that_was_given_it(runtime):
+    noted(runtime, "another", 12)  # first by name
+    assert udev_properties.find_kernel_tpm("tpm12", str(runtime)) == "another"
+    assert kernel_tpm_record.read("vtpm1", str(runtime)) is None
+    noted(runtime, "vtpm1", 12)
+    assert udev_properties.find_kernel_tpm("tpm12", str(runtime)) == "vtpm1"
+    assert sorted(path.name for path in (runtime / ".kernel-tpm").iterdir()) == ["vtpm0", "vtpm1"]
+
+
+def test_a_record_follows_no_link_and_is_for_all_to_read(runtime):
     victim = runtime / "victim"
     victim.write_text("precious")
-    (runtime / "vtpm0/kernel-tpm.new").symlink_to(victim)
-    kernel_tpm_record.write(f"{runtime}/vtpm0/kernel-tpm", KernelTpmRecord(4, "1.2"))
+    (runtime / f".kernel-tpm/.new-{os.getpid()}").symlink_to(victim)
+    before = os.umask(0o077)
+    try:
+        noted(runtime, "vtpm0", 4, "1.2")
+    finally:
+        os.umask(before)
     assert victim.read_text() == "precious"
-    assert kernel_tpm_record.read(f"{runtime}/vtpm0/kernel-tpm") == KernelTpmRecord(4, "1.2")
+    assert kernel_tpm_record.read("vtpm0", str(runtime)) == KernelTpmRecord(4, "1.2")
+    assert (runtime / ".kernel-tpm/vtpm0").stat().st_mode & 0o777 == 0o644
+    assert (runtime / ".kernel-tpm").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_note_that_is_not_there_need_not_be_removed(runtime):
+    kernel_tpm_record.remove("vtpm0", str(runtime))
+    kernel_tpm_record.remove("vtpm0", str(runtime))
+    assert udev_properties.find_kernel_tpm("tpm3", str(runtime)) is None

@@ -29,6 +29,8 @@ def test_one_entry_for_each_message_id_of_the_program():
     errors = [fault.message_id for fault in TABLE.values()]
     others = "".join(path.read_text() for path in (ROOT / "swtpm_svc").rglob("*.py") if path.name != "journal.py")
     events = [value for name, value in vars(journal).items() if name.endswith("_ID") and name in others]
+    scripts = "".join(path.read_text() for path in (ROOT / "packaging/libexec").iterdir())
+    events += re.findall(r"^MESSAGE_ID=([0-9a-f]{32})$", scripts, flags=re.MULTILINE)
     assert events
     assert sorted(catalog()) == sorted(errors + events)
 

@@ -28,12 +28,14 @@ def test_every_file_has_its_place(tmp_path):
         "etc/vtpm.d/vtpm0.toml": "0o644",
         "etc/vtpm.d/vtpm1.toml": "0o644",
         "usr/lib/systemd/catalog/vtpm.catalog": "0o644",
+        "usr/lib/systemd/system/vtpm-failed@.service": "0o644",
         "usr/lib/systemd/system/vtpm@.service": "0o644",
         "usr/lib/systemd/system/vtpm@.socket": "0o644",
         "usr/lib/sysusers.d/vtpm.conf": "0o644",
         "usr/lib/tmpfiles.d/vtpm.conf": "0o644",
         "usr/lib/udev/rules.d/70-vtpm.rules": "0o644",
         "usr/libexec/vtpm/vtpm-attach": "0o755",
+        "usr/libexec/vtpm/vtpm-end-sockets": "0o755",
         "usr/libexec/vtpm/vtpm-ima": "0o755",
         "usr/libexec/vtpm/vtpm-udev-properties": "0o755",
         "usr/libexec/vtpm/vtpmd": "0o755",
@@ -72,7 +74,7 @@ def test_another_place_for_the_launchers_reaches_every_file_that_names_them(tmp_
     assert "exec /usr/bin/python3.12 -IB -m swtpm_svc.service.udev_properties" in texts["vtpm-udev-properties"]
     for name, text in texts.items():
         assert "/usr/libexec/" not in text, name
-    for name in ("vtpm@.service", "openfile.conf", "70-vtpm.rules"):
+    for name in ("vtpm@.service", "vtpm-failed@.service", "openfile.conf", "70-vtpm.rules"):
         assert "/usr/local/libexec/vtpm/vtpm" in texts[name]
 
 

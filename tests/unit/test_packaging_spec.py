@@ -41,7 +41,14 @@ def test_the_source_of_a_tree_is_the_same_bytes_each_time(tmp_path):
     assert Path(written[0]).read_bytes() == Path(written[1]).read_bytes()
     with tarfile.open(written[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "LICENSE", "packaging/swtpm.spec", "swtpm_svc/tpm/binding.c", "tests/conftest.py"} <= names
+    assert {
+        "pyproject.toml",
+        "LICENSE",
+        "packaging/swtpm.spec",
+        "swtpm_svc/tpm/binding.c",
+        "swtpm_svc/tpm/confinement.c",
+        "tests/conftest.py",
+    } <= names
     assert not {name for name in names if name.startswith((".venv", "build/")) or name.endswith((".pyc", ".so"))}
 
 

@@ -1,6 +1,12 @@
 """The memory that outlives a process: handed over whole, or recognised as not."""
 
+import fcntl
+import json
 import os
+import socket
+import sys
+import time
+from mmap import PAGESIZE
 
 import pytest
 from hypothesis import given
@@ -103,10 +109,170 @@ def test_the_secrets_of_a_handover_are_removed(park):
 def test_a_handover_of_another_version_is_none_not_an_exception(garbage):
     park = Park.create("vtpm0")
     park.leave(handover())
-    os.pwrite(park.fd, garbage, 32 * 4096)
+    os.pwrite(park.fd, garbage, 32 * PAGESIZE)
     found = adopted(park).read()
     assert found is None or isinstance(found, Handover)
     park.close()
+
+
+def put(park, text, blobs=b""):
+    """A predecessor that was taken over leaves a handover of its own making."""
+    left = text + b"\n" + blobs
+    os.pwrite(park.fd, left, 32 * PAGESIZE)
+    park._write_header(complete=True, length=len(left), name=b"vtpm0")
+    return adopted(park)
+
+
+def fields(**changes):
+    plain = handover()._asdict()
+    taken = snapshot()._asdict()
+    for name in ("permanent", "volatile", "offered"):
+        del taken[name]
+    values = {**plain, "snapshot": taken, "offered": [], "openers": [], "sizes": [1, 1]}
+    values.update(changes)
+    return values
+
+
+def test_what_is_planted_below_is_a_handover_but_for_one_thing(park):
+    assert put(park, json.dumps(fields()).encode(), b"pv").read() == handover(snapshot=snapshot(permanent=b"p", volatile=b"v"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"commands": "7"},
+        {"commands": -1},
+        {"commands": 2**64},
+        {"commands": 7.0},
+        {"commands": True},
+        {"restarts": None},
+        {"tpm_version": 2},
+        {"tpm_version": ["2.0"]},
+        {"state_directory": {}},
+        {"snapshot": []},
+        {"snapshot": {**snapshot()._asdict(), "permanent": None, "volatile": None, "power": "exploded"}},
+        {"snapshot": {**snapshot()._asdict(), "permanent": None, "volatile": None, "power": ["running"]}},
+        {"snapshot": {**snapshot()._asdict(), "permanent": None, "volatile": None, "locality": 5}},
+        {"snapshot": {**snapshot()._asdict(), "permanent": None, "volatile": None, "is_shut_down": "no"}},
+        {"sizes": []},
+        {"sizes": [2]},
+        {"sizes": [3, -1]},
+        {"sizes": [1, 1, 0]},
+        {"sizes": [2**63, 2**63]},
+        {"sizes": "11"},
+        {"offered": ["permall"]},
+        {"offered": ["../permall"], "sizes": [1, 1, 0]},
+        {"offered": [["permall"]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 0, 1]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 2**32, 1, False]], "sizes": [1, 1, 0]},
+        {"openers": [["1", 0, 0, 1, False]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 0, 1, 1]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 0, 1, False]] * 1025, "sizes": [1, 1] + [0] * 1025},
+    ],
+)
+def test_a_handover_that_no_predecessor_leaves_is_as_if_it_had_been_killed(park, changes):
+    assert put(park, json.dumps(fields(**changes)).encode(), b"pv").read() is None
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("permall"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.data(), value=anything)
+def test_anything_in_any_place_is_a_handover_or_none(data, value):
+    park = Park.create("vtpm0")
+    planted = fields(openers=[[1, 0, 0, 1, False]], offered=["permall"], sizes=[1, 1, 1, 1])
+    inside = data.draw(
+        st.sampled_from([planted, planted["snapshot"], planted["openers"], planted["openers"][0], planted["sizes"]])
+    )
+    key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else list(range(len(inside)))))
+    inside[key] = value
+    found = put(park, json.dumps(planted).encode(), b"pvor").read()
+    assert found is None or isinstance(found, Handover)
+    park.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 1_000_000,
+        b'{"a":' * 100_000,
+        b"9" * 1_000_000,
+        b'{"commands": ' + b"9" * 500_000 + b"}",
+        b"1e999999",
+        b"NaN",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'""',
+        b" " * 10_000_000,
+    ],
+    ids=["lists", "objects", "digits", "number", "float", "nan", "bytes", "null", "list", "text", "spaces"],
+)
+def test_no_text_of_a_handover_is_an_exception_or_takes_long(park, text):
+    begin = time.monotonic()
+    assert put(park, text, b"pv").read() is None
+    assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**31, 2**40, 2**63, 2**64 - 1])
+def test_no_length_is_believed(park, length):
+    park._write_header(complete=True, length=length, name=b"vtpm0")
+    assert adopted(park).read() is None
+
+
+def test_what_is_longer_than_any_handover_is_not_left(park):
+    park.leave(handover(snapshot=snapshot(permanent=bytes(16 << 20))))
+    assert adopted(park).read() is None
+
+
+@pytest.mark.parametrize("name", [b"\xff", "t\u00fcr".encode(), b"../null", b"a\nb", b"a\0b", b"\x1b[2J"])
+def test_a_name_that_no_device_has_is_of_another_layout(park, name):
+    park._write_header(complete=False, length=0, name=name)
+    with pytest.raises(VtpmError) as caught:
+        adopted(park)
+    assert caught.value.code is Code.PROTOCOL
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "seals", [0, fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE, fcntl.F_SEAL_SEAL], ids=["none", "grow", "write", "seal"]
+)
+def test_memory_that_could_become_smaller_or_not_be_written_is_refused(seals):
+    fd = os.memfd_create("planted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, 32 * PAGESIZE)
+    os.pwrite(fd, b"vtpmpark" + (1).to_bytes(4, sys.byteorder), 0)
+    if seals not in (0, fcntl.F_SEAL_SEAL):
+        seals |= fcntl.F_SEAL_SHRINK
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    with pytest.raises(VtpmError):
+        Park.adopt(fd)
+
+
+def test_memory_without_an_end_is_refused(park):
+    """It is sparse: to clean it would fill it."""
+    os.ftruncate(park.fd, 1 << 40)
+    with pytest.raises(VtpmError):
+        adopted(park)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "file", "directory"])
+def test_a_descriptor_of_something_else_is_refused(tmp_path, kind):
+    if kind == "pipe":
+        fd, _other = os.pipe()
+    elif kind == "socket":
+        fd = socket.socket().detach()
+    elif kind == "file":
+        (tmp_path / "file").write_bytes(b"vtpmpark" + (1).to_bytes(4, sys.byteorder) + bytes(200_000))
+        fd = os.open(tmp_path / "file", os.O_RDWR)
+    else:
+        fd = os.open("/dev/zero" if kind == "device" else tmp_path, os.O_RDONLY)
+    with pytest.raises(VtpmError) as caught:
+        Park.adopt(fd)
+    assert caught.value.code is Code.PROTOCOL
 
 
 @pytest.mark.parametrize("content", [b"", b"vtpmpark", b"x" * 200000, b"vtpmpark" + b"\xff" * 200000])

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from swtpm_svc.errors import Code, VtpmError, internal
-from swtpm_svc.service import main, notify
+from swtpm_svc.frontends.vtpm_proxy_device import KernelTpm
+from swtpm_svc.service import attach, kernel_tpm, kernel_tpm_record, main, notify
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.journal import Journal
 from swtpm_svc.service.privileges import find_account
@@ -186,3 +187,54 @@ def test_a_missing_part_of_the_installation_is_named_without_a_traceback(monkeyp
     told = capsys.readouterr().err
     assert "a part of the program cannot be loaded" in told
     assert "remedy: " in told
+
+
+# --- root's helper ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def helper(tmp_path, monkeypatch):
+    """vtpm-attach for an instance with [vtpm-proxy], where the kernel gives number 7: /run/vtpm, its entries, the descriptor."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/vm1.toml").write_text("[vtpm-proxy]\nenabled = true\n")
+    (tmp_path / "run/vm1").mkdir(parents=True)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run/vm1"))
+    monkeypatch.setattr(attach.configuration, "default_path", lambda name: str(tmp_path / f"etc/{name}.toml"))
+    fd = os.open("/dev/null", os.O_RDONLY)
+    monkeypatch.setattr(kernel_tpm, "create", lambda version: KernelTpm(fd, 7))
+    told = []
+    monkeypatch.setattr(Journal, "error", lambda self, error, level="error": told.append(error))
+    return tmp_path / "run", told, fd
+
+
+def test_the_number_of_a_kernel_s_tpm_is_noted(helper):
+    run, told, _fd = helper
+    assert attach.main(["start", "vm1"]) == 0
+    assert told == []
+    assert kernel_tpm_record.find(7, str(run)) == "vm1"
+    assert kernel_tpm_record.read("vm1", str(run)).version == "2.0"
+
+
+@pytest.mark.parametrize("planted", [".kernel-tpm", ".kernel-tpm/vm1/inside"])
+def test_what_is_in_the_way_of_root_s_note_is_an_entry_and_no_traceback(helper, planted):
+    run, told, fd = helper
+    path = run / planted
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("planted")
+    assert attach.main(["start", "vm1"]) == 0
+    assert [error.code for error in told] == [Code.KERNEL_TPM_UNAVAILABLE]
+    assert told[0].remedy
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)  # the TPM that nobody could find is given back
+
+
+def test_a_fault_of_the_helper_is_an_entry_too(helper, monkeypatch):
+    _run, told, _fd = helper
+
+    def fail(version):
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(kernel_tpm, "create", fail)
+    assert attach.main(["start", "vm1"]) == 0
+    assert [error.code for error in told] == [Code.INTERNAL]
+    assert "at vtpm-attach start: RuntimeError('unforeseen')" in told[0].message

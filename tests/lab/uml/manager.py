@@ -37,6 +37,7 @@ class Instance:
         self.messages = []
         self.pid = None
         self.log_path = f"/tmp/{name}.log"
+        self.program = ["-m", "swtpm_svc.service.main"]
         self._notify_path = f"/run/notify-{name}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._notify_path)
@@ -68,7 +69,7 @@ class Instance:
         """Start the process without waiting for READY."""
         self.messages.clear()
         names, fds = list(self.store), list(self.store.values())
-        command = [sys.executable, "-m", "swtpm_svc.service.main", self.name, "--foreground", *extra]
+        command = [sys.executable, *self.program, self.name, "--foreground", *extra]
         pid = os.fork()
         if pid == 0:
             try:

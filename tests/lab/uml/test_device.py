@@ -4,6 +4,7 @@ import errno
 import fcntl
 import grp
 import os
+import pwd
 import select
 import signal
 import stat
@@ -15,6 +16,7 @@ import time
 import pytest
 from device_clients import Client, wait_for
 from manager import run
+from reading_users import PROGRAM as SAYS_WHO_READS
 from tcsd import Tcsd, take_ownership
 from tpm_commands import (
     CREATE_RSA,
@@ -55,7 +57,9 @@ def test_without_udev_the_daemon_finishes_the_node(instance):
     os.unlink("/run/udev/control")  # as in a container, which never had one
     try:
         one = instance(extra='[device]\nmode = "0600"\n')
+        one.program = ["-c", SAYS_WHO_READS]
         one.start()
+        assert f"state is read as {pwd.getpwnam('vtpm').pw_uid}\n" in one.log()
         found = os.stat(one.device)
         assert stat.S_IMODE(found.st_mode) == 0o600
         assert "0" not in credentials(one.pid)["Uid"]  # root's rights are gone for good
@@ -70,8 +74,6 @@ def credentials(pid):
 
 
 def test_the_daemon_runs_as_vtpm(tpm2):
-    import pwd
-
     account = pwd.getpwnam("vtpm")
     lines = credentials(tpm2.pid)
     assert lines["Uid"] == [str(account.pw_uid)] * 4

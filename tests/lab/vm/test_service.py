@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from device_clients import Client, Load, wait_for
@@ -396,3 +397,14 @@ def test_stop_takes_everything_away(both):
         assert not os.path.exists(f"/run/vtpm/{name}/status")
     with pytest.raises(OSError, match=r"."):
         client(GET_RANDOM)
+
+
+@pytest.mark.parametrize("more", ["", "[provision]\nenabled = false\n# or vtpm-proxy\n"], ids=["plain", "by Python"])
+def test_what_root_has_noted_of_a_kernel_s_tpm_goes_with_the_configuration(configure, more):
+    """The directory is not there in the unit's own mount namespace, and vtpm-attach removes the note all the same."""
+    configure("plain", f'[tpm]\nstartup = "clear"\n[device]\nenabled = false\n{more}')
+    note = Path("/run/vtpm/.kernel-tpm/plain")
+    note.parent.mkdir(mode=0o755, exist_ok=True)
+    note.write_text("tpm7 2.0 1\n")
+    systemctl("start", "plain")
+    assert not note.exists()

@@ -8,6 +8,7 @@ import socket
 import stat
 
 import pytest
+from device_clients import wait_for
 from services import run, show, systemctl
 from tpm_commands import GET_RANDOM, result_of
 
@@ -58,6 +59,53 @@ def test_the_first_client_starts_the_service(configure):
         socket_unit("stop", "lazy")
         systemctl("stop", "lazy")
     assert not os.path.exists("/run/vtpm/lazy.sock")
+
+
+def socket_state(name, prop="ActiveState"):
+    return run("systemctl", "show", "-P", prop, name).stdout.strip()
+
+
+def is_cut_off(client):
+    try:
+        return client.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_start_that_fails_for_good_ends_the_sockets(configure, drop_in):
+    """The device's name is a directory in /dev. Clients get an error, and the journal says why, under either unit's name."""
+    configure("lost", '[tpm]\nstartup = "clear"\n[device]\nname = "lost-and-found"\n')
+    with open("/run/systemd/system/lost-data.socket", "w", encoding="ascii") as file:
+        file.write("[Socket]\nListenStream=/run/lost-data.sock\nFileDescriptorName=data\nService=vtpm@lost.service\n")
+    run("systemctl", "daemon-reload")
+    os.mkdir("/dev/lost-and-found")
+    sockets = ("vtpm@lost.socket", "lost-data.socket")
+    try:
+        run("systemctl", "start", *sockets)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            client.connect("/run/lost-data.sock")
+            client.sendall(GET_RANDOM)
+            assert is_cut_off(client)
+        wait_for(lambda: all(socket_state(name) == "inactive" for name in sockets), "the end of the sockets")
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises((FileNotFoundError, ConnectionRefusedError)):
+            client.connect("/run/vtpm/lost.sock")
+        wait_for(lambda: show("lost", "ActiveState") == "failed", "the end of the service")
+        assert show("lost", "ExecMainStatus") == "73"
+        run("journalctl", "--sync")
+        for name in sockets:
+            assert f"{name} ends: vtpm@lost.service has failed for good" in run("systemctl", "status", name, expect=3).stdout
+        starts = run("journalctl", "-b", "-o", "cat", "-u", "vtpm@lost.service").stdout.count("Starting ")
+        assert starts < 5
+        os.rmdir("/dev/lost-and-found")
+        run("systemctl", "reset-failed", "vtpm@lost.service")
+        run("systemctl", "start", *sockets)
+        assert "0x1ffff" in run("swtpm_ioctl", "--unix", "/run/vtpm/lost.sock", "-c", user="lab-operator").stdout
+    finally:
+        run("systemctl", "stop", *sockets, "vtpm@lost.service")
+        os.unlink("/run/systemd/system/lost-data.socket")
+        if os.path.isdir("/dev/lost-and-found"):
+            os.rmdir("/dev/lost-and-found")
 
 
 def test_tcp_without_a_hole_in_the_sandbox(configure, drop_in):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from device_clients import wait_for
-from services import run, selinux_type, show, systemctl
+from services import journal, run, selinux_type, show, systemctl
 from tpm_commands import GET_RANDOM
 
 pytestmark = pytest.mark.needs("systemd", "root", "accounts")
@@ -141,6 +141,105 @@ def test_an_instance_has_its_own_state_and_no_other_s(both):
 
 
 @pytest.mark.usefixtures("enforcing")
+def test_an_instance_signals_no_other(both):
+    """The domain has no permission for it, whatever the unit's and the daemon's own filters say."""
+    code = (
+        AS_DAEMON
+        + """
+import fcntl, resource, signal
+victim = int(paths[0])
+def owner():
+    a, b = socket.socketpair()
+    fcntl.fcntl(a, fcntl.F_SETOWN, victim)
+    fcntl.fcntl(a, 10, int(signal.SIGKILL))  # F_SETSIG
+    fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    b.send(b"x")
+child(lambda: os.kill(victim, signal.SIGKILL))
+child(lambda: os.kill(victim, 0))
+child(lambda: resource.prlimit(victim, resource.RLIMIT_NOFILE, (0, 0)))
+child(owner)
+"""
+    )
+    victim = show("vtpm1", "MainPID")
+    found = run(sys.executable, "-IB", "-c", code, DAEMON, "vtpm", victim).stdout.splitlines()
+    assert found == ["Permission denied"] * 3 + ["done"]  # the last one's signal is dropped on its way
+    assert show("vtpm1", "MainPID") == victim
+    assert show("vtpm1", "NRestarts") == "0"
+
+
+#: In the sandbox of the unit, as its user, with the daemon's own filter: what becomes of each way to another instance.
+PROBE = """
+import fcntl, json, os, resource, signal, socket, struct, sys
+from swtpm_svc.tpm import libtpms
+victim, is_confined = int(sys.argv[1]), sys.argv[2] == "confined"
+if is_confined:
+    assert libtpms.confine() == 0
+a, b = socket.socketpair()
+ways = {
+    "kill": lambda: os.kill(victim, 0),
+    "kill all": lambda: os.kill(-1, 0),
+    "prlimit": lambda: resource.prlimit(victim, resource.RLIMIT_NOFILE),
+    "owner": lambda: fcntl.fcntl(a, fcntl.F_SETOWN, victim),
+    "signal": lambda: fcntl.fcntl(a, 10, int(signal.SIGKILL)),
+    "ioctl": lambda: fcntl.ioctl(a, 0x8901, struct.pack("i", victim)),
+    "pidfd": lambda: os.pidfd_open(victim),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, victim, 19),
+    "processors": lambda: os.sched_setaffinity(victim, {0}),
+    "proc": lambda: os.listdir("/proc/%d" % victim),
+    "device": lambda: os.open("/dev/vtpm1", os.O_RDWR),
+    "shm": lambda: os.open("/dev/shm/probe", os.O_CREAT | os.O_RDWR),
+    "shm, listed": lambda: os.listdir("/dev/shm"),
+    "files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048)),
+    "itself": lambda: os.kill(os.getpid(), 0),
+}
+found = {}
+for name, way in ways.items():
+    try:
+        way()
+        found[name] = "done"
+    except (OSError, ValueError) as error:  # ValueError: more than the hard limit
+        found[name] = type(error).__name__
+print("found", json.dumps(found), flush=True)
+"""
+
+
+@pytest.fixture
+def probe(both):
+    """Runs PROBE as vtpm@probe.service: all of the unit but the program."""
+    path, drop_in = Path("/usr/local/lib/probe.py"), Path("/run/systemd/system/vtpm@probe.service.d/probe.conf")
+    path.write_text(PROBE)
+    drop_in.parent.mkdir(parents=True)
+
+    def run_it(*words):
+        command = " ".join(["/usr/bin/python3", "-IB", str(path), show("vtpm1", "MainPID"), *words])
+        text = f"[Service]\nType=exec\nWatchdogSec=0\nRestart=no\nExecStartPre=\nExecStopPost=\nExecStart=\nExecStart={command}\n"
+        drop_in.write_text(text)
+        run("systemctl", "daemon-reload")
+        systemctl("start", "probe")
+        wait_for(lambda: show("probe", "ActiveState") in ("inactive", "failed"), "the end of the probe")
+        lines = [entry["MESSAGE"] for entry in journal("probe") if "MESSAGE" in entry]
+        return json.loads(next(line for line in reversed(lines) if line.startswith("found ")).partition(" ")[2])
+
+    yield run_it
+    drop_in.unlink()
+    drop_in.parent.rmdir()
+    path.unlink()
+    run("systemctl", "daemon-reload")
+
+
+def test_the_sandbox_keeps_an_instance_to_itself(probe):
+    assert probe("bare")["kill"] == "done"  # without the daemon's own filter it would not
+    found = probe("confined")
+    assert found.pop("itself") == "done"
+    assert found.pop("files") == "ValueError"
+    assert found.pop("proc") == "FileNotFoundError"
+    assert found.pop("shm, listed") == found.pop("shm") == "PermissionError"
+    assert found == dict.fromkeys(found, "PermissionError")
+    assert len(found) == 10
+    assert show("vtpm1", "NRestarts") == "0"
+
+
+@pytest.mark.usefixtures("enforcing")
 def test_the_daemon_executes_nothing_and_makes_no_tcp_socket():
     code = (
         AS_DAEMON
@@ -219,6 +318,9 @@ def test_what_the_daemon_can_change_is_its_own():
     assert allowed(ATTACH, ATTACH, "capability") == {"dac_override", "dac_read_search", "sys_admin", "sys_chroot"} | for_new_tpms
     assert not allowed(DAEMON, "system_u:object_r:vtpm_ca_t:s0", "dir") & {"open", "read", "search"}
     assert not allowed(DAEMON, DAEMON, "process") & {"execmem", "execstack", "execheap", "ptrace", "setexec", "dyntransition"}
+    # to itself is to all instances
+    signals = {"sigkill", "sigstop", "signal", "signull"}
+    assert not allowed(DAEMON, DAEMON, "process") & (signals | {"setrlimit", "setsched", "setpgid", "rlimitinh"})
 
 
 def test_others_need_an_interface_to_reach_a_tpm():

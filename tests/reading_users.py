@@ -1,0 +1,14 @@
+"""A daemon that says as which users it opens the state, which somebody may have put there to take it over."""
+
+#: To be run with python -c: as swtpm_svc.service.main. The numbers are the real, the effective and the saved user id.
+PROGRAM = """
+import os, sys
+from swtpm_svc.service.main import main
+from swtpm_svc.state.store import Store
+opened = Store.open
+def say(*words):
+    sys.stderr.write("state is read as %s\\n" % " ".join(map(str, sorted(set(os.getresuid())))))
+    return opened(*words)
+Store.open = say
+sys.exit(main())
+"""
