@@ -39,9 +39,12 @@ _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 class Directory:
     """An open directory. All names are relative to it, whatever becomes of its path. Owns the descriptor."""
 
-    def __init__(self, path: str) -> None:
-        """Open it. Raises: VtpmError STATE_MISSING, STATE_UNREADABLE."""
+    def __init__(self, path: str, fd: Optional[int] = None) -> None:
+        """Open it, unless it is open already: `fd`. Raises: VtpmError STATE_MISSING, STATE_UNREADABLE."""
         self.path = path
+        if fd is not None:
+            self.fd = fd
+            return
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:

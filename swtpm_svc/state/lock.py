@@ -111,9 +111,13 @@ def find_holder(fd: int, pid: int) -> Optional[Holder]:
 def _open_lock_file(directory_fd: int, path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(LOCK_NAME, flags, MODE, dir_fd=directory_fd)
+        fd = os.open(LOCK_NAME, flags, MODE, dir_fd=directory_fd)
     except OSError as error:
         raise write_error(path if os.path.lexists(path) else os.path.dirname(path), error) from None
+    found = os.fstat(fd)
+    if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+        os.fchmod(fd, MODE)  # a copy's, or another program's: whoever can read it could lock it, and keep the TPM from starting
+    return fd
 
 
 def _try_lock(fd: int, path: str) -> bool:

@@ -1,11 +1,14 @@
 """The first state of a TPM: put in place by one rename, whole, where there is no state yet.
 
+    BASE/.create.lock      held (flock) for the moment that all this takes, and then removed; nobody else can open it
     BASE/.new-XXXXXXXX/    being written; left by a crash, removed by the next one who makes a TPM
     BASE/NAME/             the state's directory, of the service's user, 0700
     BASE/NAME/.created     there from the rename until the configuration is written, too: the digest of the state that was made
 
 Only with `.created`, and if no TPM has run on it since, may a state be replaced: nobody has ever used that one.
-BASE itself is the lock (flock), held for the moment that all this takes.
+
+BASE is opened once, and all that is looked at and written goes from there. On the way to it root becomes the user whose
+directory it comes to: that one could put links in the way.
 """
 
 import fcntl
@@ -20,16 +23,17 @@ from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.files import read_error, write_error
+from swtpm_svc.state.files import Directory, read_error, write_error
 from swtpm_svc.state.lock import LOCK_NAME
 from swtpm_svc.state.store import PERMALL, Store, file_name
 
-NEW, MARKER = ".new-", ".created"
+NEW, MARKER, LOCK = ".new-", ".created", ".create.lock"
 #: The lock is held for as long as some fsyncs take.
 LOCK_TIME_S = 60.0
 _BASE_MODE = 0o755
 _AS_ROOT = "do this as root"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Owner(NamedTuple):
@@ -53,23 +57,35 @@ class Place(NamedTuple):
 
 def is_empty(path: str) -> bool:
     """Is there no such directory, or nothing in it? Raises: VtpmError STATE_UNREADABLE."""
-    return not _names(path)
+    found = _look(path)
+    if found is None:
+        return True
+    try:
+        return not _names(found)
+    finally:
+        found.close()
 
 
-def refuse_existing(place: Place) -> None:
-    """
+def refuse_existing(place: Place, base: Optional[int] = None) -> None:
+    """`base`: the open directory that the state goes into.
+
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state, or something else. STATE_UNREADABLE: it may not be looked at.
             STATE_UNWRITABLE: there is a symbolic link, which a rename would replace and not follow.
     """
-    found = _names(place.path)
-    if found and not _is_unused(place, found):
-        raise VtpmError(
-            Code.ALREADY_PROVISIONED,
-            f"{place.path} has a TPM already: {', '.join(found[:3])}",
-            remedy="choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away",
-        )
-    if os.path.islink(place.path):
+    found = _look(place.path, base)
+    if found is not None:
+        try:
+            names = _names(found)
+            if names and not _is_unused(found, names):
+                raise VtpmError(
+                    Code.ALREADY_PROVISIONED,
+                    f"{place.path} has a TPM already: {', '.join(names[:3])}",
+                    remedy="choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away",
+                )
+        finally:
+            found.close()
+    if _is_link(place.path, base):
         raise VtpmError(
             Code.STATE_UNWRITABLE,
             f"{place.path} is a symbolic link; no TPM can be put in its place",
@@ -77,14 +93,28 @@ def refuse_existing(place: Place) -> None:
         )
 
 
-def _names(path: str) -> "list[str]":
-    """What is in the directory, but for the lock."""
+def _look(path: str, base: Optional[int] = None) -> Optional[Directory]:
+    """The directory there, if there is one; with `base`, the one of that name in it."""
     try:
-        return sorted(set(os.listdir(path)) - {LOCK_NAME})
+        fd = os.open(path if base is None else os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
         raise read_error(path, error, denied=_AS_ROOT) from error
+    return Directory(path, fd)
+
+
+def _is_link(path: str, base: Optional[int]) -> bool:
+    try:
+        found = os.stat(path if base is None else os.path.basename(path), dir_fd=base, follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode)
+
+
+def _names(directory: Directory) -> "list[str]":
+    """What is in it, but for the lock."""
+    return sorted(directory.names() - {LOCK_NAME})
 
 
 def install(
@@ -95,8 +125,8 @@ def install(
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state. STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL; and what `finish` raises.
     """
-    with _acting_for_owner(place), _locked(place) as base:
-        refuse_existing(place)
+    with _opened(place.base) as base, _locked(base, place):
+        refuse_existing(place, base)
         try:
             for name in os.listdir(base):
                 if name.startswith(NEW):
@@ -130,12 +160,12 @@ def _put(base: int, place: Place, version: str, payload: bytes, key: Optional[St
     new = NEW + secrets.token_hex(4)
     os.mkdir(new, 0o700, dir_fd=base)
     try:
-        with Store.open(os.path.join(place.base, new), version, key) as store:
-            store.store(PERMALL, payload)
-        folder = os.open(new, _FOLDER, dir_fd=base)
+        path, folder = os.path.join(place.base, new), os.open(new, _FOLDER, dir_fd=base)
         try:
+            with Store.open(path, version, key, os.dup(folder)) as store:
+                store.store(PERMALL, payload)
             if is_marked:
-                _write_marker(folder, version)
+                _write_marker(Directory(path, folder), version)
             if os.geteuid() == 0:
                 for name in os.listdir(folder):
                     os.chown(name, *place.owner, dir_fd=folder, follow_symlinks=False)
@@ -150,8 +180,8 @@ def _put(base: int, place: Place, version: str, payload: bytes, key: Optional[St
     os.fsync(base)
 
 
-def _write_marker(folder: int, version: str) -> None:
-    fd = os.open(MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+def _write_marker(folder: Directory, version: str) -> None:
+    fd = os.open(MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
     try:
         os.write(fd, _digest(folder, version))
         os.fsync(fd)
@@ -159,29 +189,19 @@ def _write_marker(folder: int, version: str) -> None:
         os.close(fd)
 
 
-def _digest(folder: int, version: str) -> bytes:
-    fd = os.open(file_name(version, PERMALL), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    with open(fd, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest().encode()
+def _digest(folder: Directory, version: str) -> bytes:
+    return hashlib.sha256(folder.read(file_name(version, PERMALL)) or b"").hexdigest().encode()
 
 
-def _is_unused(place: Place, found: "list[str]") -> bool:
+def _is_unused(folder: Directory, found: "list[str]") -> bool:
     """Is that what a run has left that was killed before it had written the configuration?"""
     if MARKER not in found or len(found) != 2:
         return False
     try:
-        folder = os.open(place.path, _FOLDER)
-    except OSError:
-        return False
-    try:
-        fd = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        with open(fd, "rb") as file:
-            expected = file.read(1024)
+        expected = folder.read(MARKER)
         return any(_digest(folder, version) == expected for version in ("1.2", "2.0") if file_name(version, PERMALL) in found)
-    except OSError:
+    except VtpmError:  # no regular file, or larger than any state: somebody else's
         return False
-    finally:
-        os.close(folder)
 
 
 def _clear(base: int, name: str) -> None:
@@ -211,53 +231,103 @@ def _remove(base: int, name: str) -> None:
 
 
 @contextmanager
-def _locked(place: Place) -> Iterator[int]:
+def _opened(path: str) -> Iterator[int]:
+    """The directory `path`, made by root if need be; root acts meanwhile as the user whom the way there leads to."""
+    groups, gid = os.getgroups(), os.getegid()
     try:
-        if os.geteuid() == 0:
-            with suppress(FileExistsError):
-                os.mkdir(place.base)
-                os.chmod(place.base, _BASE_MODE)  # whatever the umask: the service's user has to come through
-        base = os.open(place.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise write_error(place.base, error, denied=_AS_ROOT) from error
-    try:
-        deadline = time.monotonic() + LOCK_TIME_S
-        while True:
-            try:
-                fcntl.flock(base, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    cause = f"{place.base} is held by another process, which makes a TPM"
-                    raise VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {place.base}") from None
-                time.sleep(0.005)
-        yield base
+        with _errors_of(path):
+            base = _walk(os.path.realpath(path))
+        try:
+            yield base
+        finally:
+            os.close(base)
     finally:
-        os.close(base)
+        if os.geteuid() != os.getuid():
+            os.seteuid(os.getuid())
+            os.setegid(gid)
+            os.setgroups(groups)
+
+
+def _walk(path: str) -> int:
+    parts = [part for part in path.split("/") if part]
+    here = os.open("/", _STEP if parts else _FOLDER)
+    for depth, part in enumerate(parts, 1):
+        is_last = depth == len(parts)
+        try:
+            found = _step(here, part, is_last=is_last)
+        finally:
+            os.close(here)
+        here = found
+        owner = os.fstat(here)
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.setgroups([])
+            os.setegid(owner.st_gid)
+            os.seteuid(owner.st_uid)
+    return here
+
+
+def _step(here: int, name: str, *, is_last: bool) -> int:
+    flags = _FOLDER if is_last else _STEP
+    try:
+        return os.open(name, flags, dir_fd=here)
+    except FileNotFoundError:
+        if not is_last or os.getuid() != 0:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=here)
+    made = os.open(name, flags, dir_fd=here)
+    os.fchmod(made, _BASE_MODE)  # whatever the umask: the service's user has to come through
+    return made
 
 
 @contextmanager
-def _acting_for_owner(place: Place) -> Iterator[None]:
-    """Where the base is the service's user's, root acts as that user: it could put links in the way."""
-    owner = _other_owner(place)
-    if owner is None:
-        yield
-        return
-    groups, gid = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(owner.gid)
-    os.seteuid(owner.uid)
+def _locked(base: int, place: Place) -> Iterator[None]:
+    """Nobody else makes a TPM there. Not the directory is locked, which everybody may open who may read it."""
+    path = os.path.join(place.base, LOCK)
+    deadline = time.monotonic() + LOCK_TIME_S
+    while True:
+        with _errors_of(path if os.path.lexists(path) else place.path):
+            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=base)
+        try:
+            if _take(lock, base, path):
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        os.unlink(LOCK, dir_fd=base)
+                return
+        finally:
+            os.close(lock)
+        if time.monotonic() > deadline:
+            cause = f"{path} is held by another process, which makes a TPM"
+            raise VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {path}")
+        time.sleep(0.005)
+
+
+def _take(lock: int, base: int, path: str) -> bool:
+    """False: somebody has it, or had it and has removed the file."""
+    found = os.fstat(lock)
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid() or found.st_nlink > 1:
+        cause = f"{path} is not a lock that vtpmctl has made: others can hold it"
+        raise VtpmError(Code.STATE_UNWRITABLE, cause, remedy=f"see whose it is (ls -l {path}), and remove it")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(found, os.stat(LOCK, dir_fd=base, follow_symlinks=False))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+@contextmanager
+def _errors_of(path: str) -> Iterator[None]:
     try:
         yield
-    finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
+    except OSError as error:
+        raise write_error(path, error, denied=_AS_ROOT if os.getuid() else None) from error
 
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Root once more, within _acting_for_owner."""
+    """Root once more, within _opened."""
     uid, gid = os.geteuid(), os.getegid()
     if os.getuid() == 0 and uid != 0:
         os.seteuid(0)
@@ -268,13 +338,3 @@ def _as_before() -> Iterator[None]:
         if os.geteuid() != uid:
             os.setegid(gid)
             os.seteuid(uid)
-
-
-def _other_owner(place: Place) -> Optional[Owner]:
-    if os.geteuid() != 0:
-        return None
-    try:
-        found = os.stat(place.base)
-    except OSError:
-        return None
-    return Owner(found.st_uid, found.st_gid) if stat.S_ISDIR(found.st_mode) and found.st_uid != 0 else None

@@ -73,10 +73,10 @@ class Store:
         self._lock = lock
 
     @classmethod
-    def open(cls, directory: str, version: str, key: Optional[StateKey] = None) -> "Store":
+    def open(cls, directory: str, version: str, key: Optional[StateKey] = None, fd: Optional[int] = None) -> "Store":
         """Lock the directory and check all that is in it. An empty directory is good: the TPM is then yet to be made.
 
-        `key` encrypts the files; None: they are in clear.
+        `key` encrypts the files; None: they are in clear. `fd`: the directory, where it is open already; closed with the rest.
 
         The check reads and decodes; libtpms alone can say whether it likes a payload (see `damaged`).
 
@@ -84,7 +84,7 @@ class Store:
             VtpmError: STATE_MISSING, STATE_LOCKED, STATE_UNREADABLE, STATE_UNWRITABLE, STATE_FULL (no room for .lock),
                 STATE_CORRUPT, STATE_FOREIGN, STATE_KEY. No state file was changed, whichever it is.
         """
-        opened, lock = open_locked(directory)
+        opened, lock = open_locked(directory, fd)
         store = cls(opened, lock, version, key)
         try:
             store._check()
@@ -274,9 +274,9 @@ def restore_previous(directory: str, version: str, key: Optional[StateKey] = Non
         return Restored(path, tuple(one + BAD for one in aside))
 
 
-def open_locked(path: str) -> tuple[Directory, StateLock]:
+def open_locked(path: str, fd: Optional[int] = None) -> tuple[Directory, StateLock]:
     """The directory, locked, and with all of one set of files in it. Raises: VtpmError as Store.open()."""
-    directory = Directory(path)
+    directory = Directory(path, fd)
     try:
         lock = StateLock.acquire(directory.fd, path)
         try:

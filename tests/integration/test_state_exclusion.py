@@ -139,6 +139,14 @@ def test_the_lock_file_stays_and_is_signed(tmp_path):
     assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()}\n")
 
 
+def test_a_lock_file_that_others_can_open_is_closed_to_them(tmp_path):
+    """As `cp` leaves it: a lock for reading takes no more than that."""
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock").chmod(0o644)
+    Store.open(str(tmp_path), "2.0").close()
+    assert (tmp_path / ".lock").stat().st_mode & 0o7777 == 0o600
+
+
 def test_a_symbolic_link_is_not_followed(tmp_path):
     (tmp_path / ".lock").symlink_to("/dev/null")
     with pytest.raises(VtpmError) as caught:
