@@ -13,9 +13,11 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
+    NAME_MAX,
     NAME_PATTERN,
     SCHEMA,
     STATE_DIRECTORY,
+    UNIX_PATH_MAX,
     Config,
     ControlConfig,
     DeviceConfig,
@@ -28,6 +30,7 @@ from swtpm_svc.service.config_schema import (
     Table,
     TpmConfig,
     VtpmProxyConfig,
+    account_number,
 )
 
 if sys.version_info >= (3, 11):
@@ -87,11 +90,11 @@ def check_instance(name: str) -> str:
         VtpmError USAGE: that is no name for an instance.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise VtpmError(
-            Code.USAGE,
-            f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}",
-            remedy="use another name, for example vtpm0",
-        )
+        cause = f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}"
+        if len(name) > NAME_MAX:
+            room = f"the path of its socket, /run/vtpm/NAME/ctrl.sock, may have {UNIX_PATH_MAX}"
+            cause = f"instance name: found {len(name)} characters, expected at most {NAME_MAX}: {room}"
+        raise VtpmError(Code.USAGE, cause, remedy="use another name, for example vtpm0")
     return name
 
 
@@ -229,26 +232,35 @@ def changes(old: Config, new: Config) -> list[Change]:
 
 def user_id(name: str) -> int:
     """The number of a user that is given as [device] owner is. Raises VtpmError USER_MISSING."""
+    number = account_number(name)
+    if number is not None:
+        return number
     import pwd
 
     try:
-        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+        return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no user {name}", remedy=f"create it (useradd --system {name}), or name another"
-        ) from None
+        raise _missing("user", name, "passwd", "useradd") from None
 
 
 def group_id(name: str) -> int:
     """The number of a group that is given as [device] group is. Raises VtpmError USER_MISSING."""
+    number = account_number(name)
+    if number is not None:
+        return number
     import grp
 
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise VtpmError(
-            Code.USER_MISSING, f"there is no group {name}", remedy=f"create it (groupadd --system {name}), or name another"
-        ) from None
+        raise _missing("group", name, "group", "groupadd") from None
+
+
+def _missing(kind: str, name: str, database: str, command: str) -> VtpmError:
+    from shlex import quote  # only ever on the way out with an error
+
+    remedy = f"name another, which this knows: getent {database} {quote(name)}; or create it: {command} --system {quote(name)}"
+    return VtpmError(Code.USER_MISSING, f"there is no {kind} {name}", remedy=remedy)
 
 
 def _read_file(path: str, instance: str) -> bytes:
