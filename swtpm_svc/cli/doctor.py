@@ -1,6 +1,6 @@
 """`vtpmctl doctor`: is the host as the service needs it? One finding for each question, with a remedy where it is not.
 
-What is asked: accounts, /dev/cuse, each instance's node and process, and where SELinux is in use its mode, our policy
+What is asked: accounts, /dev/cuse, each instance's node and process, the CA, and where SELinux is in use its mode, our policy
 module, the labels of what is installed, and denials since the boot. A question that cannot be answered, most often for
 want of root, is a warning and no failure.
 """
@@ -94,7 +94,7 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     findings = [_accounts(), _cuse()]
     for one in found:
         findings += _instance(one)
-    return findings + _selinux(found)
+    return findings + _authorities(found) + _selinux(found)
 
 
 # --- the host ----------------------------------------------------------------------------------------------------------
@@ -143,6 +143,29 @@ def _served(found: Status) -> str:
     if node is None:
         return "is served, without a device"
     return f"is served: {node.path} {status.describe_access(node.owner, node.group, node.mode)}, as configured"
+
+
+def _authorities(found: "list[Status]") -> "list[Finding]":
+    """Of the CAs that there are: would anybody accept what they sign?"""
+    places = {one.config.provision.ca for one in found if one.config is not None and one.config.provision.certificates}
+    return [_authority(place) for place in sorted(places) if os.path.lexists(place)]
+
+
+def _authority(place: str) -> Finding:
+    try:
+        from swtpm_svc.provision import ca
+
+        complaint = ca.load(place).complaint()
+    except ImportError as error:
+        return bad("CA", f"{place} cannot be looked at ({error})", "install python3-cryptography", verdict=WARN)
+    except VtpmError as error:
+        if error.code is Code.STATE_MISSING:
+            return good("CA", f"there is none in {place} yet")
+        verdict = WARN if error.code is Code.STATE_UNREADABLE else FAIL
+        return Finding(verdict, "CA", error.message, error)
+    if complaint is not None:
+        return Finding(FAIL, "CA", complaint.message, complaint)
+    return good("CA", f"{place} can sign, and its certificates are valid")
 
 
 # --- SELinux -----------------------------------------------------------------------------------------------------------

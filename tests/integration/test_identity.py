@@ -274,6 +274,7 @@ def test_a_tpm_1_2_without_anything(session):
         "version": "1.2",
         "endorsement_keys": [],
         "certificates": [],
+        "local_ca_complaint": None,
         "record": {"keys": {}, "change": None},
     }
     assert "none is stored" in one.done("identity")

@@ -398,7 +398,7 @@ def test_accounts_are_looked_up():
         assert (caught.value.code, caught.value.message) == (Code.USER_MISSING, f"there is no {kind} no-such-account")
 
 
-#: As directories and containers have them: with a domain before or behind, a machine's `$`, digits first, 44 characters, in French.
+#: As directories and containers have them: with a domain before or behind, a machine's `$`, 44 characters, in French.
 ACCOUNTS = [
     "domain users",
     "CORP\\admins",

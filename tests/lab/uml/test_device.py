@@ -64,7 +64,7 @@ def test_a_machine_s_uuid_and_the_longest_name(instance, name):
 
 @pytest.mark.parametrize("group", ["CORP\\domain users", "équipe", "svc$", "1000660000"])
 def test_accounts_of_a_directory_and_of_a_container_get_the_device(instance, group):
-    """Names that no `groupadd` takes, and numbers of ten digits. None is a system account, as OWNER and GROUP of udev 258 want."""
+    """Names that no `groupadd` takes, and numbers of ten digits. None is a system account, which udev 258 wants."""
     number = 1000660000
     with open("/etc/group", "a", encoding="utf-8") as file:
         file.write(f"{group}:x:{number}:\n" if group != str(number) else "")
