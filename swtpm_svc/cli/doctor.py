@@ -20,6 +20,7 @@ from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service import config
+from swtpm_svc.state import store
 
 #: The version in packaging/swtpm.te.
 POLICY_VERSION = "1.0.0"
@@ -135,6 +136,9 @@ def _instance(found: Status) -> "list[Finding]":
     else:
         problems = found.problems
         findings = [good(name, _served(found))] if not problems else []
+    # systemd fails such a unit before its daemon can say why (238/STATE_DIRECTORY)
+    misplaced = store.wrong_place(found.config.state.directory) if found.config is not None else None
+    problems = [*problems, misplaced] if misplaced is not None else problems
     return findings + [Finding(FAIL, name, one.message, one) for one in problems]
 
 
