@@ -19,8 +19,8 @@ from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.files import check_directory, write_error
+from swtpm_svc.state.filling import NEW
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
-from swtpm_svc.state.newborn import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from swtpm_svc.provision.manufacture import Made, Order
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys, newborn
+from swtpm_svc.state.filling import Owner
 from swtpm_svc.state.keys import Trusted
-from swtpm_svc.state.newborn import Owner, Place
+from swtpm_svc.state.newborn import Place
 
 
 def _place(config: Config, user: str) -> Place:

@@ -286,20 +286,20 @@ def write_error(path: str, error: OSError, *, is_kept: bool = False, denied: Opt
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = _remedy(path, error, denied) + ("; the state is as it was before" if is_kept else "")
     code = Code.STATE_FULL if full else Code.STATE_UNWRITABLE
-    return VtpmError(code, f"{path} cannot be written: {_cause(path, error)}", remedy=remedy)
+    return VtpmError(code, f"{path} cannot be written: {_cause(path, error, denied)}", remedy=remedy)
 
 
 def read_error(path: str, error: OSError, *, denied: Optional[str] = None) -> VtpmError:
     """The same of a failed read."""
     remedy = f"{_remedy(path, error, denied)}; {_UNTOUCHED}"
-    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {_cause(path, error)}", remedy=remedy)
+    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {_cause(path, error, denied)}", remedy=remedy)
 
 
-def _cause(path: str, error: OSError) -> str:
+def _cause(path: str, error: OSError, denied: Optional[str]) -> str:
     if error.errno == errno.ELOOP:
         return "it is a symbolic link"
     words = os.strerror(error.errno or 0)
-    return f"{words}{_whose(path)}" if error.errno == errno.EACCES and os.geteuid() != 0 else words
+    return f"{words}{_whose(path)}" if error.errno == errno.EACCES and os.geteuid() != 0 and denied is None else words
 
 
 def _whose(path: str) -> str:

@@ -30,6 +30,8 @@ VOLATILESTATE = "volatilestate"
 SAVESTATE = "savestate"
 NAMES = (PERMALL, VOLATILESTATE, SAVESTATE)
 IDENTITY = "identity.json"
+#: What a file system has of its own.
+LOST_AND_FOUND = "lost+found"
 PREVIOUS = ".previous"
 BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
@@ -55,6 +57,8 @@ def traces(directory: Directory) -> "list[str]":
 
 
 def _is_trace(directory: Directory, name: str) -> bool:
+    if name == LOST_AND_FOUND:  # root's: not to be opened
+        return False
     known = (*_PREFIX.values(), *_TEMPORARY_PREFIX.values())
     return name.startswith(known) or name == replacement.COMMITTED or directory.begins(name, *blob.LINEAR_BEGINNINGS)
 
