@@ -19,7 +19,7 @@ import swtpm_svc
 from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.service import config
+from swtpm_svc.service import clones, config
 from swtpm_svc.state import store
 
 #: The version in packaging/swtpm.te.
@@ -59,6 +59,8 @@ LABELLED = (
     "/run/vtpm/*",
     "/run/vtpm/*/*.sock",
     "/run/vtpm/*/status",
+    "/run/vtpmkeys",
+    "/run/vtpmkeys/*",
     "/dev/cuse",
     "/dev/vtpmx",
     "/dev/vtpm[0-9]*",
@@ -95,7 +97,7 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     findings = [_accounts(), _cuse()]
     for one in found:
         findings += _instance(one)
-    return findings + _authorities(found) + _selinux(found)
+    return findings + _clones() + _authorities(found) + _selinux(found)
 
 
 # --- the host ----------------------------------------------------------------------------------------------------------
@@ -147,6 +149,19 @@ def _served(found: Status) -> str:
     if node is None:
         return "is served, without a device"
     return f"is served: {node.path} {status.describe_access(node.owner, node.group, node.mode)}, as configured"
+
+
+def _clones() -> "list[Finding]":
+    """Instances that are served with one TPM: the state of all but one is a copy."""
+    return [
+        bad(
+            "copies",
+            f"{', '.join(names)} have the same TPM: one state is a copy of the other",
+            f"vtpmctl identity {names[0]} shows its keys; stop the copy, move its state away, and make it a TPM of its own",
+            code=Code.ALREADY_PROVISIONED,
+        )
+        for names in clones.shared()
+    ]
 
 
 def _authorities(found: "list[Status]") -> "list[Finding]":

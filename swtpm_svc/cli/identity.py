@@ -16,6 +16,7 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import TPM_AUTH_CONFLICT, TPM_DISABLED_CMD, TPM_NO_ENDORSEMENT, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12, secret_of
+from swtpm_svc.service import clones
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 
@@ -45,11 +46,13 @@ def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]
     else:
         keys, certificates = _look_at_1_2(tpm, None if password is None else secret_of(password), local_ca)
     complaint = local_ca.complaint.message if local_ca.complaint else None
+    served_as = _served_as(tpm, keys)
     values = {
         "version": tpm.version,
         "endorsement_keys": keys,
         "certificates": certificates,
         "local_ca_complaint": complaint,
+        "served_as": served_as,
         "record": record,
     }
     lines = [f"TPM {tpm.version}"]
@@ -62,8 +65,18 @@ def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]
         lines += _certificate_lines(certificate)
     lines += [] if certificates else ["certificates: none"]
     lines += [f"local CA: {complaint}"] if complaint else []
+    if len(served_as) > 1:
+        lines.append(f"served as: {', '.join(served_as)}, which have the SAME TPM: one state is a copy of the other")
     lines += _record_lines(record)
     return Report("\n".join(_printable(line) for line in lines), values)
+
+
+def _served_as(tpm: Tpm, keys: "list[dict[str, Any]]") -> "list[str]":
+    """The instances on this host that have this TPM, which is more than one if a state was copied."""
+    words = {key["fingerprint"] for key in keys if "fingerprint" in key}
+    mark = tpm.storage_mark() if isinstance(tpm, Tpm2) else None
+    words |= {f"{mark:016x}"} if mark is not None else set()
+    return sorted({name for names in clones.who_has(words).values() for name in names})
 
 
 def _local_ca(directory: str) -> _LocalCa:
