@@ -74,8 +74,12 @@ def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]
 def _served_as(tpm: Tpm, keys: "list[dict[str, Any]]") -> "list[str]":
     """The instances on this host that have this TPM, which is more than one if a state was copied."""
     words = {key["fingerprint"] for key in keys if "fingerprint" in key}
-    mark = tpm.storage_mark() if isinstance(tpm, Tpm2) else None
-    words |= {f"{mark:016x}"} if mark is not None else set()
+    if isinstance(tpm, Tpm2) and not words:
+        try:
+            mark = tpm.storage_mark()
+        except (VtpmError, ProtocolError):  # a hierarchy is disabled
+            mark = None
+        words |= {f"{mark:016x}"} if mark is not None else set()
     return sorted({name for names in clones.who_has(words).values() for name in names})
 
 

@@ -81,7 +81,7 @@ class IdentityWatch:
                 "warning",
                 f"this TPM is that of {', '.join(sorted(others))}, too: one state is a copy of the other, and both are served."
                 " What is sealed to one opens with the other, attestation cannot tell them apart, and what one stores the other"
-                " does not know. Stop the copy, and make a TPM of its own for it: vtpmctl create",
+                " does not know. Stop the copy, move its state away, and start it with a TPM of its own",
                 message_id=CLONE_ID,
             )
         self._clones = sorted(others)

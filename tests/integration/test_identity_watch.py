@@ -714,7 +714,7 @@ def test_a_copy_is_noticed_when_both_are_served(copies, capsys):
     assert start(original)["clones"] == []
     assert start(copy)["clones"] == ["one"]
     [told] = re.findall("warning: (this TPM is that of one, too: .*)", copy.daemon.log())
-    assert "vtpmctl create" in told
+    assert "move its state away" in told
     assert "this TPM is that of" not in original.daemon.log()
     capsys.readouterr()
     for one in copies:  # by vtpmctl both are told, whichever was first
