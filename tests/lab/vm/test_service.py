@@ -361,7 +361,7 @@ def test_an_instance_with_the_name_of_a_machine(configure):
     name = "3f1c1c5e-6a0b-4a57-9c22-7d8a41f0a8d3"
     configure(name, '[tpm]\nstartup = "clear"\n')
     systemctl("start", name)
-    tpm2("tpm2_getrandom", "4", device=name)
+    tpm2("tpm2_getrandom", "--hex", "4", device=name)
     systemctl("restart", name)
     assert status(name)["daemon"]["restarts"] == 1
     assert stat.S_ISSOCK(os.stat(f"/run/vtpm/{name}/ctrl.sock").st_mode)
