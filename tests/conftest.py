@@ -124,6 +124,7 @@ CAPABILITIES = {
     "swtpm 0.7": Capability(is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"),
     "evmctl": command("evmctl", "ima-evm-utils"),
     "git": command("git", "git"),
+    "faketime": command("faketime", "faketime"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
     "tpm2-pytss": Capability(

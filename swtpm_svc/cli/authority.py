@@ -90,6 +90,8 @@ def _command(line: str) -> "tuple[str, ...]":
 
 
 def _report(authority: "Authority") -> Report:
+    from swtpm_svc.provision import validity
+
     names = ["issuer", *["intermediate"] * (len(authority.chain) - 2), "root"][: len(authority.chain)]
     if authority.chain[-1].issuer != authority.chain[-1].subject:
         names[1:] = ["intermediate"] * (len(names) - 1)  # what was imported ends before the root
@@ -99,16 +101,18 @@ def _report(authority: "Authority") -> Report:
     for values in certificates:
         lines.append(f"{values['role']:<12}{values['subject']}")
         lines += [f"  {name:<10}{values[name]}" for name in ("key", "serial", "sha256")]
-        lines.append(f"  {'valid':<10}{values['not_before']} to {values['not_after']}")
+        lines.append(f"  {'valid':<10}{values['not_before']} to {values['not_after']}{validity.WORDS[values['validity']]}")
+    complaint = authority.complaint()
+    lines += [f"warning     {complaint.message}", f"  remedy    {complaint.remedy}"] if complaint else []
     return Report("\n".join(lines), {"directory": authority.directory, "signer": signer, "certificates": certificates})
 
 
 def _describe(certificate: "x509.Certificate") -> "dict[str, str]":
     from cryptography.hazmat.primitives import hashes
 
-    from swtpm_svc.provision import ca
+    from swtpm_svc.provision import ca, validity
 
-    begin, end = ca.validity(certificate)
+    begin, end = validity.period(certificate)
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
@@ -117,6 +121,7 @@ def _describe(certificate: "x509.Certificate") -> "dict[str, str]":
         "sha256": certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         "not_before": f"{begin:%Y-%m-%dT%H:%M:%SZ}",
         "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}",
+        "validity": validity.state(certificate),
     }
 
 

@@ -19,8 +19,8 @@ from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.files import check_directory, write_error
+from swtpm_svc.state.filling import NEW
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
-from swtpm_svc.state.newborn import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:
@@ -102,8 +102,11 @@ def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
             "create takes ownership of a TPM 1.2 only",
             remedy=f"leave the password out; later: vtpmctl takeown {name}",
         )
-    made = provisioning.provision(loaded, USER, ownership=ownership, finish=lambda: _write_new(path, name, written))
-    return _report(loaded, made)
+    warnings: list[VtpmError] = []
+    made = provisioning.provision(
+        loaded, USER, warn=warnings.append, ownership=ownership, finish=lambda: _write_new(path, name, written)
+    )
+    return _report(loaded, made, warnings)
 
 
 def _ownership(values: "dict[str, Any]") -> "Optional[Ownership]":
@@ -193,7 +196,9 @@ def _write_new(path: str, name: str, text: str) -> None:
         raise write_error(path, error, denied=_AS_ROOT) from error
 
 
-def _report(loaded: Config, made: "list[Made]") -> Report:
+def _report(loaded: Config, made: "list[Made]", warnings: "list[VtpmError]") -> Report:
+    from swtpm_svc.cli.render import error_values
+
     lines, values = [], []
     for one in made:
         key = fingerprint(one.key) if one.key is not None else None
@@ -214,6 +219,7 @@ def _report(loaded: Config, made: "list[Made]") -> Report:
             }
         )
     lines.append(f"{loaded.instance}: TPM {loaded.tpm.version} in {loaded.state.directory}, configured by {loaded.path}")
+    lines += [error.report(f"{loaded.instance}: warning") for error in warnings]
     lines.append(f"{loaded.instance}: start it: systemctl start vtpm@{loaded.instance}")
     result = {
         "instance": loaded.instance,
@@ -222,5 +228,6 @@ def _report(loaded: Config, made: "list[Made]") -> Report:
         "state": loaded.state.directory,
         "pcr_banks": list(loaded.provision.pcr_banks) if loaded.tpm.version == "2.0" else ["sha1"],
         "made": values,
+        "warnings": [error_values(error) for error in warnings],
     }
     return Report("\n".join(lines), result)

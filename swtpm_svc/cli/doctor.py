@@ -1,6 +1,6 @@
 """`vtpmctl doctor`: is the host as the service needs it? One finding for each question, with a remedy where it is not.
 
-What is asked: accounts, /dev/cuse, each instance's node and process, and where SELinux is in use its mode, our policy
+What is asked: accounts, /dev/cuse, each instance's node and process, the CA, and where SELinux is in use its mode, our policy
 module, the labels of what is installed, and denials since the boot. A question that cannot be answered, most often for
 want of root, is a warning and no failure.
 """
@@ -19,7 +19,8 @@ import swtpm_svc
 from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.service import config
+from swtpm_svc.service import clones, config
+from swtpm_svc.state import store
 
 #: The version in packaging/swtpm.te.
 POLICY_VERSION = "1.0.0"
@@ -58,6 +59,8 @@ LABELLED = (
     "/run/vtpm/*",
     "/run/vtpm/*/*.sock",
     "/run/vtpm/*/status",
+    "/run/vtpmkeys",
+    "/run/vtpmkeys/*",
     "/dev/cuse",
     "/dev/vtpmx",
     "/dev/vtpm[0-9]*",
@@ -102,7 +105,7 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
         if error.code is Code.USAGE:
             raise
         findings.append(Finding(FAIL, instance or "instances", error.message, error))
-    return findings + _selinux(found)
+    return findings + _clones() + _authorities(found) + _selinux(found)
 
 
 # --- the host ----------------------------------------------------------------------------------------------------------
@@ -143,6 +146,9 @@ def _instance(found: Status) -> "list[Finding]":
     else:
         problems = found.problems
         findings = [good(name, _served(found))] if not problems else []
+    # systemd fails such a unit before its daemon can say why (238/STATE_DIRECTORY)
+    misplaced = store.wrong_place(found.config.state.directory) if found.config is not None else None
+    problems = [*problems, misplaced] if misplaced is not None else problems
     return findings + [Finding(FAIL, name, one.message, one) for one in problems]
 
 
@@ -151,6 +157,42 @@ def _served(found: Status) -> str:
     if node is None:
         return "is served, without a device"
     return f"is served: {node.path} {status.describe_access(node.owner, node.group, node.mode)}, as configured"
+
+
+def _clones() -> "list[Finding]":
+    """Instances that are served with one TPM: the state of all but one is a copy."""
+    return [
+        bad(
+            "copies",
+            f"{', '.join(names)} have the same TPM: one state is a copy of the other",
+            f"vtpmctl identity {names[0]} shows its keys; stop the copy, move its state away, and make it a TPM of its own",
+            code=Code.ALREADY_PROVISIONED,
+        )
+        for names in clones.shared()
+    ]
+
+
+def _authorities(found: "list[Status]") -> "list[Finding]":
+    """Of the CAs that there are: would anybody accept what they sign?"""
+    places = {one.config.provision.ca for one in found if one.config is not None and one.config.provision.certificates}
+    return [_authority(place) for place in sorted(places) if os.path.lexists(place)]
+
+
+def _authority(place: str) -> Finding:
+    try:
+        from swtpm_svc.provision import ca
+
+        complaint = ca.load(place).complaint()
+    except ImportError as error:
+        return bad("CA", f"{place} cannot be looked at ({error})", "install python3-cryptography", verdict=WARN)
+    except VtpmError as error:
+        if error.code is Code.STATE_MISSING:
+            return good("CA", f"there is none in {place} yet")
+        verdict = WARN if error.code is Code.STATE_UNREADABLE else FAIL
+        return Finding(verdict, "CA", error.message, error)
+    if complaint is not None:
+        return Finding(FAIL, "CA", complaint.message, complaint)
+    return good("CA", f"{place} can sign, and its certificates are valid")
 
 
 # --- SELinux -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import TPM_AUTH_CONFLICT, TPM_DISABLED_CMD, TPM_NO_ENDORSEMENT, RefusedByTpm
 from swtpm_svc.provision.tpm2 import Tpm2
 from swtpm_svc.provision.tpm12 import Tpm12, secret_of
+from swtpm_svc.service import clones
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 
@@ -29,10 +30,11 @@ _PERSISTENT = (0x81000000, 0x817FFFFF)
 
 
 class _LocalCa(NamedTuple):
-    """The certificate of who signs for the local CA; None: there is none to be had, and why."""
+    """The certificate of who signs for the local CA; None: there is none, and why. `complaint`: why nobody accepts it now."""
 
     issuer: "Optional[x509.Certificate]"
     reason: str = ""
+    complaint: Optional[VtpmError] = None
 
 
 def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]", owner: Password) -> Report:
@@ -43,7 +45,16 @@ def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]
         keys, certificates = _look_at_2_0(tpm, password or b"", local_ca)
     else:
         keys, certificates = _look_at_1_2(tpm, None if password is None else secret_of(password), local_ca)
-    values = {"version": tpm.version, "endorsement_keys": keys, "certificates": certificates, "record": record}
+    complaint = local_ca.complaint.message if local_ca.complaint else None
+    served_as = _served_as(tpm, keys)
+    values = {
+        "version": tpm.version,
+        "endorsement_keys": keys,
+        "certificates": certificates,
+        "local_ca_complaint": complaint,
+        "served_as": served_as,
+        "record": record,
+    }
     lines = [f"TPM {tpm.version}"]
     for key in keys:
         place = f"  at {key['handle']}" if "handle" in key else ""
@@ -53,15 +64,31 @@ def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]
     for certificate in certificates:
         lines += _certificate_lines(certificate)
     lines += [] if certificates else ["certificates: none"]
+    lines += [f"local CA: {complaint}"] if complaint else []
+    if len(served_as) > 1:
+        lines.append(f"served as: {', '.join(served_as)}, which have the SAME TPM: one state is a copy of the other")
     lines += _record_lines(record)
     return Report("\n".join(_printable(line) for line in lines), values)
+
+
+def _served_as(tpm: Tpm, keys: "list[dict[str, Any]]") -> "list[str]":
+    """The instances on this host that have this TPM, which is more than one if a state was copied."""
+    words = {key["fingerprint"] for key in keys if "fingerprint" in key}
+    if isinstance(tpm, Tpm2) and not words:
+        try:
+            mark = tpm.storage_mark()
+        except (VtpmError, ProtocolError):  # a hierarchy is disabled
+            mark = None
+        words |= {f"{mark:016x}"} if mark is not None else set()
+    return sorted({name for names in clones.who_has(words).values() for name in names})
 
 
 def _local_ca(directory: str) -> _LocalCa:
     from swtpm_svc.provision import ca
 
     try:
-        return _LocalCa(ca.load(directory).certificate)
+        authority = ca.load(directory)
+        return _LocalCa(authority.certificate, complaint=authority.complaint())
     except VtpmError as error:
         return _LocalCa(None, error.message)
 
@@ -166,6 +193,8 @@ def _look(
 
 
 def _certificate_lines(values: "dict[str, Any]") -> "list[str]":
+    from swtpm_svc.provision import validity
+
     lines = [f"certificate {values['role']}  at NV index {values['index']}"]
     if "error" in values:
         return [*lines, f"  cannot be used: {values['error']}"]
@@ -180,7 +209,7 @@ def _certificate_lines(values: "dict[str, Any]") -> "list[str]":
         "tells of": about,
         "issuer": text("issuer"),
         "serial": text("serial"),
-        "valid": f"{text('not_before')} to {text('not_after')}",
+        "valid": f"{text('not_before')} to {text('not_after')}{validity.WORDS.get(text('validity'), '')}",
         "sha256": text("sha256"),
         "key": _key_words(values["key"]),
         "local CA": _ca_words(values),

@@ -1,6 +1,7 @@
 """Where a password comes from: a file, a descriptor, a credential of systemd, or the person at the terminal.
 
-A password is bytes as they are, without one newline at the end. It is never asked for on the command line, where every user of
+A password is one line of bytes as they are, without its end, which is a newline or, from an editor of Windows, CR and newline.
+It is never asked for on the command line, where every user of
 the machine can see it (ps); `-pwdo` of the classic tools is taken, with a warning.
 """
 
@@ -14,6 +15,7 @@ from swtpm_svc.errors import Code, VtpmError
 
 #: No password is longer; what a wrong file name must not pull into memory.
 MAX_BYTES = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: The classic tools' option that has the owner's password itself.
 CLASSIC_OPTION = "-pwdo"
@@ -125,7 +127,15 @@ class Password(NamedTuple):
             raise VtpmError(
                 Code.TOO_LARGE, f"{place} has more than {MAX_BYTES} bytes, which is no password", remedy="name another file"
             )
-        return content[:-1] if content.endswith(b"\n") else content
+        line = content[:-1] if content.endswith(b"\n") else content
+        line = line[:-1] if line != content and line.endswith(b"\r") else line
+        if b"\n" in line:
+            raise VtpmError(Code.USAGE, f"{place} has more than one line, which is no password", remedy="leave one line in it")
+        if line.startswith(_BYTE_ORDER_MARK):
+            raise VtpmError(
+                Code.USAGE, f"{place} begins with a byte order mark, which nobody types", remedy="save it as UTF-8 without one"
+            )
+        return line
 
     def _checked(self, password: bytes) -> bytes:
         if not password:

@@ -9,13 +9,11 @@ needs them first, or an administrator imports an issuer. In use are these files,
     root-key.pem     the root's key; nothing here reads it, so that it can be taken to a safer place
 
 Our own keys are on P-384: made in a millisecond, where RSA 3072 takes a second or more under the lock, and a TPM's certificate is
-a quarter shorter, which is NV memory of each TPM. Own certificates do not expire (RFC 5280, 4.1.2.5), because those of the TPMs
-do not; nobody publishes revocations.
+a quarter shorter, which is NV memory of each TPM. Own certificates begin long ago and do not expire: provision/validity.py.
 """
 
 import json
 import os
-from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
 from cryptography import x509
@@ -25,14 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.provision import ca_chain
+from swtpm_svc.provision import ca_chain, validity
 from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
 CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.pem", "signer.json"
 
-#: "No well-defined expiration date": RFC 5280, 4.1.2.5.
-FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
 _NO_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -67,15 +63,23 @@ class Authority(NamedTuple):
         Raises:
             VtpmError CA_SIGNER: the external signer failed. CA_UNUSABLE: the issuer's certificate has expired.
         """
-        _refuse_expired(self.chain, self.directory)
+        _refuse(validity.expired(self.chain, self.directory))
         builder = (
             builder.issuer_name(self.certificate.subject)
             .serial_number(x509.random_serial_number())  # 159 random bits, positive
-            .not_valid_before(_now())
-            .not_valid_after(FOREVER)
+            .not_valid_before(validity.begin_below(self.chain))
+            .not_valid_after(validity.FOREVER)
             .add_extension(_authority_key_identifier(self.certificate), critical=False)
         )
         return builder.sign(self.key, signature_hash(self.key.public_key()))
+
+    def complaint(self) -> Optional[VtpmError]:
+        """Why nobody accepts now what it signs; None: nothing is wrong.
+
+        That it is yet to begin is no error: the clock may have been set back, and the CA is good.
+        """
+        remedy = f"set the clock, if it is wrong; else move {self.directory} aside, and make a new CA: vtpmctl ca create"
+        return validity.expired(self.chain, self.directory) or validity.early(self.chain, self.directory, remedy)
 
 
 def load(directory: str = DIRECTORY) -> Authority:
@@ -130,8 +134,8 @@ def import_issuer(
     given = FileSet(files, owner.st_uid if owner else os.geteuid(), owner.st_gid if owner else os.getegid())
     try:
         authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
-        _refuse_expired(authority.chain, "the certificates")
-        _refuse_early(authority.chain, "the certificates")
+        _refuse(validity.expired(authority.chain, "the certificates"))
+        _refuse(validity.early(authority.chain, "the certificates", "import it then; or set the clock, if that is wrong"))
     except VtpmError as error:
         if error.remedy == RESTORE:
             error.remedy = "see what ca import takes in vtpmctl(8); nothing was changed"
@@ -155,13 +159,6 @@ def pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def validity(certificate: x509.Certificate) -> "tuple[datetime, datetime]":
-    """The first and the last second, in UTC."""
-    if hasattr(certificate, "not_valid_after_utc"):  # cryptography 42 and later
-        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return certificate.not_valid_before.replace(tzinfo=timezone.utc), certificate.not_valid_after.replace(tzinfo=timezone.utc)
-
-
 def describe_key(certificate: x509.Certificate) -> str:
     key = ca_chain.supported(certificate)
     return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"EC {key.curve.name}"
@@ -172,8 +169,9 @@ def usage(name: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{**_NO_USAGE, name: True})
 
 
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0)
+def _refuse(error: Optional[VtpmError]) -> None:
+    if error is not None:
+        raise error
 
 
 def _find(place: CaDirectory) -> Optional[Authority]:
@@ -196,27 +194,6 @@ def _open(found: FileSet, directory: str, names: "dict[str, str]") -> Authority:
     if ISSUER_KEY not in found.files:
         raise unusable(names[ISSUER_KEY], f"is missing, and so is {SIGNER}")
     return Authority(directory, chain, _read_key(found.files[ISSUER_KEY], public, names[ISSUER_KEY]), None)
-
-
-def _refuse_expired(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
-    now = _now()
-    for certificate in chain:
-        end = validity(certificate)[1]
-        if end < now:
-            subject = certificate.subject.rfc4514_string()
-            remedy = "see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force"
-            raise unusable(name, f"cannot be used: {subject} expired at {end:%Y-%m-%d %H:%M:%S} UTC", remedy)
-
-
-def _refuse_early(chain: "tuple[x509.Certificate, ...]", name: str) -> None:
-    """Asked at an import only: a clock that was set back does not stop a CA that was good."""
-    now = _now()
-    for certificate in chain:
-        begin = validity(certificate)[0]
-        if begin > now:
-            subject = certificate.subject.rfc4514_string()
-            cause = f"cannot be used: {subject} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
-            raise unusable(name, cause, "import it then; or set the clock, if that is wrong")
 
 
 def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
@@ -301,8 +278,8 @@ def _sign_ca(
         .issuer_name(parent.subject if parent else subject)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_now())
-        .not_valid_after(FOREVER)
+        .not_valid_before(validity.BEGINNING)
+        .not_valid_after(validity.FOREVER)
         .add_extension(x509.BasicConstraints(ca=True, path_length=below), critical=True)
         .add_extension(usage("key_cert_sign"), critical=True)
         .add_extension(identifier, critical=False)

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from swtpm_svc.provision import ca
+from swtpm_svc.provision import validity
 from swtpm_svc.provision.ca_signer import verify
 from swtpm_svc.provision.certificates import (
     AIK_CERTIFICATE,
@@ -104,7 +104,8 @@ _FACTS: "dict[str, Callable[[x509.Certificate], Any]]" = {
     "tpm": _tpm,
     "issuer": lambda certificate: certificate.issuer.rfc4514_string(),
     "serial": lambda certificate: f"{certificate.serial_number:x}",
-    "not_before": lambda certificate: f"{ca.validity(certificate)[0]:%Y-%m-%dT%H:%M:%SZ}",
-    "not_after": lambda certificate: f"{ca.validity(certificate)[1]:%Y-%m-%dT%H:%M:%SZ}",
+    "not_before": lambda certificate: f"{validity.period(certificate)[0]:%Y-%m-%dT%H:%M:%SZ}",
+    "not_after": lambda certificate: f"{validity.period(certificate)[1]:%Y-%m-%dT%H:%M:%SZ}",
+    "validity": validity.state,
     "sha256": lambda certificate: certificate.fingerprint(hashes.SHA256()).hex(),
 }

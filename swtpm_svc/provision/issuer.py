@@ -54,6 +54,12 @@ class Issuer:
         if self._failure is not None:
             raise self._failure
 
+    def complaint(self) -> Optional[VtpmError]:
+        """Why nobody accepts now what it makes; None: nothing is wrong."""
+        self.wait()
+        error: Optional[VtpmError] = self._authority.complaint()
+        return error
+
     def endorsement(self, key: PublicKey) -> bytes:
         """DER, as from the others."""
         self.wait()

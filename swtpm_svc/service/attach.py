@@ -51,8 +51,8 @@ def _provision(config: Config, notifier: Notifier) -> None:
 
     notifier.extend_timeout(PROVISION_TIME_S)
     notifier.status(f"Making a new TPM {config.tpm.version}, with its keys and certificates")
-    made = provisioning.provision(config, USER)
     journal = Journal(config.instance, config.tpm.version, "info", to_stderr=False)
+    made = provisioning.provision(config, USER, warn=lambda error: journal.error(error, level="warning"))
     what = ", ".join(one.label for one in made)
     journal.log("notice", f"{config.state.directory} was empty: a new TPM {config.tpm.version} was made, with {what}")
 

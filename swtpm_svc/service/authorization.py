@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 
+from swtpm_svc.service.config_schema import account_number
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.cuse import Caller
 
@@ -26,7 +27,8 @@ class Authorization:
 
     def _in_group(self, caller: Caller) -> bool:
         try:
-            wanted = int(self.group) if self.group.isdigit() else grp.getgrnam(self.group).gr_gid
+            number = account_number(self.group)
+            wanted = grp.getgrnam(self.group).gr_gid if number is None else number
         except KeyError:
             return False  # no such group: nobody is in it
         if caller.gid == wanted:

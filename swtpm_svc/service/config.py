@@ -13,9 +13,11 @@ from swtpm_svc.service.config_file import CONFIG_DIRECTORY, FILE_MAX_BYTES, one_
 from swtpm_svc.service.config_schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
+    NAME_MAX,
     NAME_PATTERN,
     SCHEMA,
     STATE_DIRECTORY,
+    UNIX_PATH_MAX,
     Config,
     ControlConfig,
     DeviceConfig,
@@ -28,6 +30,7 @@ from swtpm_svc.service.config_schema import (
     Table,
     TpmConfig,
     VtpmProxyConfig,
+    account_number,
 )
 
 __all__ = [
@@ -82,11 +85,11 @@ def check_instance(name: str) -> str:
         VtpmError USAGE: that is no name for an instance.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise VtpmError(
-            Code.USAGE,
-            f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}",
-            remedy=_instance_meant(name),
-        )
+        cause = f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}"
+        if len(name) > NAME_MAX:
+            room = f"the path of its socket, /run/vtpm/NAME/ctrl.sock, may have {UNIX_PATH_MAX}"
+            cause = f"instance name: found {len(name)} characters, expected at most {NAME_MAX}: {room}"
+        raise VtpmError(Code.USAGE, cause, remedy=_instance_meant(name))
     return name
 
 
@@ -244,20 +247,26 @@ def changes(old: Config, new: Config) -> list[Change]:
 
 def user_id(name: str) -> int:
     """The number of a user that is given as [device] owner is. Raises VtpmError USER_MISSING."""
+    number = account_number(name)
+    if number is not None:
+        return number
     import pwd
 
     try:
-        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+        return pwd.getpwnam(name).pw_uid
     except KeyError:
         raise VtpmError(Code.USER_MISSING, f"there is no user {name}", remedy=_make_account("passwd", "useradd", name)) from None
 
 
 def group_id(name: str) -> int:
     """The number of a group that is given as [device] group is. Raises VtpmError USER_MISSING."""
+    number = account_number(name)
+    if number is not None:
+        return number
     import grp
 
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        return grp.getgrnam(name).gr_gid
     except KeyError:
         raise VtpmError(Code.USER_MISSING, f"there is no group {name}", remedy=_make_account("group", "groupadd", name)) from None
 

@@ -14,9 +14,13 @@ from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
 from swtpm_svc.wire.values import NamedTuple
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-NAME_EXPECTED = "1 to 32 letters, digits, dots, dashes and underscores, the first a letter or digit"
-ACCOUNT_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}")
+UNIX_PATH_MAX = 107  # sun_path without its terminating zero (unix(7))
+#: So many that the longest path of a socket, /run/vtpm/NAME/ctrl.sock, can be bound.
+NAME_MAX = UNIX_PATH_MAX - len("/run/vtpm//ctrl.sock")
+NAME_PATTERN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
+NAME_EXPECTED = f"1 to {NAME_MAX} letters, digits, dots, dashes and underscores, the first a letter or digit"
+ACCOUNT_MAX = 256  # characters: LOGIN_NAME_MAX (limits.h)
+ID_MAX = (1 << 32) - 2  # 4294967295 says "leave it as it is" to chown(2)
 TCP_PATTERN = re.compile(r"tcp:(?:[A-Za-z0-9.-]{1,253}:|\[[0-9A-Fa-f:.]{2,45}\]:)?[0-9]{1,5}")
 CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
 #: What looks like a key, written where its place should be named: it is in no error.
@@ -33,7 +37,6 @@ MINOR_MAX = (1 << 20) - 1
 STATE_DIRECTORY = "/var/lib/vtpm"
 
 PORT_MAX = 65535
-UNIX_PATH_MAX = 107  # sun_path without its terminating zero (unix(7))
 
 
 class TpmConfig(NamedTuple):
@@ -248,6 +251,21 @@ def _list_of(*choices: str) -> Kind:
     return Kind(str, f"one or more of {', '.join(choices)}, with commas between and each once", read)
 
 
+def account_number(account: str) -> Optional[int]:
+    """The number of a user or group that is given by its number; None: it is given by its name."""
+    return int(account) if account.isascii() and account.isdigit() else None
+
+
+def _read_account(value: str) -> str:
+    """Which names there are, the system's databases say, a directory's among them: here only what none of them can hold."""
+    if not 0 < len(value) <= ACCOUNT_MAX or not value.isprintable() or ":" in value:
+        raise ValueError
+    number = account_number(value)
+    if number is not None and number > ID_MAX:
+        raise ValueError
+    return value
+
+
 def _read_mode(value: str) -> int:
     if not MODE_PATTERN.fullmatch(value):
         raise ValueError
@@ -295,8 +313,8 @@ def _read_port_pair(value: str) -> str:
 
 
 DEVICE_NAME = _text(NAME_PATTERN, NAME_EXPECTED)
-USER = _text(ACCOUNT_PATTERN, "the name or the number of a user")
-GROUP = _text(ACCOUNT_PATTERN, "the name or the number of a group")
+USER = Kind(str, f"the name of a user, or a number up to {ID_MAX}", _read_account)
+GROUP = Kind(str, f"the name of a group, or a number up to {ID_MAX}", _read_account)
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 FILE = Kind(str, '"none" or an absolute path without ..', _read_file)

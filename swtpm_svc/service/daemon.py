@@ -15,9 +15,9 @@ from swtpm_svc import __version__
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.service import clones, kernel_tpm, later, state_keys, udev
 from swtpm_svc.service import config as configuration
 from swtpm_svc.service import journal as entries
-from swtpm_svc.service import kernel_tpm, later, state_keys, udev
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.config import Config, ControlConfig
 from swtpm_svc.service.device import ServedDevice
@@ -116,7 +116,7 @@ class Daemon:
         with self._store, RecordFile.open(self._store, self._journal) as record:
             self._refuse_unprovisioned()
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
-            self._identity = IdentityWatch(self._tpm, record, self._journal)
+            self._identity = IdentityWatch(self._tpm, record, self._journal, clones.own_directory())
             self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
             handover = park.read() if park is not None else None
             resumed = handover is not None and self._resume(handover)

@@ -8,12 +8,14 @@ A TPM 1.2 is not asked: TPM_ReadPubek extends the audit digest, which clients se
 key is read from its permanent state, which does not change it, and works with an owner too.
 """
 
+import os
 import time
 from typing import Any, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.service import clones
 from swtpm_svc.service.identity_record import STORAGE, Record, RecordFile
-from swtpm_svc.service.journal import IDENTITY_ID, Journal
+from swtpm_svc.service.journal import CLONE_ID, IDENTITY_ID, Journal
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
 
@@ -21,16 +23,21 @@ from swtpm_svc.wire.protocol_error import ProtocolError
 class IdentityWatch:
     """Compares a TPM with the record of the one before it. All methods belong to the thread that may use the TPM."""
 
-    def __init__(self, tpm: Tpm, file: RecordFile, journal: Journal) -> None:
+    def __init__(self, tpm: Tpm, file: RecordFile, journal: Journal, shown: Optional[str] = None) -> None:
+        """`shown`: the directory in which the other instances see by what this one is known (service/clones.py)."""
         self._tpm = tpm
         self._file = file
         self._journal = journal
+        self._shown = shown
         self._record: Optional[Record] = None
+        #: The other instances that have the same TPM.
+        self._clones: list[str] = []
 
     def check(self) -> None:
         """Ask the TPM, tell the journal when its keys are others than before, and keep the record. Never raises VtpmError.
 
         Does nothing when the TPM cannot be asked now. What is new, without anything old being gone, is recorded in silence.
+        Told is also when another instance that is served has the same keys.
         """
         if not self._tpm.can_be_asked:
             return
@@ -42,6 +49,7 @@ class IdentityWatch:
         if found.storage is None and self._tpm.version == "2.0":
             found = found._replace(storage=record.storage)
         found = found._replace(change=record.change)
+        self._look_for_clones(found)
         if found == record:
             return
         lost, now = _lost(record, found)
@@ -53,7 +61,30 @@ class IdentityWatch:
 
     def describe(self) -> "Optional[dict[str, Any]]":
         """For the status: the keys and the last change. None: the TPM could not be asked yet."""
-        return None if self._record is None else {"keys": self._record.keys, "change": self._record.change}
+        if self._record is None:
+            return None
+        return {"keys": self._record.keys, "change": self._record.change, "clones": self._clones}
+
+    def _look_for_clones(self, found: Record) -> None:
+        if self._shown is None:
+            return
+        words = found.words()
+        directory, own = os.path.split(self._shown)
+        try:
+            clones.show(self._shown, words)
+        except OSError as error:
+            self._journal.log("debug", f"copies of this TPM cannot be noticed: {self._shown}: {error.strerror}")
+            return
+        others = {name for names in clones.who_has(words, directory).values() for name in names} - {own}
+        if others - set(self._clones):
+            self._journal.log(
+                "warning",
+                f"this TPM is that of {', '.join(sorted(others))}, too: one state is a copy of the other, and both are served."
+                " What is sealed to one opens with the other, attestation cannot tell them apart, and what one stores the other"
+                " does not know. Stop the copy, move its state away, and start it with a TPM of its own",
+                message_id=CLONE_ID,
+            )
+        self._clones = sorted(others)
 
     def _tell(self, lost: "dict[str, str]", now: "dict[str, Optional[str]]") -> None:
         self._journal.log(

@@ -35,6 +35,10 @@ class Record(NamedTuple):
     storage: Optional[str] = None
     change: "Optional[dict[str, Any]]" = None
 
+    def words(self) -> "set[str]":
+        """All that tells this TPM from others."""
+        return {*self.keys.values(), *([self.storage] if self.storage is not None else [])}
+
 
 class RecordFile:
     """The record's place. A context manager; owns the descriptor of a directory of its own, if there is one."""

@@ -29,13 +29,15 @@ from swtpm_svc.wire import fuse
 
 _MAGIC = b"vtpmpark"
 _LAYOUT = 1
-_HEADER = Struct("=8sIIQ64s")  # magic, layout, 1: the handover is complete, its length in bytes, the device's name
+# magic, layout, 1: the handover is complete, its length in bytes, the device's name (once 32 bytes, then zeros)
+_HEADER = Struct("=8sIIQ128s")
 _IDENTITY = Struct("=8sI")
 _WAITERS_START = PAGESIZE
 _POLLS_START = 3 * PAGESIZE
 _SLOT_START = 5 * PAGESIZE
 _HANDOVER_START = 32 * PAGESIZE
 assert _SLOT_START + SLOT_SIZE <= _HANDOVER_START
+assert _HEADER.size <= _WAITERS_START
 
 #: Far above what a state, what was offered and the responses of all openers take.
 _HANDOVER_MAX = 16 << 20

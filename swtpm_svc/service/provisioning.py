@@ -3,6 +3,7 @@
 import os
 from typing import Callable, Optional
 
+from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import factory
 from swtpm_svc.provision.factory import Ownership
 from swtpm_svc.provision.issuer import Issuer
@@ -10,8 +11,9 @@ from swtpm_svc.provision.manufacture import Made, Order
 from swtpm_svc.service.config import Config
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys, newborn
+from swtpm_svc.state.filling import Owner
 from swtpm_svc.state.keys import Trusted
-from swtpm_svc.state.newborn import Owner, Place
+from swtpm_svc.state.newborn import Place
 
 
 def _place(config: Config, user: str) -> Place:
@@ -30,11 +32,17 @@ def _place(config: Config, user: str) -> Place:
 
 
 def provision(
-    config: Config, user: str, *, ownership: Optional[Ownership] = None, finish: Optional[Callable[[], None]] = None
+    config: Config,
+    user: str,
+    *,
+    warn: Callable[[VtpmError], None],
+    ownership: Optional[Ownership] = None,
+    finish: Optional[Callable[[], None]] = None,
 ) -> "list[Made]":
     """Make the TPM that [provision] describes, whether it is enabled or not. A state that is there is left as it is.
 
-    `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused.
+    `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused. `warn` is told what is no
+    reason not to make it.
 
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state.
@@ -51,5 +59,8 @@ def provision(
         issuer = Issuer(wanted.ca, platform)
     order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
     product = factory.make(config.tpm.version, order, issuer, ownership, profile=wanted.profile)
+    complaint = issuer.complaint() if issuer is not None else None
+    if complaint is not None:
+        warn(complaint)
     newborn.install(found, config.tpm.version, product.state, key, finish)
     return product.made

@@ -5,6 +5,7 @@ import socket
 from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.service import clones
 
 #: Listed one by one; more are only counted.
 OPENERS_SHOWN = 64
@@ -12,7 +13,8 @@ OPENERS_SHOWN = 64
 
 def runtime_path(instance: str, name: str) -> str:
     """A file in the runtime directory that systemd made, or where it would be."""
-    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or f"/run/vtpm/{instance}"
+    paths = [path for path in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if path != clones.own_directory()]
+    directory = next(filter(None, paths), f"/run/vtpm/{instance}")
     return f"{directory}/{name}"
 
 

@@ -4,9 +4,10 @@
     IMPORT{program}="/usr/libexec/vtpm/vtpm-udev-properties --kernel-tpm $kernel"
 
 It prints VTPM_INSTANCE=, VTPM_OWNER=, VTPM_GROUP= and VTPM_MODE=, or nothing and status 1 when no file names the
-device. With --kernel-tpm the name is that of a TPM of the kernel (tpm0, tpmrm0), and only its instance is printed. udev
-waits for it, and it runs as root: it starts nothing, writes nothing, and every value that it prints has passed the
-configuration's patterns, so none holds a space, a quote, a `$` or the end of a line.
+device. Owner and group are numbers: a directory's names have what udev's rules give a meaning to (`CORP\\domain users`).
+One that does not exist is left out, and udev's log says so. With --kernel-tpm the name is that of a TPM of the kernel
+(tpm0, tpmrm0), and only its instance is printed. udev waits for it, and it runs as root: it starts nothing, writes nothing,
+and prints only numbers and names of instances, so no value holds a space, a quote, a `$` or the end of a line.
 """
 
 import os
@@ -50,7 +51,13 @@ def find_kernel_tpm(device_name: str, run: str = kernel_tpm_record.RUNTIME_DIREC
 
 def properties(found: Config) -> str:
     device = found.device
-    return f"VTPM_INSTANCE={found.instance}\nVTPM_OWNER={device.owner}\nVTPM_GROUP={device.group}\nVTPM_MODE={device.mode:04o}\n"
+    text = f"VTPM_INSTANCE={found.instance}\n"
+    for name, look_up, account in (("OWNER", config.user_id, device.owner), ("GROUP", config.group_id, device.group)):
+        try:
+            text += f"VTPM_{name}={look_up(account)}\n"
+        except VtpmError as error:
+            sys.stderr.write(f"{found.path}: {error}\n")
+    return f"{text}VTPM_MODE={device.mode:04o}\n"
 
 
 def main(arguments: list[str], directory: str = config.CONFIG_DIRECTORY) -> int:

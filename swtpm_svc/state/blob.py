@@ -41,6 +41,10 @@ MIN_VERSION = 1
 #: Version 1 has no TLVs: the payload follows the header.
 VERSION_WITHOUT_TLVS = 1
 
+#: How a file begins in which swtpm's other back end (backend-uri=file://) keeps all of a TPM: eight letters as a number, in the
+#: byte order of the machine that made it (seen with 0.7.1).
+LINEAR_BEGINNINGS = (b"nilmptws", b"swtpmlin")
+
 Buffer = Union[bytes, bytearray, memoryview]
 
 
@@ -54,6 +58,10 @@ class TruncatedBlob(BlobError):
 
 class DamagedBlob(BlobError):
     """The blob contradicts itself, or its checksum does."""
+
+
+class LinearFile(BlobError):
+    """It is all of a TPM in one file, of swtpm's file back end."""
 
 
 class NewerBlob(BlobError):
@@ -105,9 +113,11 @@ def decode(data: Buffer) -> Blob:
     The two older forms come out as a Blob of version 1 (header) or 0 (bare payload) with the one TLV DATA.
 
     Raises:
-        TruncatedBlob, DamagedBlob, NewerBlob
+        TruncatedBlob, DamagedBlob, NewerBlob, LinearFile
     """
     view = memoryview(data)
+    if bytes(view[:8]) in LINEAR_BEGINNINGS:
+        raise LinearFile("it is a file in which swtpm's file back end keeps all of a TPM (backend-uri=file://)")
     if len(view) < HEADER.size:
         raise TruncatedBlob(f"it is cut off after {len(view)} bytes" if view else "it is empty")
     version, min_version, header_size, flags, total_length = HEADER.unpack_from(view)

@@ -7,6 +7,7 @@ content, whole; what a crash leaves behind is at most the temporary, under the n
 import errno
 import os
 import stat
+from itertools import islice
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -37,6 +38,8 @@ _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 #: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
 _OURS = ("tpm-00.", "tpm2-00.", "TMP-00.", "TMP2-00.", ".lock", "identity.json")
 _NAMED_MAX = 8
+#: Another user may have filled a directory that is looked at.
+NAMES_MAX = 10_000
 
 
 class Directory:
@@ -76,11 +79,16 @@ class Directory:
         return os.path.join(self.path, name)
 
     def names(self) -> set[str]:
-        """Raises: VtpmError STATE_UNREADABLE."""
+        """Raises: VtpmError STATE_UNREADABLE: also where there are too many to be those of a TPM."""
         try:
-            return set(os.listdir(self.fd))
+            with os.scandir(self.fd) as entries:
+                found = {entry.name for entry in islice(entries, NAMES_MAX + 1)}
         except OSError as error:
             raise read_error(self.path, error) from None
+        if len(found) > NAMES_MAX:
+            cause = f"{self.path} has more than {NAMES_MAX} files, which no TPM's directory has"
+            raise VtpmError(Code.STATE_UNREADABLE, cause, remedy=f"see what they are: ls {quote(self.path)} | head")
+        return found
 
     def check_writable(self) -> None:
         """Raises: VtpmError STATE_UNWRITABLE."""
@@ -99,6 +107,10 @@ class Directory:
             return None
         except OSError as error:
             raise read_error(self.path_of(name), error) from None
+
+    def begins(self, name: str, *beginnings: bytes) -> bool:
+        """Is that a regular file, to be read, with one of these beginnings?"""
+        return begins(name, *beginnings, dir_fd=self.fd)
 
     def read(self, name: str) -> Optional[bytes]:
         """The whole file; None when there is none. Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
@@ -248,6 +260,21 @@ class Directory:
             pass  # it was never made, or cannot be removed: the next start tidies up
 
 
+def begins(path: str, *beginnings: bytes, dir_fd: Optional[int] = None) -> bool:
+    """Is that a regular file, to be read, with one of these beginnings? Follows no link, and waits for nothing."""
+    try:
+        fd = os.open(path, _READ_FLAGS, dir_fd=dir_fd)
+    except OSError:
+        return False
+    try:
+        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return is_regular and os.read(fd, max(map(len, beginnings))).startswith(beginnings)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def check_directory(path: str, *, denied: Optional[str] = None) -> None:
     """Can files be made there? Raises: VtpmError STATE_UNWRITABLE."""
     try:
@@ -275,17 +302,42 @@ def write_error(path: str, error: OSError, *, is_kept: bool = False, denied: Opt
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = _remedy(path, error, denied) + ("; the state is as it was before" if is_kept else "")
     code = Code.STATE_FULL if full else Code.STATE_UNWRITABLE
-    return VtpmError(code, f"{path} cannot be written: {_cause(error)}", remedy=remedy)
+    return VtpmError(code, f"{path} cannot be written: {_cause(path, error, denied)}", remedy=remedy)
 
 
 def read_error(path: str, error: OSError, *, denied: Optional[str] = None) -> VtpmError:
     """The same of a failed read."""
     remedy = f"{_remedy(path, error, denied)}; {_UNTOUCHED}"
-    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {_cause(error)}", remedy=remedy)
+    return VtpmError(Code.STATE_UNREADABLE, f"{path} cannot be read: {_cause(path, error, denied)}", remedy=remedy)
 
 
-def _cause(error: OSError) -> str:
-    return "it is a symbolic link" if error.errno == errno.ELOOP else os.strerror(error.errno or 0)
+def _cause(path: str, error: OSError, denied: Optional[str]) -> str:
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link"
+    words = os.strerror(error.errno or 0)
+    return f"{words}{_whose(path)}" if error.errno == errno.EACCES and os.geteuid() != 0 and denied is None else words
+
+
+def _whose(path: str) -> str:
+    """What is wrong with a file that another user has put there, most often root from a backup."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ""
+    if found.st_uid == os.geteuid():
+        return ""
+    return (
+        f": it belongs to {_user(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}, and this runs as {_user(os.geteuid())}"
+    )
+
+
+def _user(uid: int) -> str:
+    import pwd  # only ever on the way out with an error
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
 
 
 def _remedy(path: str, error: OSError, denied: Optional[str]) -> str:

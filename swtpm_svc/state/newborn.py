@@ -1,16 +1,20 @@
-"""The first state of a TPM: put in place by one rename, whole, where there is no state yet.
+"""The first state of a TPM, put in place whole, where there is no state yet.
 
     BASE/.create.lock      held (flock) for the moment that all this takes, and then removed; nobody else can open it
     BASE/.new-XXXXXXXX/    being written; left by a crash, removed by the next one who makes a TPM
     BASE/NAME/             the state's directory, of the service's user, 0700
-    BASE/NAME/.created     there from the rename until the configuration is written, too: the digest of the state that was made
+    BASE/NAME/.created     there until the configuration is written, too: the digest of the state that was made
 
-Only with `.created`, and if no TPM has run on it since, may a state be replaced: nobody has ever used that one.
+One rename puts the directory there. One that has to stay, because something is mounted there or it has other things in it too, is
+filled instead: filling.py.
+
+Only with its digest in `.created`, so that no TPM has run on it since, may a state be replaced: nobody has ever used that one.
 
 BASE is opened once, and all that is looked at and written goes from there. On the way to it root becomes the user whose
 directory it comes to: that one could put links in the way.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,31 +23,22 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.state import blob
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import Directory, read_error, write_error
-from swtpm_svc.state.lock import LOCK_NAME
-from swtpm_svc.state.store import PERMALL, Store, file_name
+from swtpm_svc.state.filling import MARKER, NEW, OURS, Owner, become, fill, filling
+from swtpm_svc.state.store import PERMALL, Store, file_name, traces, wrong_place
 
-NEW, MARKER, LOCK = ".new-", ".created", ".create.lock"
+LOCK = ".create.lock"
 #: The lock is held for as long as some fsyncs take.
 LOCK_TIME_S = 60.0
 _BASE_MODE = 0o755
-#: More than a TPM has files; what somebody else has put there may have no end.
-_NAMES_MAX = 100
 _AS_ROOT = "do this as root"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Owner(NamedTuple):
-    """Whose the state shall be."""
-
-    uid: int
-    gid: int
 
 
 class Place(NamedTuple):
@@ -59,12 +54,12 @@ class Place(NamedTuple):
 
 
 def is_empty(path: str) -> bool:
-    """Is there no such directory, or nothing in it? Raises: VtpmError STATE_UNREADABLE."""
+    """Is there no such directory, or no trace of a TPM in it? Raises: VtpmError STATE_UNREADABLE, STATE_FOREIGN."""
     found = _look(path)
     if found is None:
         return True
     try:
-        return not _names(found)
+        return not traces(found)
     finally:
         found.close()
 
@@ -73,13 +68,13 @@ def refuse_existing(place: Place, base: Optional[int] = None) -> None:
     """`base`: the open directory that the state goes into.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: there is a state, or something else. STATE_UNREADABLE: it may not be looked at.
+        VtpmError ALREADY_PROVISIONED: there is a state. STATE_UNREADABLE, STATE_FOREIGN: it may not be looked at, or is a file.
             STATE_UNWRITABLE: there is a symbolic link, which a rename would replace and not follow.
     """
     found = _look(place.path, base)
     if found is not None:
         try:
-            names = _names(found)
+            names = traces(found)
             if names and not _is_unused(found, names):
                 raise VtpmError(
                     Code.ALREADY_PROVISIONED,
@@ -103,7 +98,7 @@ def _look(path: str, base: Optional[int] = None) -> Optional[Directory]:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise read_error(path, error, denied=_AS_ROOT) from error
+        raise wrong_place(path) or read_error(path, error, denied=_AS_ROOT) from error
     return Directory(path, fd)
 
 
@@ -113,16 +108,6 @@ def _is_link(path: str, base: Optional[int]) -> bool:
     except OSError:
         return False
     return stat.S_ISLNK(found.st_mode)
-
-
-def _names(directory: Directory) -> "list[str]":
-    """What is in it, but for the lock; of very much only some."""
-    try:
-        with os.scandir(directory.fd) as entries:
-            names = {entry.name for entry in islice(entries, _NAMES_MAX)}
-    except OSError as error:
-        raise read_error(directory.path, error, denied=_AS_ROOT) from error
-    return sorted(names - {LOCK_NAME})
 
 
 def install(
@@ -139,16 +124,20 @@ def install(
             for name in os.listdir(base):
                 if name.startswith(NEW):
                     _remove(base, name)
-            _clear(base, place.name)
-            _put(base, place, version, payload, key, is_marked=finish is not None)
+            stays = _clear(base, place)
+            if stays is None:
+                _put(base, place, version, payload, key, is_marked=finish is not None)
+            else:
+                with filling(stays, place.path, place.owner) as directory:
+                    fill(directory, version, blob.encode_checked(payload, key), is_marked=finish is not None)
             if finish is not None:
                 try:
                     with _as_before():
                         finish()
                 except VtpmError as error:
                     if error.code is not Code.ALREADY_PROVISIONED:  # whoever was faster may be served from this state by now
-                        with suppress(OSError):
-                            _clear(base, place.name)
+                        with suppress(OSError, VtpmError):
+                            _undo(base, place)
                     raise
                 _unmark(base, place.name)
         except OSError as error:
@@ -203,21 +192,42 @@ def _digest(folder: Directory, version: str) -> bytes:
 
 def _is_unused(folder: Directory, found: "list[str]") -> bool:
     """Is that what a run has left that was killed before it had written the configuration?"""
-    if MARKER not in found or len(found) != 2:
+    if len(found) != 1:
         return False
     try:
         expected = folder.read(MARKER)
-        return any(_digest(folder, version) == expected for version in ("1.2", "2.0") if file_name(version, PERMALL) in found)
+        return any(_digest(folder, version) == expected for version in ("1.2", "2.0") if found == [file_name(version, PERMALL)])
     except VtpmError:  # no regular file, or larger than any state: somebody else's
         return False
 
 
-def _clear(base: int, name: str) -> None:
-    """Take away a directory without a state, or with one that nobody has used."""
-    aside = NEW + secrets.token_hex(4)
-    with suppress(FileNotFoundError):
-        os.rename(name, aside, src_dir_fd=base, dst_dir_fd=base)
-        _remove(base, aside)
+def _clear(base: int, place: Place) -> Optional[int]:
+    """Take away a directory without a state, or with one that nobody has used. What has to stay is given back, open."""
+    try:
+        folder = os.open(place.name, _FOLDER, dir_fd=base)
+    except FileNotFoundError:
+        return None
+    try:
+        if OURS.issuperset(os.listdir(folder)):
+            aside = NEW + secrets.token_hex(4)
+            try:
+                os.rename(place.name, aside, src_dir_fd=base, dst_dir_fd=base)
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.EXDEV):  # something is mounted there
+                    raise
+            else:
+                _remove(base, aside)
+                return None
+        return os.dup(folder)
+    finally:
+        os.close(folder)
+
+
+def _undo(base: int, place: Place) -> None:
+    stays = _clear(base, place)
+    if stays is not None:
+        with filling(stays, place.path, place.owner):
+            pass
 
 
 def _remove(base: int, name: str) -> None:
@@ -268,9 +278,7 @@ def _walk(path: str) -> int:
         here = found
         owner = os.fstat(here)
         if os.geteuid() == 0 and owner.st_uid != 0:
-            os.setgroups([])
-            os.setegid(owner.st_gid)
-            os.seteuid(owner.st_uid)
+            become(owner)
     return here
 
 

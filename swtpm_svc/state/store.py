@@ -22,7 +22,7 @@ from typing import NamedTuple, Optional
 from swtpm_svc.errors import NAME, Code, VtpmError, quote
 from swtpm_svc.state import blob, replacement
 from swtpm_svc.state.encryption import Keys, StateKey
-from swtpm_svc.state.files import Directory
+from swtpm_svc.state.files import Directory, begins
 from swtpm_svc.state.lock import StateLock
 
 PERMALL = "permall"
@@ -30,12 +30,37 @@ VOLATILESTATE = "volatilestate"
 SAVESTATE = "savestate"
 NAMES = (PERMALL, VOLATILESTATE, SAVESTATE)
 IDENTITY = "identity.json"
+#: What a file system has of its own.
+LOST_AND_FOUND = "lost+found"
 PREVIOUS = ".previous"
 BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
 _TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
 _UNTOUCHED = "nothing was changed"
 _KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey {NAME}; {_UNTOUCHED}"
+
+
+#: From one back end of swtpm's to the other: no program of its own does that.
+_LINEAR_REMEDY = (
+    "serve it once more with swtpm --tpmstate backend-uri=file://FILE, save its state with swtpm_ioctl --save permanent BLOB,"
+    f" and load that: vtpmctl load NAME permanent BLOB (vtpm@.service(8), EXAMPLES); {_UNTOUCHED}"
+)
+
+
+def traces(directory: Directory) -> "list[str]":
+    """What says that there is a TPM, of either version, or that there was one: sorted names of files.
+
+    Where there are none the directory is empty, whatever else is in it: a lock, a file system's lost+found, what is known of the
+    TPM of before, an administrator's notes. Raises: VtpmError STATE_UNREADABLE.
+    """
+    return sorted(name for name in directory.names() if _is_trace(directory, name))
+
+
+def _is_trace(directory: Directory, name: str) -> bool:
+    if name == LOST_AND_FOUND:  # root's: not to be opened
+        return False
+    known = (*_PREFIX.values(), *_TEMPORARY_PREFIX.values())
+    return name.startswith(known) or name == replacement.COMMITTED or directory.begins(name, *blob.LINEAR_BEGINNINGS)
 
 
 def is_state_file(version: str, name: str) -> bool:
@@ -194,7 +219,7 @@ class Store:
         self._directory.check_writable()
         present = self._directory.names()
         if self._file(PERMALL) not in present:
-            self._check_unused(present)
+            self._check_unused()
             return
         for name in NAMES:
             self.load(name)
@@ -202,21 +227,25 @@ class Store:
             if self._temporary(name) in present:
                 self._directory.tidy(self._temporary(name))
 
-    def _check_unused(self, present: set[str]) -> None:
+    def _check_unused(self) -> None:
         """There is no permanent state. Refuse if there are traces of a TPM."""
         other = "1.2" if self.version == "2.0" else "2.0"
-        traces = sorted(file for file in present if file.startswith((_PREFIX[self.version], _TEMPORARY_PREFIX[self.version])))
-        if traces:
-            cause = f"{self._path(PERMALL)} is missing, but {', '.join(traces)} is there"
-            raise VtpmError(Code.STATE_CORRUPT, cause, remedy=self._missing_remedy(traces))
-        foreign = sorted(file for file in present if file.startswith(_PREFIX[other]))
+        found = traces(self._directory)
+        ours = [file for file in found if file.startswith((_PREFIX[self.version], _TEMPORARY_PREFIX[self.version]))]
+        if ours:
+            cause = f"{self._path(PERMALL)} is missing, but {', '.join(ours)} is there"
+            raise VtpmError(Code.STATE_CORRUPT, cause, remedy=self._missing_remedy(ours))
+        foreign = [file for file in found if file.startswith(_PREFIX[other])]
         if foreign:
-            found = file_name(other, PERMALL) if file_name(other, PERMALL) in foreign else foreign[0]
+            named = file_name(other, PERMALL) if file_name(other, PERMALL) in foreign else foreign[0]
             raise VtpmError(
                 Code.STATE_FOREIGN,
-                f"{self.directory} holds {found}, which is a TPM {other}'s, and no {self._file(PERMALL)} of a TPM {self.version}",
+                f"{self.directory} holds {named}, which is a TPM {other}'s, and no {self._file(PERMALL)} of a TPM {self.version}",
                 remedy=f'set version = "{other}" in [tpm], or another directory in [state]; {_UNTOUCHED}',
             )
+        for file in found:
+            if self._directory.begins(file, *blob.LINEAR_BEGINNINGS):
+                raise _linear(self._directory.path_of(file))
 
     def _payload(self, name: str, data: bytes) -> bytes:
         return unwrap(data, self.version, self.key, self._path(name), remedy=self._remedy(name))
@@ -291,6 +320,9 @@ def restore_previous(directory: str, version: str, key: Optional[StateKey] = Non
 
 def open_locked(path: str, fd: Optional[int] = None) -> tuple[Directory, StateLock]:
     """The directory, locked, and with all of one set of files in it. Raises: VtpmError as Store.open()."""
+    problem = None if fd is not None else wrong_place(path)
+    if problem is not None:
+        raise problem
     directory = Directory(path, fd)
     try:
         lock = StateLock.acquire(directory.fd, path)
@@ -303,6 +335,16 @@ def open_locked(path: str, fd: Optional[int] = None) -> tuple[Directory, StateLo
     except BaseException:
         directory.close()
         raise
+
+
+def wrong_place(path: str) -> Optional[VtpmError]:
+    """What is wrong with a state directory that is a file with all of a TPM; None: it is something else, or not to be read."""
+    return _linear(path) if begins(path, *blob.LINEAR_BEGINNINGS) else None
+
+
+def _linear(path: str) -> VtpmError:
+    cause = f"{path} is a file in which swtpm's file back end keeps all of a TPM, where a directory with its files should be"
+    return VtpmError(Code.STATE_FOREIGN, cause, remedy=_LINEAR_REMEDY)
 
 
 def unwrap(data: bytes, version: str, key: Optional[StateKey], what: str, *, remedy: str, may_be_clear: bool = False) -> bytes:
@@ -318,6 +360,8 @@ def unwrap(data: bytes, version: str, key: Optional[StateKey], what: str, *, rem
         payload = blob.payload(decoded, Keys(state=key))
     except (blob.EncryptedBlob, blob.WrongKey) as error:
         raise VtpmError(Code.STATE_KEY, f"{what}: {error}", remedy=_KEY_REMEDY) from None
+    except blob.LinearFile as error:
+        raise VtpmError(Code.STATE_FOREIGN, f"{what}: {error}", remedy=_LINEAR_REMEDY) from None
     except blob.NewerBlob as error:
         raise VtpmError(
             Code.STATE_FOREIGN, f"{what}: {error}", remedy=f"serve it with the program that wrote it; {_UNTOUCHED}"

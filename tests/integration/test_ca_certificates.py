@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from swtpm_svc.provision import ca, certificates
+from swtpm_svc.provision import ca, certificates, validity
 from swtpm_svc.provision.certificates import PlatformFacts, TpmFacts
 
 pytestmark = pytest.mark.needs("openssl")
@@ -98,7 +98,7 @@ def test_each_has_what_all_have_in_common(authority, issued, kind):
     assert found.version is x509.Version.v3
     assert found.issuer == authority.certificate.subject
     assert 64 < found.serial_number.bit_length() < 160
-    assert ca.validity(found)[1] == ca.FOREVER
+    assert validity.period(found)[1] == validity.FOREVER
     assert (issued[kind].extension("2.5.29.19").critical, issued[kind].extension("2.5.29.19").value) == (
         True,
         x509.BasicConstraints(ca=False, path_length=None),
@@ -236,7 +236,7 @@ def test_every_field_is_that_of_swtpm_localca(issued, localca, kind, their_kind,
     theirs, ours = localca(their_kind, key, TPM_1_2 if kind == "ek-1.2" else TPM, *options), issued[kind].certificate
     assert ours.version == theirs.version
     assert ours.public_key().public_numbers() == theirs.public_key().public_numbers()
-    assert ca.validity(ours)[1] == ca.validity(theirs)[1]
+    assert validity.period(ours)[1] == validity.period(theirs)[1]
     # theirs names the virtual machine for a TPM 2.0; the profile wants it empty, or the alternative name beside it
     assert list(ours.subject) == []
     own = x509.AuthorityKeyIdentifier.oid

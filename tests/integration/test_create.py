@@ -568,6 +568,22 @@ def test_a_first_start_makes_what_is_configured(host: Host) -> None:
         daemon.stop()
 
 
+@pytest.mark.needs("root")
+def test_a_first_start_fills_a_file_system_of_its_own(host: Host) -> None:
+    daemon = DaemonProcess(host.folder, more="[provision]\nenabled = true\ncertificates = false\nendorsement-keys = 'ecc-p256'\n")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", daemon.state], check=True)
+    try:
+        os.mkdir(f"{daemon.state}/lost+found", 0o700)
+        said = attach(daemon).stderr
+        assert "a new TPM 2.0 was made, with EK NIST P-256" in said
+        assert sorted(os.listdir(daemon.state)) == [".lock", "lost+found", "tpm2-00.permall"]
+        assert attach(daemon).stderr == "", "there is a TPM"
+        daemon.start()
+    finally:
+        daemon.stop()
+        subprocess.run(["umount", daemon.state], check=True)
+
+
 def test_a_first_start_that_fails_leaves_no_state(host: Host) -> None:
     host.ca.write_text("no directory")
     daemon = DaemonProcess(host.folder, more=f'[provision]\nenabled = true\nca = "{host.ca}"\n')

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,12 +12,22 @@ from typing import Any
 
 import pytest
 from test_create import Host
+from test_create_kills import killed_at
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import newborn
 from swtpm_svc.state.newborn import Owner, Place
+from swtpm_svc.state.store import Store
 
 QUICK = ("--no-certificates", "--ek", "ecc-p256")
+NOBODY = 65534
+#: As on a file system that has no O_TMPFILE.
+WITHOUT_NAMELESS_FILES = """import errno, os
+def opening(path, flags, *a, _open=os.open, **k):
+    if flags & os.O_TMPFILE == os.O_TMPFILE: raise OSError(errno.EOPNOTSUPP, "none")
+    return _open(path, flags, *a, **k)
+os.open = opening
+"""
 
 
 @pytest.fixture
@@ -110,21 +122,140 @@ def test_a_file_in_the_place_of_a_directory_is_no_failing_disk(host: Host) -> No
     assert not list(host.config.iterdir())
 
 
+# --- directories that stay -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mounted() -> Iterator[Host]:
+    """A host whose vm1 has a file system of its own, as mkfs.ext4 leaves one; in a folder that the service's user can reach."""
+    with tempfile.TemporaryDirectory(prefix="vtpm-create-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        host = Host(Path(folder))
+        (host.state / "vm1").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", host.state / "vm1"], check=True)
+        (host.state / "vm1" / "lost+found").mkdir(0o700)
+        try:
+            yield host
+        finally:
+            subprocess.run(["umount", host.state / "vm1"], check=True)
+
+
+def names_in(path: Path) -> "list[str]":
+    return sorted(os.listdir(path))
+
+
 @pytest.mark.needs("root")
-def test_a_mount_point_is_named_as_one(host: Host) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o1777, 0o700])
+def test_a_mount_point_gets_its_tpm(mounted: Host, mode: int) -> None:
+    """By `create`; [provision] is below. The directory stays, and becomes the service's, as one that is made."""
+    place = mounted.state / "vm1"
+    place.chmod(mode)
+    inode = place.stat().st_ino
+    mounted.made("vm1", *QUICK, user="nobody")
+    assert names_in(place) == [".lock", "lost+found", "tpm2-00.permall"]
+    assert (place.stat().st_ino, place.stat().st_uid, stat.S_IMODE(place.stat().st_mode)) == (inode, NOBODY, 0o700)
+    assert {(place / name).stat().st_uid for name in (".lock", "tpm2-00.permall")} == {NOBODY}
+    assert (place / "lost+found").stat().st_uid == 0
+    assert refused(mounted, "vm1")[0] is Code.ALREADY_PROVISIONED
+    with Store.open(str(place), "2.0") as store:
+        assert store.sizes()
+
+
+@pytest.mark.needs("root")
+def test_a_directory_that_systemd_has_made_keeps_what_else_is_in_it(host: Host) -> None:
     place = host.state / "vm1"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    place.mkdir(0o700)
+    (place / "NOTES").write_text("mine")
+    (place / "identity.json").write_text("{}")
+    host.made("vm1", *QUICK)
+    assert names_in(place) == [".lock", "NOTES", "identity.json", "tpm2-00.permall"]
+    assert (place / "NOTES").read_text() == "mine"
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("what", ["file", "link", "hard link"])
+def test_a_directory_of_root_s_with_something_else_in_it_is_not_given_away(mounted: Host, what: str) -> None:
+    place = mounted.state / "vm1"
+    if what == "file":
+        (place / "precious").write_text("root's")
+    elif what == "link":
+        (place / ".lock").symlink_to("/etc/passwd")
+    else:
+        (place / "lost+found" / "1").write_text("root's")
+        os.link(place / "lost+found" / "1", place / ".lock")
+    before = names_in(place)
+    status, values = mounted.create("vm1", *QUICK, user="nobody")
+    assert (status, values["error"]["code"]) == (74, "state-unwritable")
+    assert "belongs to root, and has something else in it" in values["error"]["message"]
+    assert f"chown {NOBODY}:" in values["error"]["remedy"]
+    assert (names_in(place), place.stat().st_uid, stat.S_IMODE(place.stat().st_mode)) == (before, 0, 0o755)
+    assert not list(mounted.config.iterdir())
+
+
+@pytest.mark.needs("root")
+def test_a_mount_point_that_is_full_is_as_it_was(mounted: Host) -> None:
+    place = mounted.state / "vm1"
+    subprocess.run(["mount", "-o", "remount,size=8k", place], check=True)
+    status, values = mounted.create("vm1", *QUICK, user="nobody")
+    assert (status, values["error"]["code"]) == (74, "state-full")
+    assert set(names_in(place)) <= {".lock", newborn.MARKER, "lost+found"}
+    assert newborn.is_empty(str(place))
+    subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
+    mounted.made("vm1", *QUICK, user="nobody")
+    assert names_in(place) == [".lock", "lost+found", "tpm2-00.permall"]
+
+
+@pytest.mark.needs("root")
+def test_a_configuration_that_cannot_be_written_leaves_no_tpm_in_a_mount_point(mounted: Host) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "none", mounted.config], check=True)
     try:
-        code, message, remedy = refused(host, "vm1")
-        assert (code, message) == (Code.STATE_UNWRITABLE, f"{place} cannot be written: Device or resource busy")
-        assert remedy == f"see what is mounted there: findmnt -T {place}; name another directory, or one below it"
-        assert os.listdir(host.state) == ["vm1"]
-        assert not list(place.iterdir())
-        assert not list(host.config.iterdir())
-        host.made("vm2", *QUICK)
+        status, values = mounted.create("vm1", *QUICK, user="nobody")
+        assert (status, values["error"]["code"]) == (74, "state-full")
+        assert names_in(mounted.state / "vm1") == [".lock", "lost+found"]
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", mounted.config], check=True)
+    mounted.made("vm1", *QUICK, user="nobody")
+
+
+@pytest.mark.needs("root")
+def test_a_mount_point_that_a_daemon_holds_is_left_alone(mounted: Host) -> None:
+    place = mounted.state / "vm1"
+    os.chown(place, NOBODY, NOBODY)
+    with Store.open(str(place), "2.0"):
+        os.chown(place / ".lock", NOBODY, NOBODY)
+        status, values = mounted.create("vm1", *QUICK, user="nobody")
+    assert (status, values["error"]["code"]) == (75, "state-locked")
+    assert not list(mounted.config.iterdir())
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("has_nameless_files", [True, False])
+def test_a_kill_after_any_step_of_filling_a_mount_point(mounted: Host, has_nameless_files: bool) -> None:
+    """Before each change of the disk, one after the other, each upon what the one before has left."""
+    place, outcomes = mounted.state / "vm1", set()
+    for step in range(60):
+        command = killed_at(mounted, step, "vm1", *QUICK, user="nobody")
+        if not has_nameless_files:
+            command[2] = WITHOUT_NAMELESS_FILES + command[2]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        is_configured = (mounted.config / "vm1.toml").exists()
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        outcomes.add((is_configured, newborn.is_empty(str(place))))
+        with Store.open(str(place), "2.0") as store:  # a start at that moment meets a whole TPM or none
+            assert bool(store.sizes()) != newborn.is_empty(str(place))
+        os.chown(place / ".lock", place.stat().st_uid, -1)
+        if is_configured:
+            assert (place / "tpm2-00.permall").stat().st_size > 1000
+            (place / "tpm2-00.permall").unlink()
+            (mounted.config / "vm1.toml").unlink()
+    assert done.returncode == 0, done.stderr
+    assert outcomes == {(False, True), (False, False), (True, False)}
+    assert names_in(place) == [".lock", "lost+found", "tpm2-00.permall"]
+
+
+# --- rights and full disks -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("root")

@@ -119,9 +119,9 @@ def words_for(number: int) -> "tuple[str, ...]":
     return (f"vm{number}", "--tpm-version", "1.2" if number % 4 == 3 else "2.0")
 
 
-def killed_at(host: Host, step: int, *words: str) -> "list[str]":
+def killed_at(host: Host, step: int, *words: str, user: str = "root") -> "list[str]":
     """The command that kills itself before one of its CHANGES of the disk, and says how many were left if it did not."""
-    command = host.command("create", *words)
+    command = host.command("create", *words, user=user)
     return [*command[:2], KILLER + command[2], str(step), *command[3:]]
 
 

@@ -184,7 +184,7 @@ def test_the_identity_of_a_tpm_2_of_swtpm_setup(session, tpm_2_0):
     for algorithm, fingerprint in fingerprints.items():
         one.done("ek", "--algorithm", algorithm, "--output", one.folder / "pem")
         assert fingerprint_by_openssl(one.folder / "pem") == fingerprint
-    assert found["record"] == {"keys": fingerprints, "change": None}
+    assert found["record"] == {"keys": fingerprints, "change": None, "clones": []}
     roles = {one["role"]: one for one in found["certificates"]}
     assert {role: values["index"] for role, values in roles.items()} == {
         "EK rsa2048": "0x1c00002",
@@ -274,7 +274,9 @@ def test_a_tpm_1_2_without_anything(session):
         "version": "1.2",
         "endorsement_keys": [],
         "certificates": [],
-        "record": {"keys": {}, "change": None},
+        "local_ca_complaint": None,
+        "served_as": [],
+        "record": {"keys": {}, "change": None, "clones": []},
     }
     assert "none is stored" in one.done("identity")
 

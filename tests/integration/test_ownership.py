@@ -39,9 +39,7 @@ class Session:
         self.capsys = capsys
         self.places = Places(config=str(self.folder))
         self.password_file = self.write("owner", PASSWORD + "\n")
-        self.wrong_file = self.write("wrong", PASSWORD)
-        with open(self.wrong_file, "a", encoding="utf-8") as file:
-            file.write("\n\n")  # one newline belongs to the file, the other one to the password
+        self.wrong_file = self.write("wrong", PASSWORD + " \n")  # the newline belongs to the file, the blank to the password
 
     def write(self, name, text):
         path = self.folder / name
@@ -451,6 +449,24 @@ def test_passwords_from_descriptors_and_credentials(owned, monkeypatch):
     assert "No such file" in owned.refused(66, "getpubek", "lab", "--owner-password-credential", "nobody")
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_end_of_the_line_is_no_part_of_a_password(owned, end):
+    """Whichever editor has written the file."""
+    modulus_of(owned.done("getpubek", "lab", "--owner-password-file", owned.write("other", PASSWORD + end)))
+
+
+def test_what_else_is_in_a_line_is_a_part_of_it(owned):
+    for text in (f"{PASSWORD}\r", f"{PASSWORD} \n", f"{PASSWORD}\r\r\n", f"\t{PASSWORD}\n"):
+        assert "TPM_AUTHFAIL" in owned.refused(77, "getpubek", "lab", "--owner-password-file", owned.write("other", text))
+
+
+@pytest.mark.needs("tpm2-tools")
+def test_a_password_from_a_file_of_windows_is_that_of_other_tools(session):
+    one = session("2.0")
+    one.done("takeown", "lab", "--owner-password-file", one.write("windows", PASSWORD + "\r\n"))
+    one.tool("tpm2_createprimary", "-C", "o", "-P", PASSWORD)
+
+
 def test_the_classic_option_is_taken_with_a_warning(owned):
     status, out, err = owned.run("getpubek", "lab", "-pwdo", PASSWORD)
     assert (status, err) == (
@@ -468,6 +484,10 @@ def test_passwords_that_cannot_be_had(owned):
     assert "No such file" in refused(66, "--owner-password-file", str(owned.folder / "nobody"))
     assert "Is a directory" in refused(74, "--owner-password-file", str(owned.folder))
     assert "is empty" in refused(64, "--owner-password-file", owned.write("empty", "\n"))
+    assert "is empty" in refused(64, "--owner-password-file", owned.write("empty", "\r\n"))
+    assert "more than one line" in refused(64, "--owner-password-file", owned.write("two", f"{PASSWORD}\n\n"))
+    assert "more than one line" in refused(64, "--owner-password-file", owned.write("two", f"{PASSWORD}\r\n{PASSWORD}"))
+    assert "byte order mark" in refused(64, "--owner-password-file", owned.write("mark", f"\ufeff{PASSWORD}\r\n"))
     assert "more than 4096 bytes" in refused(65, "--owner-password-file", "/dev/zero")
     for number in ("-1", "999", "99999999999999999999"):
         assert "cannot be read from descriptor" in refused(74, f"--owner-password-fd={number}")

@@ -374,20 +374,28 @@ def test_rights_that_are_missing(open_to_all):
     os.chmod(f"{open_to_all}/.lock", 0o666)
     before = content(open_to_all)
 
+    def whose(mode: str) -> str:
+        return f"Permission denied: it belongs to user root, mode {mode}, and this runs as user nobody"
+
     os.chmod(open_to_all, 0o700)
-    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNREADABLE", f"{open_to_all} cannot be read: Permission denied"]
+    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNREADABLE", f"{open_to_all} cannot be read: {whose('0700')}"]
     os.chmod(open_to_all, 0o555)
     assert report_as_nobody(open_to_all) == [
         "STATE_UNWRITABLE",
-        f"{open_to_all} cannot be written: Permission denied",
+        f"{open_to_all} cannot be written: {whose('0555')}",
         f"give it to the user that this runs as: chown -h 65534:65534 {open_to_all}",
     ]
     os.unlink(f"{open_to_all}/.lock")
-    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNWRITABLE", f"{open_to_all} cannot be written: Permission denied"]
-    os.chmod(open_to_all, 0o777)
+    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNWRITABLE", f"{open_to_all} cannot be written: {whose('0555')}"]
+    # what root has restored into the service's directory
+    os.chown(open_to_all, 65534, 65534)
+    os.chmod(open_to_all, 0o700)
     assert report_as_nobody(open_to_all)[:2] == [
         "STATE_UNREADABLE",
-        f"{open_to_all}/tpm2-00.permall cannot be read: Permission denied",
+        f"{open_to_all}/tpm2-00.permall cannot be read: {whose('0600')}",
     ]
+    os.unlink(f"{open_to_all}/.lock")
+    os.close(os.open(f"{open_to_all}/.lock", os.O_CREAT, 0o600))
+    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNWRITABLE", f"{open_to_all}/.lock cannot be written: {whose('0600')}"]
     assert content(open_to_all) == before
     assert stat.S_IMODE(os.stat(f"{open_to_all}/tpm2-00.permall").st_mode) == 0o600

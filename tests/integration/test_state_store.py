@@ -345,3 +345,43 @@ def test_restore_previous_does_nothing_without_a_good_one(made, version, previou
         restore_previous(str(made), version)
     assert caught.value.code is (Code.STATE_CORRUPT if previous else Code.STATE_MISSING)
     assert content(made) == before
+
+
+# --- swtpm's other back end -------------------------------------------------------------------------------------------
+
+
+LINEAR = bytes.fromhex("6e696c6d707477730100c000c0000000") + bytes(200)  # of swtpm 0.7.1
+
+
+@pytest.mark.parametrize("beginning", [LINEAR, LINEAR[7::-1] + LINEAR[8:]])
+@pytest.mark.parametrize("name", ["tpm2-00.permall", "vm1.tpm", "tpm-00.permall"])
+def test_a_file_with_all_of_a_tpm_is_named_whatever_it_is_called(tmp_path, name, beginning):
+    """Of either byte order. Under any name it is a TPM, beside which no other one is made in silence."""
+    (tmp_path / name).write_bytes(beginning)
+    error = refused(tmp_path, "1.2" if name.startswith("tpm-") else "2.0")
+    assert error.code is Code.STATE_FOREIGN
+    assert f"{tmp_path}/{name}" in error.message
+    assert "swtpm's file back end" in error.message
+    assert "vtpmctl load" in error.remedy
+
+
+def test_a_file_with_all_of_a_tpm_in_the_directory_s_place(tmp_path):
+    path = tmp_path / "vm1.tpm"
+    path.write_bytes(LINEAR)
+    with pytest.raises(VtpmError, match="where a directory with its files should be") as caught:
+        Store.open(str(path), "2.0")
+    assert caught.value.code is Code.STATE_FOREIGN
+    path.write_bytes(b"another")
+    with pytest.raises(VtpmError, match="is not a directory") as caught:
+        Store.open(str(path), "2.0")
+    assert caught.value.code is Code.STATE_MISSING
+
+
+def test_what_else_is_in_an_empty_directory_does_not_matter(tmp_path, version):
+    (tmp_path / "lost+found").mkdir(0o700)
+    (tmp_path / "identity.json").write_text("{}")
+    (tmp_path / "README").write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with Store.open(str(tmp_path), version) as store:
+        assert store.sizes() == {}

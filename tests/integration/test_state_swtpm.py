@@ -5,13 +5,17 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from daemon_process import DaemonProcess
 from unix_listener import listens
 
+from swtpm_svc.cli import vtpmctl
+from swtpm_svc.cli.status import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name, restore_previous
@@ -28,7 +32,8 @@ class Swtpm:
         self.version = version
         self.control = os.path.join(sockets, "tpm.ctrl")
         self.data = os.path.join(sockets, "tpm")
-        arguments = ["swtpm", "socket", "--tpmstate", f"dir={directory}", "--flags", "not-need-init,startup-clear"]
+        place = f"backend-uri={directory}" if directory.startswith("file://") else f"dir={directory}"
+        arguments = ["swtpm", "socket", "--tpmstate", place, "--flags", "not-need-init,startup-clear"]
         arguments += ["--ctrl", f"type=unixio,path={self.control}", "--server", f"type=unixio,path={self.data}", *options]
         arguments += ["--tpm2"] if version == "2.0" else []
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -262,3 +267,30 @@ def test_the_restored_generation_is_served_by_swtpm(version, tmp_path):
     restore_previous(str(tmp_path), version)
     with swtpm(version, tmp_path) as tpm:
         assert tpm.recall(len(SECRET)) == SECRET
+
+
+# --- swtpm's other back end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_way_out_of_one_file(version, tmp_path):
+    """What the message about such a file says, as vtpm@.service(8) has it, step by step."""
+    single, saved = tmp_path / "vm1.tpm", tmp_path / "vm1.permanent"
+    with swtpm(version, f"file://{single}") as tpm:
+        tpm.remember(SECRET)
+    with pytest.raises(VtpmError) as caught:
+        Store.open(str(single), version)
+    assert caught.value.code is Code.STATE_FOREIGN
+    with swtpm(version, f"file://{single}") as tpm:
+        assert tpm.ioctl("--save", "permanent", str(saved)).returncode == 0
+    with tempfile.TemporaryDirectory(prefix="vtpm-single-", dir="/tmp") as folder:
+        daemon = DaemonProcess(folder, "vm1", tpm=f'version = "{version}"').start()
+        try:
+            places = Places(config=folder)
+            for words in (["stop", "vm1"], ["load", "vm1", "permanent", str(saved)], ["init", "vm1"], ["shutdown", "vm1"]):
+                assert vtpmctl.main(words, places) == 0
+            assert daemon.process.wait(20) == 0
+        finally:
+            daemon.process = None
+        with swtpm(version, daemon.state) as tpm:
+            assert tpm.recall(len(SECRET)) == SECRET

@@ -111,9 +111,9 @@ def test_version(run):
         (["getpubek", "vtpm0", "--owner-password-fd", "x"], "argument --owner-password-fd: invalid int value: 'x'"),
         (["takeown", "vtpm0", "--owner-password"], "unrecognized arguments: --owner-password"),
         (["takeown", "tcp:lab:x"], "tcp:lab:x is no address"),
-        (["takeown", "a b"], 'instance name: found "a b", expected 1 to 32 letters,'),
-        (["init", "a b"], 'instance name: found "a b", expected 1 to 32 letters,'),
-        (["status", "../vtpm0"], 'instance name: found "../vtpm0", expected 1 to 32 letters,'),
+        (["takeown", "a b"], 'instance name: found "a b", expected 1 to 87 letters,'),
+        (["init", "a b"], 'instance name: found "a b", expected 1 to 87 letters,'),
+        (["status", "../vtpm0"], 'instance name: found "../vtpm0", expected 1 to 87 letters,'),
     ],
 )
 def test_a_wrong_command_line_is_status_64_with_a_remedy(run, arguments, message):

@@ -246,6 +246,16 @@ def test_a_failed_service(system, run):
     assert "fail  vtpm0: vtpm@vtpm0.service failed (exit-code)\n" in out
 
 
+def test_a_file_of_swtpm_s_other_back_end_is_named(system, run):
+    """systemd fails the unit for it, without a word of what it is."""
+    (system.root / "vm1.tpm").write_bytes(b"nilmptws" + bytes(100))
+    (system.root / "config/vm1.toml").write_text(f'[state]\ndirectory = "{system.root}/vm1.tpm"\n')
+    status, text = run("vm1")
+    assert status != 0
+    assert "swtpm's file back end keeps all of a TPM" in text
+    assert "vtpmctl load NAME permanent BLOB" in text
+
+
 def test_an_instance_that_is_nowhere(run):
     assert run("nonesuch")[0] == 78
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -127,9 +128,9 @@ WRONG = [
     ("[device]\nmajor = true", "[device] major: found the boolean true, expected an integer from 0 to 511", None),
     ('[device]\nmajor = "0"', '[device] major: found the string "0", expected an integer from 0 to 511', None),
     ("[device]\nminor = 1.0", "[device] minor: found the float 1.0, expected an integer from 0 to 1048575", None),
-    ("[device]\nname = []", "[device] name: found an array, expected 1 to 32 letters,", 'write for example: name = "vtpm0"'),
-    ("[device]\nowner = 0", "[device] owner: found the integer 0, expected the name or the number of a user", None),
-    ("[device.group]", "[device] group: found a table, expected the name or the number of a group", None),
+    ("[device]\nname = []", "[device] name: found an array, expected 1 to 87 letters,", 'write for example: name = "vtpm0"'),
+    ("[device]\nowner = 0", "[device] owner: found the integer 0, expected the name of a user, or a number", None),
+    ("[device.group]", "[device] group: found a table, expected the name of a group, or a number", None),
     (
         "[device]\nmode = 660",
         '[device] mode: found the integer 660, expected three octal digits in quotes, such as "0660"',
@@ -146,12 +147,16 @@ WRONG = [
     ("[device]\nmajor = 512", "[device] major: found 512, expected an integer from 0 to 511", None),
     ("[device]\nmajor = -1", "[device] major: found -1, expected an integer from 0 to 511", None),
     ("[device]\nminor = 1048576", "[device] minor: found 1048576, expected an integer from 0 to 1048575", None),
-    ('[device]\nname = "../null"', '[device] name: found "../null", expected 1 to 32 letters,', None),
-    ('[device]\nname = "a/b"', '[device] name: found "a/b", expected 1 to 32 letters,', None),
-    ('[device]\nname = ""', '[device] name: found "", expected 1 to 32 letters,', None),
-    (f'[device]\nname = "{"a" * 33}"', f'[device] name: found "{"a" * 33}", expected 1 to 32 letters,', None),
-    ('[device]\nowner = "a b"', '[device] owner: found "a b", expected the name or the number of a user', None),
-    ('[device]\ngroup = "$(id)"', '[device] group: found "$(id)", expected the name or the number of a group', None),
+    ('[device]\nname = "../null"', '[device] name: found "../null", expected 1 to 87 letters,', None),
+    ('[device]\nname = "a/b"', '[device] name: found "a/b", expected 1 to 87 letters,', None),
+    ('[device]\nname = ""', '[device] name: found "", expected 1 to 87 letters,', None),
+    (f'[device]\nname = "{"a" * 88}"', f'[device] name: found "{"a" * 57}...", expected 1 to 87 letters,', None),
+    ('[device]\nowner = ""', '[device] owner: found "", expected the name of a user, or a number up to 4294967294', None),
+    ('[device]\ngroup = "a\\nb"', '[device] group: found "a\\nb", expected the name of a group, or a number', None),
+    ('[device]\ngroup = "a:b"', '[device] group: found "a:b", expected the name of a group, or a number', None),
+    ('[device]\ngroup = "4294967295"', '[device] group: found "4294967295", expected the name of a group, or a number', None),
+    (f'[device]\nowner = "{"9" * 256}"', '[device] owner: found "999', None),
+    (f'[device]\nowner = "{"a" * 257}"', '[device] owner: found "aaa', None),
     ('[device]\nmode = "rw-rw----"', '[device] mode: found "rw-rw----", expected three octal digits in quotes,', None),
     ('[device]\nmode = "4755"', '[device] mode: found "4755", expected three octal digits in quotes,', None),
     (
@@ -164,7 +169,7 @@ WRONG = [
     ('[state]\ndirectory = "state"', '[state] directory: found "state", expected an absolute path without ..', None),
     ('[state]\ndirectory = "/a/../b"', '[state] directory: found "/a/../b", expected an absolute path without ..', None),
     ('[state]\ndirectory = "/a\\u0000"', '[state] directory: found "/a\\x00", expected an absolute path without ..', None),
-    ('[control]\ngroup = "-x"', '[control] group: found "-x", expected the name or the number of a group', None),
+    ('[control]\ngroup = "\\u0085"', '[control] group: found "\\x85", expected the name of a group, or a number', None),
     (
         '[provision]\nplatform-serial = "SN_1@b*c"',
         '[provision] platform-serial: found "SN_1@b*c", expected at most 64 letters, digits, spaces and \'()+,-./:=?',
@@ -255,7 +260,7 @@ def parse_or_refuse(text: str) -> None:
         assert (refusal.message + refusal.remedy).isprintable()
         assert len(refusal.message) < 400
     if loaded is not None:
-        assert re.fullmatch(r"[A-Za-z0-9][\w.-]{0,31}", loaded.device.name, re.ASCII)
+        assert re.fullmatch(r"[A-Za-z0-9][\w.-]{0,86}", loaded.device.name, re.ASCII)
         assert 0 <= loaded.device.mode <= 0o777
         assert loaded.state.directory.startswith("/")
         assert loaded.tpm.version in ("1.2", "2.0")
@@ -268,7 +273,7 @@ def test_the_default_path():
     assert config.default_path("vtpm0") == "/etc/vtpm.d/vtpm0.toml"
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 33, "vtpm@0"])
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 88, "vtpm@0"])
 def test_no_other_name_becomes_a_path(name):
     for use in (config.default_path, config.check_instance, lambda instance: config.parse("", PATH, instance)):
         with pytest.raises(VtpmError) as caught:
@@ -446,6 +451,67 @@ def test_accounts_are_looked_up():
         with pytest.raises(VtpmError) as caught:
             look_up("no-such-account")
         assert (caught.value.code, caught.value.message) == (Code.USER_MISSING, f"there is no {kind} no-such-account")
+
+
+#: As directories and containers have them: with a domain before or behind, a machine's `$`, 44 characters, in French.
+ACCOUNTS = [
+    "domain users",
+    "CORP\\admins",
+    "admins@corp.example",
+    "svc$",
+    "7zip",
+    "a" * 44,
+    "équipe",
+    "-x",
+    "$(id)",
+    "1000660000",
+]
+
+
+@pytest.mark.parametrize("name", [*ACCOUNTS, "0", "4294967294"])
+def test_any_account_that_a_database_may_know_may_be_named(name):
+    text = f"[device]\nowner = '{name}'\ngroup = '{name}'\n[control]\ngroup = '{name}'\n"
+    loaded = config.parse(text, PATH, "vtpm0")
+    assert (loaded.device.owner, loaded.device.group, loaded.control.group) == (name, name, name)
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_an_account_is_what_the_database_says(monkeypatch, name):
+    number = 1000660000
+    monkeypatch.setattr("pwd.getpwnam", lambda asked: SimpleNamespace(pw_uid={name: number}[asked]))
+    monkeypatch.setattr("grp.getgrnam", lambda asked: SimpleNamespace(gr_gid={name: number}[asked]))
+    assert config.user_id(name) == config.group_id(name) == number
+
+
+def test_the_remedy_for_an_unknown_account_can_be_typed():
+    with pytest.raises(VtpmError) as caught:
+        config.group_id("domain $(id) users")
+    assert caught.value.remedy is not None
+    assert "getent group 'domain $(id) users'" in caught.value.remedy
+
+
+def test_digits_of_other_scripts_are_a_name():
+    """They are no number to chown(2), though they are one to Python."""
+    for text in ("\u00b2", "\u0661"):
+        with pytest.raises(VtpmError) as caught:
+            config.group_id(text)
+        assert caught.value.code is Code.USER_MISSING
+
+
+@pytest.mark.parametrize("name", ["3f1c1c5e-6a0b-4a57-9c22-7d8a41f0a8d3", "a" * 87])
+def test_an_instance_may_have_the_name_of_a_machine(name):
+    loaded = config.parse("", f"/etc/vtpm.d/{name}.toml", name)
+    assert loaded.device.name == name
+    assert len(loaded.socket.control) <= 107
+
+
+def test_a_name_that_is_too_long_is_told_why():
+    with pytest.raises(VtpmError) as caught:
+        config.check_instance("a" * 88)
+    expected = (
+        "instance name: found 88 characters, expected at most 87: the path of its socket, /run/vtpm/NAME/ctrl.sock, may have 107"
+    )
+    assert caught.value.message == expected
 
 
 def test_defaults_satisfy_their_own_rules():

@@ -36,6 +36,8 @@ class Result(NamedTuple):
     group: Optional[str]
     mode: Optional[str]
     tags: set[str]
+    #: The programs that it would run afterwards.
+    programs: tuple[str, ...] = ()
 
 
 def parse(text: str) -> list[list[Pair]]:
@@ -129,7 +131,7 @@ def ask_udev(directory: Path, name: str, answer: str, *, subsystem: str = "cuse"
     helper.write_text(f"#!/bin/sh\n[ \"$*\" = '{name}' ] || exit 2\nprintf '{answer}' | grep .\n")
     helper.chmod(0o755)
     (directory / "70-vtpm.rules").write_text(RULES.read_text().replace(HELPER, str(helper)))
-    (directory / "group").write_text("root:x:0:\nvtpm:x:998:\nalice:x:1000:\n")
+    (directory / "group").write_text("root:x:0:\nvtpm:x:998:\n")
     script = SCRIPT.format(directory=directory, name=name, subsystem=subsystem, action=action)
     result = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -139,7 +141,8 @@ def ask_udev(directory: Path, name: str, answer: str, *, subsystem: str = "cuse"
         assigned = re.findall(rf"70-vtpm\.rules:\d+ {key} (?:\S+\()?([0-9]+)", result.stdout)
         said.append(assigned[-1] if assigned else None)
     tags = re.findall(r"^TAGS=(.*)$", result.stdout, flags=re.MULTILINE)
-    return Result(said[0], said[1], said[2], {tag for line in tags for tag in line.split(":") if tag})
+    programs = tuple(line.strip(" '") for line in re.findall(r"^run: (.*)$", result.stdout, flags=re.MULTILINE))
+    return Result(said[0], said[1], said[2], {tag for line in tags for tag in line.split(":") if tag}, programs)
 
 
 @needs_udev
@@ -149,14 +152,22 @@ def test_a_vtpm_gets_its_group_without_any_configuration(tmp_path):
 
 @needs_udev
 def test_the_configuration_s_owner_group_and_mode_win(tmp_path):
-    answer = r"VTPM_INSTANCE=vtpm0\nVTPM_OWNER=1\nVTPM_GROUP=alice\nVTPM_MODE=0640\n"
-    assert ask_udev(tmp_path, "vtpm0", answer) == Result("1", "1000", "0640", {"systemd"})
+    answer = r"VTPM_INSTANCE=vtpm0\nVTPM_OWNER=1\nVTPM_GROUP=1000660000\nVTPM_MODE=0640\n"
+    chown = ("/bin/chown -h 1:1000660000 /dev/vtpm0",)
+    assert ask_udev(tmp_path, "vtpm0", answer) == Result(None, None, "0640", {"systemd"}, chown)
 
 
 @needs_udev
 def test_a_device_of_another_name_is_ours_if_the_configuration_says_so(tmp_path):
-    answer = r"VTPM_INSTANCE=signer\nVTPM_OWNER=0\nVTPM_GROUP=vtpm\nVTPM_MODE=0600\n"
-    assert ask_udev(tmp_path, "signer", answer) == Result("0", "998", "0600", {"systemd"})
+    answer = r"VTPM_INSTANCE=signer\nVTPM_OWNER=0\nVTPM_GROUP=998\nVTPM_MODE=0600\n"
+    chown = ("/bin/chown -h 0:998 /dev/signer",)
+    assert ask_udev(tmp_path, "signer", answer) == Result(None, None, "0600", {"systemd"}, chown)
+
+
+@needs_udev
+def test_an_account_that_does_not_exist_is_given_nothing(tmp_path):
+    answer = r"VTPM_INSTANCE=signer\nVTPM_OWNER=0\nVTPM_MODE=0600\n"
+    assert ask_udev(tmp_path, "signer", answer) == Result(None, None, "0600", {"systemd"})
 
 
 @needs_udev

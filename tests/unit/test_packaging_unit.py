@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from swtpm_svc.errors import TABLE, Code
+from swtpm_svc.service import clones
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "packaging/vtpm@.service"
@@ -226,8 +227,11 @@ def test_state_is_the_service_user_s_alone():
 
 
 def test_instances_do_not_see_each_other_s_directories():
-    """Each directory of an instance is in one that is hidden, and is put back alone."""
-    own = [f"/var/lib/{name}" for name in value("StateDirectory").split()] + [f"/run/{value('RuntimeDirectory')}"]
+    """Each directory of an instance is in one that is hidden, and is put back alone; but for that which is for others to see."""
+    runtime = value("RuntimeDirectory").split()
+    assert f"/run/{runtime.pop().replace('/%i', '')}" == clones.DIRECTORY
+    own = [f"/var/lib/{name}" for name in value("StateDirectory").split()] + [f"/run/{name}" for name in runtime]
+    assert value("ProtectSystem") == "strict", "what is not the instance's own is read-only"
     assert value("BindPaths").split() == own
     assert value("TemporaryFileSystem").split() == [f"{path[: -len('/%i')]}:ro" for path in own]
 

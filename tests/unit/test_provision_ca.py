@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision import ca, ca_chain, ca_directory
+from swtpm_svc.provision import ca, ca_chain, ca_directory, validity
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
@@ -118,7 +118,7 @@ def test_root_and_issuer_are_what_rfc_5280_wants_of_a_ca(place):
         identifier = found.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         assert identifier == x509.SubjectKeyIdentifier.from_public_key(found.public_key())
         assert 0 < found.serial_number < 1 << 159
-        assert ca.validity(found)[1] == ca.FOREVER
+        assert validity.period(found)[1] == validity.FOREVER
     assert issuer.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == (
         root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     )
@@ -437,7 +437,7 @@ def test_what_does_not_fit_is_not_imported(place, case, words):
 
 def test_a_clock_that_was_set_back_stops_no_ca(place, monkeypatch):
     authority = ca.obtain(str(place))
-    monkeypatch.setattr(ca, "_now", lambda: NOW - DAY)
+    monkeypatch.setattr(validity, "now", lambda: NOW - DAY)
     builder = x509.CertificateBuilder().subject_name(x509.Name([])).public_key(authority.certificate.public_key())
     assert ca.load(str(place)).issue(builder).issuer == authority.certificate.subject
 
@@ -445,7 +445,7 @@ def test_a_clock_that_was_set_back_stops_no_ca(place, monkeypatch):
 def test_an_issuer_that_has_expired_since_signs_no_more(place, monkeypatch):
     key = KEYS["p256"]()
     authority, _ = ca.import_issuer(ca.pem(certificate("own", key)), key=key_pem(key), directory=str(place))
-    monkeypatch.setattr(ca, "_now", lambda: NOW + 2 * DAY)
+    monkeypatch.setattr(validity, "now", lambda: NOW + 2 * DAY)
     builder = x509.CertificateBuilder().subject_name(x509.Name([])).public_key(key.public_key())
     assert "expired at" in refusal(authority.issue, builder).message
 

@@ -10,7 +10,7 @@ systemd-tmpfiles --create vtpm.conf
 journalctl --update-catalog
 semodule -i vtpm.pp
 tar -tf payload.tar | sed 's,^\.,,' | restorecon -i -f -
-restorecon -R /run/vtpm /var/lib/vtpm /var/lib/vtpm-identity /var/lib/vtpm-ca /dev/cuse
+restorecon -R /run/vtpm /run/vtpmkeys /var/lib/vtpm /var/lib/vtpm-identity /var/lib/vtpm-ca /dev/cuse
 udevadm control --reload
 systemctl daemon-reload
 mkdir -p project; tar -C project -xf project.tar

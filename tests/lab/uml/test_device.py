@@ -51,6 +51,34 @@ def test_the_configuration_decides_about_owner_group_mode_and_number(instance):
     assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (240, 7)
 
 
+@pytest.mark.parametrize("name", ["3f1c1c5e-6a0b-4a57-9c22-7d8a41f0a8d3", "n" * 87])
+def test_a_machine_s_uuid_and_the_longest_name(instance, name):
+    one = instance(name)
+    one.start()
+    client = Client(one.device)
+    assert len(client(GET_RANDOM)) == 20
+    assert stat.S_ISSOCK(os.stat(f"{one.runtime}/ctrl.sock").st_mode)
+    one.restart()
+    assert len(client(GET_RANDOM)) == 20, "the successor goes on with the device of this name"
+    assert one.status()["restarts"] == 1
+    client.close()
+
+
+@pytest.mark.parametrize("group", ["CORP\\domain users", "équipe", "svc$", "1000660000"])
+def test_accounts_of_a_directory_and_of_a_container_get_the_device(instance, group):
+    """Names that no `groupadd` takes, and numbers of ten digits. None is a system account, which udev 258 wants."""
+    number = 1000660000
+    with open("/etc/group", "a", encoding="utf-8") as file:
+        file.write(f"{group}:x:{number}:\n" if group != str(number) else "")
+    one = instance(extra=f"[device]\nowner = '{number}'\ngroup = '{group}'\nmode = '0640'\n")
+    one.start()
+    found = os.stat(one.device)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number, number, 0o640)
+    subprocess.run(["udevadm", "trigger", "--settle", "--action=change", one.device], check=True)
+    found = os.stat(one.device)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number, number, 0o640), "a later event changes nothing"
+
+
 def test_without_udev_the_daemon_finishes_the_node(instance):
     subprocess.run(["udevadm", "control", "--exit"], check=True)
     wait_for(lambda: subprocess.run(["pidof", "systemd-udevd"], capture_output=True, check=False).returncode, "udevd to end")

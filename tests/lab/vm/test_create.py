@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import stat
 
@@ -104,6 +105,33 @@ def test_a_first_start_makes_the_tpm_and_a_second_does_not(configure, tmp_path):
     systemctl("start", "first")
     assert_has_certified_keys("first", tmp_path)
     assert (tmp_path / "key.pem").read_bytes() == key
+
+
+@pytest.mark.parametrize("way", ["provision", "create"])
+def test_a_file_system_of_its_own_gets_its_tpm(configure, tmp_path, way):
+    """Mounted where the state is to be; root's and with lost+found, as mkfs leaves an ext4."""
+    name = f"mounted-{way}"
+    place = f"/var/lib/vtpm/{name}"
+    os.makedirs(place, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "none", place)
+    os.mkdir(f"{place}/lost+found", 0o700)
+    run("restorecon", "-R", place, expect=None)
+    try:
+        if way == "provision":
+            configure(name, '[tpm]\nstartup = "clear"\n[provision]\nenabled = true\n')
+        else:
+            run("vtpmctl", "create", name)
+        systemctl("start", name)
+        assert_has_certified_keys(name, tmp_path)
+        systemctl("stop", name)
+        assert {"lost+found", "tpm2-00.permall"} <= set(os.listdir(place))
+        found = os.stat(place)
+        assert (pwd.getpwuid(found.st_uid).pw_name, stat.S_IMODE(found.st_mode)) == ("vtpm", 0o700)
+    finally:
+        systemctl("stop", name, expect=None)
+        run("umount", place)
+        if way == "create":
+            os.unlink(f"/etc/vtpm.d/{name}.toml")
 
 
 def test_without_a_usable_ca_nothing_is_made(configure):

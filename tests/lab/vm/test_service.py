@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from device_clients import Client, Load, wait_for
-from services import SYSTEMD, journal, run, show, systemctl, tpm2
+from services import SYSTEMD, journal, run, show, status, systemctl, tpm2
 from tpm_commands import (
     GET_RANDOM,
     NV_DEFINE_COUNTER,
@@ -340,6 +341,48 @@ def test_owner_group_and_mode_of_the_configuration_take_effect(configure):
         grp.getgrnam("lab-operator").gr_gid,
         0o640,
     )
+
+
+def test_a_group_of_people_gets_the_device(configure):
+    """No system account, and none that has a name: OWNER and GROUP of udev 258 and later are not for them."""
+    configure("work", "[device]\nowner = '1000660000'\ngroup = 'lab-people'\nmode = '0640'\n")
+    run("groupadd", "--gid", "54321", "lab-people")
+    try:
+        systemctl("start", "work")
+        found = os.stat("/dev/work")
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1000660000, 54321, 0o640)
+        run("udevadm", "trigger", "--settle", "--action=change", "/dev/work")
+        assert (os.stat("/dev/work").st_uid, os.stat("/dev/work").st_gid) == (1000660000, 54321)
+    finally:
+        systemctl("stop", "work")
+        run("groupdel", "lab-people")
+
+
+def test_an_instance_with_the_name_of_a_machine(configure):
+    name = "3f1c1c5e-6a0b-4a57-9c22-7d8a41f0a8d3"
+    configure(name, '[tpm]\nstartup = "clear"\n')
+    systemctl("start", name)
+    tpm2("tpm2_getrandom", "--hex", "4", device=name)
+    systemctl("restart", name)
+    assert status(name)["daemon"]["restarts"] == 1
+    assert stat.S_ISSOCK(os.stat(f"/run/vtpm/{name}/ctrl.sock").st_mode)
+
+
+def test_a_copied_state_is_noticed(configure):
+    configure("work", '[tpm]\nstartup = "clear"\n')
+    configure("copied", '[tpm]\nstartup = "clear"\n')
+    systemctl("start", "work")
+    systemctl("stop", "work")
+    assert not os.path.exists("/run/vtpmkeys/work")
+    run("cp", "-a", "/var/lib/vtpm/work", "/var/lib/vtpm/copied")
+    systemctl("start", "work", "copied")
+    assert os.stat("/run/vtpmkeys/work").st_uid == pwd.getpwnam("vtpm").pw_uid
+    messages = [entry["MESSAGE"] for name in ("work", "copied") for entry in journal(name)]
+    told = [message for message in messages if "one state is a copy of the other" in message]
+    assert told
+    assert re.match("this TPM is that of (work|copied), too: ", told[0])
+    assert "copied, work have the same TPM" in run("vtpmctl", "doctor", expect=None).stdout
+    assert json.loads(run("vtpmctl", "--json", "identity", "work").stdout)["served_as"] == ["copied", "work"]
 
 
 def test_a_directory_of_swtpm_moves_in_and_out(configure, tmp_path):
