@@ -87,7 +87,7 @@ def check_instance(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name):
         cause = f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}"
         if len(name) > NAME_MAX:
-            room = f"the path of its socket, /run/vtpm/NAME/ctrl.sock, may have {UNIX_PATH_MAX}"
+            room = f"the path of its control socket may have {UNIX_PATH_MAX}"
             cause = f"instance name: found {len(name)} characters, expected at most {NAME_MAX}: {room}"
         raise VtpmError(Code.USAGE, cause, remedy=_instance_meant(name))
     return name
@@ -272,7 +272,7 @@ def group_id(name: str) -> int:
 
 
 def _make_account(database: str, command: str, name: str) -> str:
-    return f"see how it is written: getent {database}; name another, or make it: {command} --system {quote(name)}"
+    return f"see whether it is known: getent {database} {quote(name)}; name another, or make it: {command} --system {quote(name)}"
 
 
 def _read_table(table: Table, found: object, path: str, instance: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.lock import LOCK_NAME
 from swtpm_svc.state.store import LOST_AND_FOUND, PERMALL, file_name, open_locked
@@ -78,7 +78,7 @@ def _give(folder: int, path: str, owner: Owner) -> None:
         raise VtpmError(
             Code.STATE_UNWRITABLE,
             f"{path} belongs to root, and has something else in it: {', '.join(others[:3])}",
-            remedy=f"name a directory of the TPM's own; or make this one the service's: chown {owner.uid}:{owner.gid} {path}",
+            remedy=f"name a directory of the TPM's own; or make this one the service's: chown -h {owner.uid}:{owner.gid} {quote(path)}",
         )
     for name in names:
         os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)

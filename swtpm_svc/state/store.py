@@ -43,7 +43,7 @@ _KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go ov
 #: From one back end of swtpm's to the other: no program of its own does that.
 _LINEAR_REMEDY = (
     "serve it once more with swtpm --tpmstate backend-uri=file://FILE, save its state with swtpm_ioctl --save permanent BLOB,"
-    f" and load that: vtpmctl load NAME permanent BLOB (vtpm@.service(8), EXAMPLES); {_UNTOUCHED}"
+    f" and load that: vtpmctl load {NAME} permanent BLOB (vtpm@.service(8), EXAMPLES); {_UNTOUCHED}"
 )
 
 
