@@ -9,7 +9,7 @@ key is read from its permanent state, which does not change it, and works with a
 """
 
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.identity_record import STORAGE, Record, RecordFile
@@ -21,8 +21,12 @@ from swtpm_svc.wire.protocol_error import ProtocolError
 class IdentityWatch:
     """Compares a TPM with the record of the one before it. All methods belong to the thread that may use the TPM."""
 
-    def __init__(self, tpm: Tpm, file: RecordFile, journal: Journal) -> None:
+    def __init__(
+        self, tpm: Tpm, file: RecordFile, journal: Journal, *, later: Callable[[Callable[[], None]], None] = lambda work: work()
+    ) -> None:
+        """`later` does what may take as long as a disk does."""
         self._tpm = tpm
+        self._later = later
         self._file = file
         self._journal = journal
         self._record: Optional[Record] = None
@@ -49,7 +53,7 @@ class IdentityWatch:
             found = found._replace(change={"time": int(time.time()), "was": lost, "is": now})
             self._tell(lost, now)
         self._record = found
-        self._save(found)
+        self._later(lambda: self._save(found))
 
     def describe(self) -> "Optional[dict[str, Any]]":
         """For the status: the keys and the last change. None: the TPM could not be asked yet."""

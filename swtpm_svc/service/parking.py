@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
-from swtpm_svc.tpm.tpm import Snapshot
+from swtpm_svc.tpm.power import Snapshot
 from swtpm_svc.wire import fuse
 
 _MAGIC = b"vtpmpark"
