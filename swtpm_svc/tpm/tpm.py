@@ -233,10 +233,17 @@ class Tpm:
     def _power_off(self, power: Power) -> None:
         if self.is_powered:
             if self.revive() and self.version == "2.0" and not self._is_shut_down and not self._volatile_is_stored:
-                # a TPM that was not started answers TPM_RC_INITIALIZE, which is as good
-                self._execute_own(_SHUTDOWN_CLEAR)
+                self._send_shutdown()
             self._terminate(power)
         self.power = power
+
+    def _send_shutdown(self) -> None:
+        """A TPM that was not started answers TPM_RC_INITIALIZE, which is as good. What is not stored is as after a power cut."""
+        self.begin(memoryview(bytearray(_SHUTDOWN_CLEAR)), _SHUTDOWN_CODE)
+        try:
+            self._storage.commit()
+        except VtpmError as error:
+            self._on_storage_failure(error)
 
     def _terminate(self, power: Power) -> None:
         libtpms.terminate()
@@ -360,7 +367,7 @@ class Tpm:
 
     def _takes_commands(self) -> bool:
         """A TPM that has failed for good answers itself: TPM2_GetTestResult may tell why."""
-        return self.power is Power.FAILED and (self.failure is None or not self.failure.heals or self._heal())
+        return self.failure is not None and (not self.failure.heals or self._heal())
 
     def _heal(self) -> bool:
         try:
@@ -370,6 +377,7 @@ class Tpm:
         self.power, self.failure = Power.RUNNING, None
         self.healed += 1
         self.on_failure(None)
+        self.on_started()
         return True
 
     def serve(self, fd: int, epoll: int, deadline_s: float) -> "tuple[int, Left]":
