@@ -30,6 +30,7 @@ class Loop:
         self._stopped = False
         #: When each is due, of time.monotonic(), how often it is again (0: never), and what is to be called then.
         self._timers: list[tuple[float, float, Callback]] = []
+        self._due = inf
         self.add(self._reader, self._woken)
 
     def __enter__(self) -> "Loop":
@@ -69,11 +70,15 @@ class Loop:
 
     def every(self, period_s: float, callback: Callback) -> None:
         """Call `callback` about every `period_s` seconds."""
-        self._timers.append((time.monotonic() + period_s, period_s, callback))
+        self._set_timers([*self._timers, (time.monotonic() + period_s, period_s, callback)])
 
     def after(self, delay_s: float, callback: Callback) -> None:
         """Call `callback` once, in `delay_s` seconds or a little later."""
-        self._timers.append((time.monotonic() + delay_s, 0.0, callback))
+        self._set_timers([*self._timers, (time.monotonic() + delay_s, 0.0, callback)])
+
+    def _set_timers(self, timers: "list[tuple[float, float, Callback]]") -> None:
+        self._timers = timers
+        self._due = min((timer[0] for timer in timers), default=inf)
 
     def post(self, callback: Callback) -> None:
         """Call `callback` from the loop, soon. From any thread."""
@@ -89,8 +94,7 @@ class Loop:
         That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
         but its own descriptor being readable happens; the loop then finds it too.
         """
-        due = min((timer[0] for timer in self._timers), default=inf)
-        return self._epoll.fileno(), 0.0 if self._stopped else due
+        return self._epoll.fileno(), 0.0 if self._stopped else self._due
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""
@@ -122,15 +126,15 @@ class Loop:
                 self.on_fault(error)  # and on to the next, which nobody would wake the loop for again
 
     def _run_timers(self) -> float:
-        """Call what is due; the seconds until something is."""
+        """Call what is due; the seconds until something is, -1 if nothing ever is."""
         now = time.monotonic()
-        due = [timer for timer in self._timers if timer[0] <= now]
-        if due:
+        if now >= self._due:
+            due = [timer for timer in self._timers if timer[0] <= now]
             again = [(now + period_s, period_s, callback) for _when, period_s, callback in due if period_s]
-            self._timers = [timer for timer in self._timers if timer[0] > now] + again
+            self._set_timers([timer for timer in self._timers if timer[0] > now] + again)
             for _when, _period_s, callback in due:
                 callback()
-        return max(0.0, min((timer[0] for timer in self._timers), default=now) - now)
+        return max(0.0, self._due - now) if self._timers else -1.0
 
     def _woken(self) -> None:
         try:
