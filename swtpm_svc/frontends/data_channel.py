@@ -84,8 +84,8 @@ class DataChannel(Channel):
         return None
 
     def _answer_later(self, response: bytes) -> None:
+        self.go_on()  # first: what the peer sends when it has the response is in the order in which others' are
         self.send(response)
-        self.go_on()
 
     def _execute(self, received: bytearray, start: int, code: int) -> None:
         dispatcher = self._dispatcher
@@ -97,8 +97,8 @@ class DataChannel(Channel):
             return
 
         def done(response: bytes) -> None:
-            self._answer(response, prefixed=bool(start))
             self.go_on()
+            self._answer(response, prefixed=bool(start))
 
         response = dispatcher.execute(self.caller, command, code, done, locality=locality)
         if response is None:

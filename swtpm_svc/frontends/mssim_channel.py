@@ -137,8 +137,8 @@ class MssimChannel(Channel):
 
     def _answer(self, answer: bytes) -> None:
         """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""
-        self.send(answer)
         if self._decoder.is_empty:
-            self.go_on()
+            self.go_on()  # first: what the peer sends when it has the answer is in the order in which others' are
         else:
             self.take_turns(self._work)
+        self.send(answer)
