@@ -40,6 +40,7 @@ class Code(Enum):
     NOT_PERMITTED = "not-permitted"
     TPM_NOT_RUNNING = "tpm-not-running"
     TPM_RUNNING = "tpm-running"
+    TPM_FAILED = "tpm-failed"
     BAD_LOCALITY = "bad-locality"
     BUSY = "busy"
     TOO_LARGE = "too-large"
@@ -100,12 +101,13 @@ TABLE = {
     Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, or newer"),
     Code.STATE_KEY: Fault(errno.EACCES, TPM_DECRYPT_ERROR, 65, "25d0346a0b2c4efd824448e597e64510", "the state is encrypted with another key than what is configured, or is not encrypted"),
     Code.KEY_UNUSABLE: Fault(errno.EACCES, TPM_FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is no key, or is not secret"),
-    Code.HANDOVER_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what a predecessor left in memory cannot be used"),
+    Code.HANDOVER_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what was kept in memory of a TPM cannot be used"),
     Code.LIBTPMS: Fault(errno.EIO, TPM_FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
     Code.PROTOCOL: Fault(errno.EBADMSG, TPM_BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),
     Code.NOT_PERMITTED: Fault(errno.EPERM, TPM_FAIL, 77, "7489009100d34faf989cbae03b0689f9", "the caller may not do this"),
     Code.TPM_NOT_RUNNING: Fault(errno.EIO, TPM_INVALID_POSTINIT, 69, "622853b8d2334893ad85eab4d1250e13", "the TPM is not powered"),
     Code.TPM_RUNNING: Fault(errno.EBUSY, TPM_BAD_ORDINAL, 69, "eb17ec33ef7e4e7ea171e361e9e3db5d", "the TPM must be stopped first"),
+    Code.TPM_FAILED: Fault(errno.EIO, TPM_FAIL, 70, "ff37e3df739c4d61b1c494c75619fafb", "the TPM has failed"),
     Code.BAD_LOCALITY: Fault(errno.EINVAL, TPM_BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
     Code.BUSY: Fault(errno.EBUSY, TPM_FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
     Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),

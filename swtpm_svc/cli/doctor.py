@@ -149,7 +149,7 @@ def _instance(found: Status) -> "list[Finding]":
     # systemd fails such a unit before its daemon can say why (238/STATE_DIRECTORY)
     misplaced = store.wrong_place(found.config.state.directory) if found.config is not None else None
     problems = [*problems, misplaced] if misplaced is not None else problems
-    return findings + [Finding(FAIL, name, one.message, one) for one in problems]
+    return findings + [Finding(FAIL, name, one.message, one.of(name)) for one in problems]
 
 
 def _served(found: Status) -> str:

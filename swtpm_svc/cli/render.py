@@ -184,6 +184,8 @@ def _tpm_lines(status: Status, tpm: "dict[str, Any]") -> "list[str]":
     if not tpm:
         return [_row("TPM", f"{version}, not served")]
     text = f"{version}, power {tpm.get('power')}, locality {tpm.get('locality')}, buffer {tpm.get('buffer_size')} bytes"
+    if tpm.get("healed"):
+        text += f", has failed and gone on {tpm['healed']} times"
     banks = tpm.get("pcr_banks")
     lines = [_row("TPM", clean(text))]
     if isinstance(banks, list) and banks:
@@ -205,6 +207,8 @@ def _state_lines(status: Status, state: "dict[str, Any]") -> "list[str]":
     else:
         text += ": " + ", ".join(f"{name} {size} bytes" for name, size in sorted(sizes.items()))
         text += f", generation of {_moment(generation)}"
+    if state.get("stalled"):
+        text += "; the storage does not answer"
     if state.get("encryption"):
         text += f", encrypted with {state['encryption']}"
     return [_row("state", clean(text))]

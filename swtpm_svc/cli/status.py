@@ -112,10 +112,12 @@ def gather(instance: str, places: Places) -> Status:
             problems[0].remedy = f"see those that there are: vtpmctl list; or make it: vtpmctl create {instance}"
             raise problems[0] from None
         problems.append(_explained(error, unit, f"{places.config}/{instance}.toml"))
+    problems += _tpm_problems(daemon or {})
     path = _device_path(instance, loaded, daemon)
     node = look_at_node(path, places) if path is not None else None
     if node is not None:
         problems += _node_problems(node, loaded, is_up=daemon is not None)
+    problems = [problem.of(instance) for problem in problems]
     return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems, swtpm_svc.__version__)
 
 
@@ -259,6 +261,25 @@ def _explained(error: VtpmError, unit: Unit, path: str) -> VtpmError:
         error.message = f"{unit.name} is not started"
         error.remedy = f"start it: systemctl start {unit.name}"
     return error
+
+
+def _tpm_problems(daemon: "dict[str, Any]") -> "list[VtpmError]":
+    tpm = daemon.get("tpm")
+    if not isinstance(tpm, dict) or tpm.get("power") != "failed":
+        return []
+    failure = tpm.get("failure")
+    words = failure if isinstance(failure, dict) else {}
+    message, remedy = (_printable(words.get(name)) for name in ("message", "remedy"))
+    heals = "it then goes on by itself, with its PCRs and sessions" if words.get("heals") else ""
+    remedies = "; ".join(part for part in (remedy, heals) if part)
+    return [
+        VtpmError(Code.TPM_FAILED, f"the TPM has failed: {message or 'the daemon does not say why'}", remedy=remedies or None)
+    ]
+
+
+def _printable(text: object) -> str:
+    """What another process says, for a line of a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
 
 
 def _node_problems(node: Node, loaded: Optional[Config], *, is_up: bool) -> "list[VtpmError]":

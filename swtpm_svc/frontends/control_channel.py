@@ -112,11 +112,11 @@ class ControlChannel(Channel):
 
     def _reply(self, reply: ptm.Reply) -> None:
         """Answer a request, and turn to the next. A peer need not send it before, but if it does, others come in between."""
-        self.send(ptm_socket.encode(reply))
         if self._requests:
             self.take_turns(self._work)
         else:
-            self.go_on()
+            self.go_on()  # first: what the peer sends when it has the reply is in the order in which others' are
+        self.send(ptm_socket.encode(reply))
 
     def _set_data_fd(self) -> ptm.Reply:
         if not self._descriptors:

@@ -107,8 +107,6 @@ class CuseFrontend:
         self._tpm = dispatcher.tpm
         self._executor = dispatcher.executor
         self._events = dispatcher.events
-        self._long_running = dispatcher.long_running
-        self._notable = dispatcher.notable
         self._openers: dict[int, _Opener] = {}
         self._writers: dict[int, _Opener] = {}
         self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
@@ -221,18 +219,21 @@ class CuseFrontend:
         opener.download = None
         opener.lost = False
         self._dispatcher.commands += 1
-        if self._executor.busy or code in self._long_running:
+        if self._dispatcher.is_long(code):
             return self._write_later(opener, request, code)
-        opener.response = response = self._tpm.execute(data, code)
+        response = self._tpm.begin(data, code)
+        if self._tpm.unstored:
+            return self._write_later(opener, request, code, response)
+        opener.response = response
         opener.position = 0
-        if self._dispatcher.trace or response[6:10] in self._notable:
-            self._events.executed(caller, bytes(data), response)
+        self._dispatcher.tell(caller, data, response)
         if opener.poll_handle:
             self._wake(opener)
         return cuse.reply_write(unique, len(data))
 
-    def _write_later(self, opener: _Opener, request: cuse.Write, code: int) -> Optional[bytes]:
-        """Give the command to the worker. A blocking writer waits for it; another one has poll() and read()."""
+    def _write_later(self, opener: _Opener, request: cuse.Write, code: int, unstored: Optional[bytes] = None) -> Optional[bytes]:
+        """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it; another
+        one has poll() and read()."""
         unique, caller, _handle, data, flags = request
         command = bytearray(data)  # the slot holds the next request by then
         waits = not flags & os.O_NONBLOCK
@@ -254,7 +255,10 @@ class CuseFrontend:
             if opener.poll_handle:
                 self._wake(opener)
 
-        self._dispatcher.execute_later(caller, command, code, done, owner=unique)
+        if unstored is None:
+            self._dispatcher.execute_later(caller, command, code, done, owner=unique)
+        else:
+            self._dispatcher.store_later(caller, command, unstored, done, owner=unique)
         return None if waits else cuse.reply_write(unique, len(command))
 
     def _read(self, request: cuse.Read) -> Optional[bytes]:

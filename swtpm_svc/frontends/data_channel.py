@@ -74,10 +74,18 @@ class DataChannel(Channel):
     def _serve(self) -> Optional[bytes]:
         """Serve plain commands as long as nothing else is to be done; then as `_receive`."""
         left = self._dispatcher.serve(self.caller, self._socket.fileno(), *self._watcher.lend())
-        if isinstance(left, Unsent):
+        if not isinstance(left, Unsent):
+            return left
+        if self._dispatcher.tpm.unstored:  # nothing of it was sent
+            self.pause()
+            self._dispatcher.store_later(self.caller, bytearray(left.command), left.response, self._answer_later)
+        else:
             self.send(left.response[left.sent :])
-            return None
-        return left
+        return None
+
+    def _answer_later(self, response: bytes) -> None:
+        self.go_on()  # first: what the peer sends when it has the response is in the order in which others' are
+        self.send(response)
 
     def _execute(self, received: bytearray, start: int, code: int) -> None:
         dispatcher = self._dispatcher
@@ -87,17 +95,16 @@ class DataChannel(Channel):
         if locality is not None and not dispatcher.may_use_locality(self.caller, locality, self._rights):
             self._answer(dispatcher.tpm.bad_locality(), prefixed=True)
             return
-        if dispatcher.executor.busy or code in dispatcher.long_running:
+
+        def done(response: bytes) -> None:
+            self.go_on()
+            self._answer(response, prefixed=bool(start))
+
+        response = dispatcher.execute(self.caller, command, code, done, locality=locality)
+        if response is None:
             self.pause()  # a peer that does not wait for its response waits now
-
-            def done(response: bytes) -> None:
-                self._answer(response, prefixed=bool(start))
-                self.go_on()
-
-            dispatcher.execute_later(self.caller, command, code, done, locality=locality)
-            return
-        response = dispatcher.execute(self.caller, command, code, locality)
-        self._answer(response, prefixed=bool(start))
+        else:
+            self._answer(response, prefixed=bool(start))
 
     def _answer(self, response: bytes, *, prefixed: bool) -> None:
         self.send(_SIZE.pack(len(response)) + response + _SUFFIX if prefixed else response)

@@ -3,12 +3,13 @@
 A front end decodes and encodes; here is the policy between it and the TPM. All methods belong to the serving thread.
 """
 
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional, Protocol, Union
 
 from swtpm_svc.errors import TPM_FAIL, VtpmError, internal
-from swtpm_svc.tpm.controller import MAX_LOCALITY, Controller, Rights, authorize, is_immediate, needs_control
+from swtpm_svc.tpm.controller import MAX_LOCALITY, Controller, Rights, authorize, is_immediate, needs_control, uses_storage
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.libtpms import TPM_SUCCESS, Left, Unsent
+from swtpm_svc.tpm.power import Failure, Power
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.command_codes import LONG_RUNNING
@@ -55,13 +56,19 @@ class Dispatcher:
         self.events = events
         self.commands = 0
         self.trace = False
-        self.long_running = LONG_RUNNING[tpm.version]
-        self.notable = NOTABLE[tpm.version]
+        self._long_running = LONG_RUNNING[tpm.version]
+        self._notable = NOTABLE[tpm.version]
+        #: The failure of the TPM whose commands are not told any more.
+        self._told: Optional[Failure] = None
         self._rights_of = rights_of
 
     def must_wait(self, request: ptm.Request) -> bool:
-        """Has the request to wait for a long command?"""
-        return self.executor.busy and not is_immediate(request)
+        """Is the request one for the worker: because it is in use, or because storage can be slow?"""
+        return uses_storage(request) or (self.executor.busy and not is_immediate(request))
+
+    def is_long(self, code: int) -> bool:
+        """Is the command one for the worker: because it takes long, or waits? So may one that is to revive a failed TPM."""
+        return self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED
 
     @property
     def is_free(self) -> bool:
@@ -72,21 +79,46 @@ class Dispatcher:
         """Serve the stream socket of `caller` as far as that takes no Python: `Tpm.serve`."""
         executed, left = self.tpm.serve(fd, epoll, deadline_s)
         self.commands += executed
-        if isinstance(left, Unsent) and left.response[6:10] in self.notable:
-            self.events.executed(caller, left.command, left.response)
+        if isinstance(left, Unsent):
+            self.tell(caller, left.command, left.response)
         return left
 
-    def execute(self, caller: Caller, command: bytearray, code: int, locality: Optional[int]) -> bytes:
-        """Execute a command now, at `locality` if one is given; nothing else may be in work."""
-        response = self._execute(command, code, locality)
-        if self.trace or response[6:10] in self.notable:
-            self.events.executed(caller, bytes(command), response)
-        return response
+    def tell(self, caller: Caller, command: Union[bytes, bytearray, memoryview], response: bytes) -> None:
+        """Tell the service of a command that was executed, if it wants to hear of it; of a failure once."""
+        if not self.trace:
+            if response[6:10] not in self._notable:
+                return
+            failure = self.tpm.failure
+            if failure is not None and failure is self._told:
+                return
+            self._told = failure
+        self.events.executed(caller, bytes(command), response)
 
-    def _execute(self, command: bytearray, code: int, locality: Optional[int]) -> bytes:
+    def execute(
+        self,
+        caller: Caller,
+        command: bytearray,
+        code: int,
+        done: Callable[[bytes], None],
+        *,
+        locality: Optional[int] = None,
+    ) -> Optional[bytes]:
+        """Execute a command, at `locality` if one is given, and return its response; None: it takes longer, and `done` gets it.
+
+        `command` is the dispatcher's from here on.
+        """
+        if self.is_long(code):
+            self.execute_later(caller, command, code, done, locality=locality)
+            return None
         if locality is None:
-            return self.tpm.execute(memoryview(command), code)
-        return self.tpm.execute_at(locality, memoryview(command), code)
+            response = self.tpm.begin(memoryview(command), code)
+        else:
+            response = self.tpm.begin_at(locality, memoryview(command), code)
+        if self.tpm.unstored:
+            self.store_later(caller, command, response, done)
+            return None
+        self.tell(caller, command, response)
+        return response
 
     def may_use_locality(self, caller: Caller, locality: int, rights: Optional[Rights] = None) -> bool:
         return locality == 0 or (locality <= MAX_LOCALITY and (rights or self._rights_of(caller)).control)
@@ -104,18 +136,39 @@ class Dispatcher:
         """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on."""
 
         def work() -> bytes:
+            if locality is None:
+                return self.tpm.execute(memoryview(command), code)
+            return self.tpm.execute_at(locality, memoryview(command), code)
+
+        self._submit(caller, command, work, done, owner)
+
+    def store_later(
+        self,
+        caller: Caller,
+        command: bytearray,
+        response: bytes,
+        done: Callable[[bytes], None],
+        *,
+        owner: int = 0,
+    ) -> None:
+        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of it."""
+        self._submit(caller, command, lambda: self.tpm.finish(response), done, owner)
+
+    def _submit(
+        self, caller: Caller, command: bytearray, work: Callable[[], bytes], done: Callable[[bytes], None], owner: int
+    ) -> None:
+        def guarded() -> bytes:
             try:
-                return self._execute(command, code, locality)
+                return work()
             except Exception as error:
                 self.events.failed(internal("while executing a command", error))
                 return self.tpm.fatal()
 
         def finish(response: bytes) -> None:
-            if self.trace or response[6:10] in self.notable:
-                self.events.executed(caller, bytes(command), response)
+            self.tell(caller, command, response)
             done(response)
 
-        self.executor.submit(work, finish, owner=owner)
+        self.executor.submit(guarded, finish, owner=owner)
 
     def control(
         self,
@@ -158,7 +211,7 @@ class Dispatcher:
                 self.events.controlled(caller, request, 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result)
             done(reply)
 
-        if is_cancel and self.tpm.is_running and not self.executor.busy:
+        if is_cancel and self.tpm.is_powered and not self.executor.busy:
             finish(ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
         elif self.must_wait(request):
             self.executor.submit(work, finish, owner=owner)

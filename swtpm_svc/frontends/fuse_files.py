@@ -24,7 +24,7 @@ from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.fuse_handles import ControlFile, Fact, File, TpmFile, Waiting, when_free
 from swtpm_svc.frontends.opener import MAX_OPENERS
-from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, read_pcr
+from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, pcr_banks, read_pcr
 from swtpm_svc.wire.cuse import Caller
 
 _TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
@@ -107,7 +107,7 @@ class TpmFiles(pyfuse3.Operations):
     def _children(self, inode: int) -> "dict[str, int]":
         if inode == ROOT_INODE:
             if not self.dispatcher.executor.busy:
-                self._banks = self.dispatcher.tpm.pcr_banks()
+                self._banks = pcr_banks(self.dispatcher.tpm)
             return {**_NAMES, **{f"pcr-{bank}": algorithm_of(bank) << _BANK_SHIFT for bank in self._banks}}
         return {str(index): inode + 1 + index for index in range(PCR_COUNT)}
 

@@ -152,13 +152,12 @@ class TpmFile(_Conversation):
         code = self._opener.admit(data)
         if code < 0:
             raise FUSEError(-code)
-        dispatcher, command = self._dispatcher, bytearray(data)
-        dispatcher.commands += 1
-        if dispatcher.executor.busy or code in dispatcher.long_running:
+        self._dispatcher.commands += 1
+        response = self._dispatcher.execute(self._caller, bytearray(data), code, self._done)
+        if response is None:
             self._opener.command = 1
-            dispatcher.execute_later(self._caller, command, code, self._done)
         else:
-            self._done(dispatcher.execute(self._caller, command, code, None))
+            self._done(response)
         return len(data)
 
     def _done(self, response: bytes) -> None:

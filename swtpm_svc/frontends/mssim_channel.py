@@ -85,14 +85,14 @@ class MssimChannel(Channel):
 
     def _carry_out(self, message: Message) -> None:
         ordinal = message.ordinal
-        is_running = self._dispatcher.tpm.is_running
+        is_powered = self._dispatcher.tpm.is_powered
         if ordinal is Ordinal.SEND_COMMAND:
             self._execute(message)
         elif ordinal is Ordinal.SESSION_END:
             self.close()
         elif ordinal is Ordinal.REMOTE_HANDSHAKE:
             self._answer(mssim.encode_handshake())
-        elif (ordinal is Ordinal.SIGNAL_POWER_ON and is_running) or (ordinal is Ordinal.SIGNAL_RESET and not is_running):
+        elif (ordinal is Ordinal.SIGNAL_POWER_ON and is_powered) or (ordinal is Ordinal.SIGNAL_RESET and not is_powered):
             self._answer(_DONE)
         elif ordinal is Ordinal.HASH_DATA:
             self._control(ordinal, ptm.HashData(message.data))
@@ -108,15 +108,16 @@ class MssimChannel(Channel):
         code = HEADER.unpack_from(data)[2] if len(data) >= HEADER_SIZE else 0
         if not dispatcher.may_use_locality(self.caller, locality, self._rights):
             self._answer(mssim.encode_response(dispatcher.tpm.bad_locality()))
-        elif dispatcher.executor.busy or code in dispatcher.long_running:
+            return
+
+        def done(response: bytes) -> None:
+            self._answer(mssim.encode_response(response))
+
+        response = dispatcher.execute(self.caller, bytearray(data), code, done, locality=locality)
+        if response is None:
             self.pause()
-
-            def done(response: bytes) -> None:
-                self._answer(mssim.encode_response(response))
-
-            dispatcher.execute_later(self.caller, bytearray(data), code, done, locality=locality)
         else:
-            self._answer(mssim.encode_response(dispatcher.execute(self.caller, bytearray(data), code, locality)))
+            done(response)
 
     def _control(self, ordinal: Ordinal, request: ptm.Request) -> None:
         if self._dispatcher.must_wait(request):
@@ -136,8 +137,8 @@ class MssimChannel(Channel):
 
     def _answer(self, answer: bytes) -> None:
         """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""
-        self.send(answer)
         if self._decoder.is_empty:
-            self.go_on()
+            self.go_on()  # first: what the peer sends when it has the answer is in the order in which others' are
         else:
             self.take_turns(self._work)
+        self.send(answer)

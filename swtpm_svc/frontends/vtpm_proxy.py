@@ -51,12 +51,10 @@ class VtpmProxyFrontend:
         if code == VTPM_PROXY_SET_LOCALITY:
             self._answer(self._set_locality(command))
             return
-        dispatcher = self._dispatcher
-        dispatcher.commands += 1
-        if dispatcher.executor.busy or code in dispatcher.long_running:
-            dispatcher.execute_later(KERNEL, command, code, self._answer, locality=self._locality)
-        else:
-            self._answer(dispatcher.execute(KERNEL, command, code, self._locality))
+        self._dispatcher.commands += 1
+        response = self._dispatcher.execute(KERNEL, command, code, self._answer, locality=self._locality)
+        if response is not None:
+            self._answer(response)
 
     def _set_locality(self, command: bytearray) -> bytes:
         locality = command[HEADER_SIZE] if len(command) > HEADER_SIZE else 0

@@ -39,7 +39,7 @@ class Product(NamedTuple):
 
 
 class _Memory:
-    """libtpms' storage (tpm.libtpms.Storage), which never fails."""
+    """A TPM's storage (tpm.staging.Storage), which never fails."""
 
     def __init__(self) -> None:
         self._payloads: dict[str, bytes] = {}
@@ -52,6 +52,9 @@ class _Memory:
 
     def delete(self, name: str, *, must_exist: bool) -> None:
         self._payloads.pop(name, None)
+
+    def probe(self) -> None:
+        pass
 
     def damaged(self, name: str, reason: str) -> VtpmError:
         return internal("making a TPM", RuntimeError(f"{name}: {reason}"))

@@ -9,10 +9,10 @@ import gc
 import os
 import signal
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
-from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.errors import TABLE, Code, VtpmError, internal
 from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import clones, kernel_tpm, later, state_keys, udev
@@ -31,17 +31,24 @@ from swtpm_svc.service.main import Options
 from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import become, find_account
+from swtpm_svc.service.stall import StallWatch
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import Power, Tpm
+from swtpm_svc.tpm.pcr import pcr_banks
+from swtpm_svc.tpm.power import Failure, Power
+from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import return_codes
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
+#: How long a start that failed for its storage takes to end: systemd tries such a start again, for as long as the disk is
+#: full, if it is not more often than StartLimitBurst= allows.
+STORAGE_PAUSE_S = 2.0
+_STORAGE_FAILED = 74
 
 
 def serve(options: Options) -> int:
@@ -56,6 +63,8 @@ def serve(options: Options) -> int:
     except VtpmError as error:
         Notifier().status(error.message)
         journal.error(error)
+        if error.fault.exit_status == _STORAGE_FAILED and Notifier().active:
+            time.sleep(STORAGE_PAUSE_S)
         return error.fault.exit_status
 
 
@@ -72,7 +81,7 @@ class Daemon:
         self._executor = Executor(loop.post)
         self._started = time.time()
         self._restarts = 0
-        self._events = EventLog(journal, config.tpm.version, self._show_power, self._lose_device)
+        self._events = EventLog(journal, config.tpm.version, self._show_status, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
         self._keys = NO_KEYS
         self._store: Store
@@ -81,7 +90,12 @@ class Daemon:
         self._dispatcher: Dispatcher
         self._cuse: Optional[CuseFrontend] = None
         self._frontends: Frontends
-        self._power_shown: Optional[Power] = None
+        self._is_announced = False
+        self._stall: Optional[StallWatch] = None
+        #: The status line that systemd has.
+        self._shown = ""
+        #: What there is on disk, as far as it could be looked at.
+        self._files: dict[str, Any] = {}
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
@@ -116,17 +130,21 @@ class Daemon:
         with self._store, RecordFile.open(self._store, self._journal) as record:
             self._refuse_unprovisioned()
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
-            self._identity = IdentityWatch(self._tpm, record, self._journal, clones.own_directory())
+            self._identity = IdentityWatch(self._tpm, record, self._journal, clones.own_directory(), later=self._submit)
             self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
             handover = park.read() if park is not None else None
             resumed = handover is not None and self._resume(handover)
             if not resumed:
                 self._power_on()
+            self._tpm.on_failure = self._tell_failure
+            if self._tpm.failure is not None:
+                self._tell_failure(self._tpm.failure)
             if park is None:
                 if not by_hand:
                     self._device.make(by_hand=False)
                 park = self._device.park()
             self._dispatcher = self._make_dispatcher()
+            self._stall = StallWatch(self._loop, self._tpm, self._executor, self._journal, self._show_status)
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
             self._frontends = Frontends(
@@ -175,6 +193,8 @@ class Daemon:
         if tpm.startup != "none":
             response = self._tpm.startup(tpm.startup)
             result = int.from_bytes(response[6:10], "big")
+            if self._tpm.failure is not None:
+                raise self._tpm.failure.cause
             if result:
                 words = return_codes.describe(tpm.version, result)
                 self._journal.log("warning", f"startup {tpm.startup}: {words}", TPM_RC=f"{result:#x}")
@@ -246,6 +266,7 @@ class Daemon:
         if failure is not None:
             self._end_with(failure)
             return
+        self._is_announced = True
         self._notifier.ready(self._status_line())
         self._journal.log("info", f"ready: {self._status_line()}", message_id=entries.READY_ID)
         gc.freeze()  # what there is now stays
@@ -264,10 +285,7 @@ class Daemon:
         if self._cuse is not None:
             self._loop.remove(self._cuse.fd)  # the kernel keeps what comes now for a successor
         self._notifier.stopping("Stopping")
-        while self._executor.busy:
-            self._notifier.extend_timeout(LONG_WORK_S)
-            self._executor.join()
-            self._loop.run_posted()
+        self._finish_work()
         if self._is_shut_down or self._device_is_gone:
             self._device.unpark()
             if self._is_shut_down:
@@ -277,6 +295,7 @@ class Daemon:
             # whether this is a stop or a restart only systemd knows: after a stop it drops the park
             self._leave(park)
         self._identity.check()  # what was made since the start is known at the next one
+        self._finish_work()
         self._tpm.shut_down()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
         return self._fault.fault.exit_status if self._fault is not None else 0
@@ -330,9 +349,25 @@ class Daemon:
 
     # --- what clients bring about --------------------------------------------------------------------------------
 
-    def _show_power(self) -> None:
-        if self._power_shown is not self._tpm.power:
-            self._notifier.status(self._status_line())
+    def _show_status(self) -> None:
+        shown = self._shown
+        if self._status_line() != shown:
+            self._notifier.status(self._shown)
+
+    def _tell_failure(self, failure: Optional[Failure]) -> None:
+        """The TPM has failed, or (None) goes on. From any thread."""
+        if failure is None:
+            words = "the state can be stored again: the TPM goes on from the last command that was acknowledged"
+            self._journal.log("notice", words, message_id=entries.HEALED_ID)
+        elif failure.heals:
+            self._journal.log(
+                "error",
+                "the TPM has failed: its state cannot be stored; it answers each command with failure until it can be, "
+                "and then goes on with its PCRs and sessions",
+                message_id=TABLE[Code.TPM_FAILED].message_id,
+                VTPM_ERROR=failure.cause.code.value,
+            )
+        self._loop.post(self._show_status)
 
     def _shut_down(self) -> None:
         self._is_shut_down = True
@@ -360,15 +395,51 @@ class Daemon:
         else:
             self._identity.check()
 
+    def _submit(self, work: Callable[[], None]) -> None:
+        """Do `work`, which may take as long as a disk does, where nobody waits for it once there are clients."""
+        if self._is_announced:
+            self._executor.submit(work, lambda _none: None)
+        else:
+            work()
+
+    def _finish_work(self) -> None:
+        while self._executor.busy:
+            self._notifier.extend_timeout(LONG_WORK_S)
+            self._executor.join()
+            self._loop.run_posted()
+
     # --- status --------------------------------------------------------------------------------------------------
 
     def _status_line(self) -> str:
-        self._power_shown = power = self._tpm.power
+        failure = self._tpm.failure
+        power = self._tpm.power.value if failure is None else f"{Power.FAILED.value}: {failure.cause.message}"
         places = [self._config.device.node] if self._config.device.enabled else self._frontends.places
-        return f"TPM {self._tpm.version} at {places[0]}, {power.value}" if places else f"TPM {self._tpm.version}, {power.value}"
+        where = f" at {places[0]}" if places else ""
+        stalled = ", its storage does not answer" if self._stall is not None and self._stall.stalled else ""
+        self._shown = f"TPM {self._tpm.version}{where}, {power}{stalled}"
+        return self._shown
+
+    def _describe_files(self) -> "dict[str, Any]":
+        """From before, while a disk may keep everybody waiting who looks at it."""
+        if not self._executor.busy or not self._files:
+            self._files = {"generation": self._store.generation, "bytes": self._store.sizes()}
+        return self._files
 
     def _openers(self) -> "list[tuple[OpenerRecord, bool]]":
         return self._cuse.openers() if self._cuse is not None else []
+
+    def _describe_failure(self) -> "Optional[dict[str, Any]]":
+        failure = self._tpm.failure
+        if failure is None:
+            return None
+        cause = failure.cause
+        return {
+            "code": cause.code.value,
+            "message": cause.message,
+            "remedy": cause.of(self._config.instance).remedy,
+            "since": failure.since,
+            "heals": failure.heals,
+        }
 
     def _describe(self) -> "dict[str, Any]":
         config, tpm = self._config, self._tpm
@@ -380,15 +451,17 @@ class Daemon:
             "tpm": {
                 "version": tpm.version,
                 "power": tpm.power.value,
+                "failure": self._describe_failure(),
+                "healed": tpm.healed,
                 "locality": tpm.locality,
                 "buffer_size": tpm.buffer_size(0).size,
-                "pcr_banks": [] if self._executor.busy else tpm.pcr_banks(),
+                "pcr_banks": [] if self._executor.busy else pcr_banks(tpm),
             },
             "device": self._device.describe(),
             "state": {
                 "directory": config.state.directory,
-                "generation": self._store.generation,
-                "bytes": self._store.sizes(),
+                **self._describe_files(),
+                "stalled": self._stall is not None and self._stall.stalled,
                 "encryption": self._keys.state.mode if self._keys.state else None,
             },
             "identity": self._identity.describe(),

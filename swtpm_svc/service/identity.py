@@ -10,7 +10,7 @@ key is read from its permanent state, which does not change it, and works with a
 
 import os
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service import clones
@@ -23,9 +23,19 @@ from swtpm_svc.wire.protocol_error import ProtocolError
 class IdentityWatch:
     """Compares a TPM with the record of the one before it. All methods belong to the thread that may use the TPM."""
 
-    def __init__(self, tpm: Tpm, file: RecordFile, journal: Journal, shown: Optional[str] = None) -> None:
-        """`shown`: the directory in which the other instances see by what this one is known (service/clones.py)."""
+    def __init__(
+        self,
+        tpm: Tpm,
+        file: RecordFile,
+        journal: Journal,
+        shown: Optional[str] = None,
+        *,
+        later: Callable[[Callable[[], None]], None] = lambda work: work(),
+    ) -> None:
+        """`shown`: the directory in which the other instances see by what this one is known (service/clones.py);
+        `later` does what may take as long as a disk does."""
         self._tpm = tpm
+        self._later = later
         self._file = file
         self._journal = journal
         self._shown = shown
@@ -57,7 +67,7 @@ class IdentityWatch:
             found = found._replace(change={"time": int(time.time()), "was": lost, "is": now})
             self._tell(lost, now)
         self._record = found
-        self._save(found)
+        self._later(lambda: self._save(found))
 
     def describe(self) -> "Optional[dict[str, Any]]":
         """For the status: the keys and the last change. None: the TPM could not be asked yet."""

@@ -1,4 +1,4 @@
-"""The serving loop: epoll over the few descriptors there are, callbacks from the worker, signals and one timer.
+"""The serving loop: epoll over the few descriptors there are, callbacks from the worker, signals and timers.
 
 Plain blocking I/O otherwise; everything but `post` belongs to the thread that runs the loop.
 """
@@ -28,9 +28,9 @@ class Loop:
         self._signals: dict[int, Callback] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopped = False
-        self._period_s: Optional[float] = None
-        self._on_period: Callback = lambda: None
-        self._next_period = inf
+        #: When each is due, of time.monotonic(), how often it is again (0: never), and what is to be called then.
+        self._timers: list[tuple[float, float, Callback]] = []
+        self._due = inf
         self.add(self._reader, self._woken)
 
     def __enter__(self) -> "Loop":
@@ -70,8 +70,15 @@ class Loop:
 
     def every(self, period_s: float, callback: Callback) -> None:
         """Call `callback` about every `period_s` seconds."""
-        self._period_s, self._on_period = period_s, callback
-        self._next_period = time.monotonic() + period_s
+        self._set_timers([*self._timers, (time.monotonic() + period_s, period_s, callback)])
+
+    def after(self, delay_s: float, callback: Callback) -> None:
+        """Call `callback` once, in `delay_s` seconds or a little later."""
+        self._set_timers([*self._timers, (time.monotonic() + delay_s, 0.0, callback)])
+
+    def _set_timers(self, timers: "list[tuple[float, float, Callback]]") -> None:
+        self._timers = timers
+        self._due = min((timer[0] for timer in timers), default=inf)
 
     def post(self, callback: Callback) -> None:
         """Call `callback` from the loop, soon. From any thread."""
@@ -87,7 +94,7 @@ class Loop:
         That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
         but its own descriptor being readable happens; the loop then finds it too.
         """
-        return self._epoll.fileno(), 0.0 if self._stopped else self._next_period
+        return self._epoll.fileno(), 0.0 if self._stopped else self._due
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""
@@ -97,11 +104,9 @@ class Loop:
         """Serve until `stop`; may be called again after that."""
         self._stopped = False
         callbacks, poll = self._callbacks, self._epoll.poll
-        timeout = -1.0
         while not self._stopped:
-            if self._period_s is not None:
-                timeout = self._run_timer()
             try:
+                timeout = self._run_timers() if self._timers else -1.0
                 for fd, events in poll(timeout):
                     if events != select.EPOLLIN and fd in self._writers:
                         self._writers[fd]()
@@ -120,13 +125,16 @@ class Loop:
             except Exception as error:
                 self.on_fault(error)  # and on to the next, which nobody would wake the loop for again
 
-    def _run_timer(self) -> float:
-        assert self._period_s is not None
+    def _run_timers(self) -> float:
+        """Call what is due; the seconds until something is, -1 if nothing ever is."""
         now = time.monotonic()
-        if now >= self._next_period:
-            self._next_period = now + self._period_s
-            self._on_period()
-        return max(0.0, self._next_period - now)
+        if now >= self._due:
+            due = [timer for timer in self._timers if timer[0] <= now]
+            again = [(now + period_s, period_s, callback) for _when, period_s, callback in due if period_s]
+            self._set_timers([timer for timer in self._timers if timer[0] > now] + again)
+            for _when, _period_s, callback in due:
+                callback()
+        return max(0.0, self._due - now) if self._timers else -1.0
 
     def _woken(self) -> None:
         try:

@@ -24,7 +24,7 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
 from swtpm_svc.frontends.opener import MAX_OPENERS
 from swtpm_svc.state.store import NAMES
-from swtpm_svc.tpm.tpm import Power, Snapshot
+from swtpm_svc.tpm.power import Power, Snapshot
 from swtpm_svc.wire import fuse
 
 _MAGIC = b"vtpmpark"

@@ -165,6 +165,22 @@ class Directory:
                 self._discard(name)
             raise write_error(self.path, error, is_kept=bool(kept) or not exists) from None
 
+    def try_write(self, temporary: str, renamed: str, data: bytes) -> None:
+        """Take all steps of `replace`, for nothing: both names are those of leftovers.
+
+        Raises:
+            VtpmError: STATE_FULL, STATE_UNWRITABLE
+        """
+        try:
+            self._write(temporary, data)
+            os.rename(temporary, renamed, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            os.unlink(renamed, dir_fd=self.fd)
+            os.fsync(self.fd)
+        except OSError as error:
+            self._discard(temporary)
+            self._discard(renamed)
+            raise write_error(self.path_of(temporary), error, is_kept=True) from None
+
     def remove(self, name: str) -> bool:
         """Remove a file, durably. False when there was none. Raises: VtpmError STATE_UNWRITABLE."""
         try:

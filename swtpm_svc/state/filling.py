@@ -78,7 +78,8 @@ def _give(folder: int, path: str, owner: Owner) -> None:
         raise VtpmError(
             Code.STATE_UNWRITABLE,
             f"{path} belongs to root, and has something else in it: {', '.join(others[:3])}",
-            remedy=f"name a directory of the TPM's own; or make this one the service's: chown -h {owner.uid}:{owner.gid} {quote(path)}",
+            remedy="name a directory of the TPM's own; or make this one the service's:"
+            f" chown -h {owner.uid}:{owner.gid} {quote(path)}",
         )
     for name in names:
         os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)

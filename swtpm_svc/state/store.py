@@ -36,6 +36,8 @@ PREVIOUS = ".previous"
 BAD = ".bad"
 _PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
 _TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
+#: Bytes that there must be room for beyond what is stored now, for a probe: a command does not add more.
+_GROWTH = 4096
 _UNTOUCHED = "nothing was changed"
 _KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey {NAME}; {_UNTOUCHED}"
 
@@ -170,6 +172,19 @@ class Store:
         data = blob.encode_checked(payload, self.key)
         self._directory.replace(self._file(name), self._temporary(name), data, keep_as=keep_as)
         self.stores += 1
+
+    def probe(self) -> None:
+        """Can the permanent state be stored? Tries with as many bytes, in the same steps; all state stays as it is.
+
+        Raises:
+            VtpmError: as store(), and as open() if what is there cannot be read any more
+        """
+        self._directory.check_writable()
+        for name in NAMES:
+            self.load(name)
+        previous = self._directory.read(self._file(PERMALL) + PREVIOUS)
+        needed = max(len(self.raw(PERMALL) or b""), len(previous or b"")) + _GROWTH
+        self._directory.try_write(self._temporary(PERMALL), self._temporary(VOLATILESTATE), bytes(needed))
 
     def store_raw(self, name: str, data: bytes) -> None:
         """Write a state blob of either form (a file's, or SET_STATEBLOB's) as a state file, durably.

@@ -32,6 +32,7 @@ ffibuilder.cdef(
     void       TPM_Free(unsigned char *buffer);
 
     TPM_RESULT vtpm_choose(int tpm2);
+    int        vtpm_silence(void);
     TPM_RESULT vtpm_register(void);
     TPM_RESULT vtpm_process(unsigned char *command, uint32_t size);
     char      *vtpm_get_info(uint64_t flags);

@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ static uint32_t vtpm_locality;
 static unsigned char *vtpm_response;    /* libtpms's buffer: grown by it, reused for every command */
 static uint32_t vtpm_response_size;
 static uint32_t vtpm_response_capacity;
-static int storage_failed;              /* since it was last cleared */
+static int storage_used;                /* since it was last cleared: something is to be stored, or could not be loaded */
 
 /* --- callbacks ---------------------------------------------------------------------------------------------------- */
 
@@ -38,12 +39,7 @@ static TPM_RESULT vtpm_nvram_load(unsigned char **data, uint32_t *length, const 
 static TPM_RESULT vtpm_nvram_store(const unsigned char *data, uint32_t length, const char *name);
 static TPM_RESULT vtpm_nvram_delete(const char *name, TPM_BOOL must_exist);
 
-static TPM_RESULT noted(TPM_RESULT result)
-{
-    if (result != TPM_SUCCESS && result != TPM_RETRY) /* TPM_RETRY: there is no such state */
-        storage_failed = 1;
-    return result;
-}
+/* Python only takes note of what is to be stored or deleted, so that these do not fail for a full disk. */
 
 static TPM_RESULT on_init(void)
 {
@@ -52,20 +48,26 @@ static TPM_RESULT on_init(void)
 
 static TPM_RESULT on_load(unsigned char **data, uint32_t *length, uint32_t number, const char *name)
 {
+    TPM_RESULT result = vtpm_nvram_load(data, length, name);
+
     (void)number;
-    return noted(vtpm_nvram_load(data, length, name));
+    if (result != TPM_SUCCESS && result != TPM_RETRY) /* TPM_RETRY: there is no such state */
+        storage_used = 1;
+    return result;
 }
 
 static TPM_RESULT on_store(const unsigned char *data, uint32_t length, uint32_t number, const char *name)
 {
     (void)number;
-    return noted(vtpm_nvram_store(data, length, name));
+    storage_used = 1;
+    return vtpm_nvram_store(data, length, name);
 }
 
 static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
 {
     (void)number;
-    return noted(vtpm_nvram_delete(name, must_exist));
+    storage_used = 1;
+    return vtpm_nvram_delete(name, must_exist);
 }
 
 static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *locality, uint32_t number)
@@ -87,6 +89,18 @@ static TPM_RESULT on_presence(TPM_BOOL *presence, uint32_t number)
 static TPM_RESULT vtpm_choose(int tpm2)
 {
     return TPMLIB_ChooseTPMVersion(tpm2 ? TPMLIB_TPM_VERSION_2 : TPMLIB_TPM_VERSION_1_2);
+}
+
+/* What libtpms says of its failures holds the failed command, with the passwords in it, at every level of its own. */
+static int vtpm_silence(void)
+{
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    if (nowhere < 0)
+        return errno;
+    TPMLIB_SetDebugFD(nowhere);
+    TPMLIB_SetDebugLevel(0);
+    return 0;
 }
 
 static TPM_RESULT vtpm_register(void)
@@ -187,7 +201,7 @@ static int next_is(int fd, int epoll, double deadline_s)
  *   VTPM_NOTHING    there is nothing left to do here
  *   VTPM_RECEIVED   received_size bytes that are no plain command; none: the connection has ended
  *   VTPM_EXECUTED   a command whose response is vtpm_response (empty: libtpms gave none), of which `sent` bytes have gone:
- *                   the TPM or storage has refused it, or the socket took no more
+ *                   the TPM has refused it, something is to be stored first, or the socket took no more
  */
 static enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, double deadline_s)
 {
@@ -200,12 +214,12 @@ static enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, 
         if (!is_plain(stream))
             return VTPM_RECEIVED;
 
-        storage_failed = 0;
+        storage_used = 0;
         stream->sent = 0;
         stream->executed++;
         if (vtpm_process(stream->received, stream->received_size) != TPM_SUCCESS)
             vtpm_response_size = 0;
-        if (vtpm_response_size < HEADER_SIZE || big_endian(vtpm_response + 6) != TPM_SUCCESS || storage_failed)
+        if (vtpm_response_size < HEADER_SIZE || big_endian(vtpm_response + 6) != TPM_SUCCESS || storage_used)
             return VTPM_EXECUTED;
 
         ssize_t sent = send(fd, vtpm_response, vtpm_response_size, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -44,12 +44,20 @@ class Rights(NamedTuple):
 #: Requests that neither change nor wait for the TPM: answered at once, also while a long command runs.
 _IMMEDIATE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.CancelTpmCommand, ptm.SetDataFd)
 
+#: Requests that load, store or remove state, or can.
+_STORING = (ptm.Init, ptm.Stop, ptm.Shutdown, ptm.StoreVolatile, ptm.ResetTpmEstablished, ptm.HashStart, ptm.HashEnd)
+
 #: Requests that anyone may make who may open the device.
 _FREE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.GetTpmEstablished, ptm.SetDataFd)
 
 
 def is_immediate(request: ptm.Request) -> bool:
     return isinstance(request, _IMMEDIATE) or (isinstance(request, ptm.SetBufferSize) and request.size == 0)
+
+
+def uses_storage(request: ptm.Request) -> bool:
+    """May it take as long as a disk does?"""
+    return isinstance(request, _STORING) or (isinstance(request, ptm.GetStateBlob) and request.type == ptm.BlobType.SAVESTATE)
 
 
 def needs_control(request: ptm.Request) -> bool:
@@ -135,12 +143,12 @@ class Controller:
         return ptm.Result(TPM_SUCCESS)
 
     def _get_established(self, _request: ptm.GetTpmEstablished) -> ptm.Reply:
-        if not self._tpm.is_running:
+        if not self._tpm.is_powered:
             return ptm.Result(TPM_BAD_ORDINAL)
         return ptm.EstablishedReply(TPM_SUCCESS, self._tpm.get_established())
 
     def _reset_established(self, request: ptm.ResetTpmEstablished) -> ptm.Reply:
-        if not self._tpm.is_running:
+        if not self._tpm.revive():
             return ptm.Result(TPM_BAD_ORDINAL)
         if request.locality > MAX_LOCALITY:
             return ptm.Result(TPM_BAD_LOCALITY)
@@ -153,28 +161,28 @@ class Controller:
         return ptm.Result(TPM_SUCCESS)
 
     def _hash_start(self, _request: ptm.HashStart) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_start() if self._tpm.is_running else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_start() if self._tpm.revive() else TPM_BAD_ORDINAL)
 
     def _hash_data(self, request: ptm.HashData) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_running else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_powered else TPM_BAD_ORDINAL)
 
     def _hash_end(self, _request: ptm.HashEnd) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_end() if self._tpm.is_running else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_end() if self._tpm.revive() else TPM_BAD_ORDINAL)
 
     def _cancel(self, _request: ptm.CancelTpmCommand) -> ptm.Reply:
-        if not self._tpm.is_running:
+        if not self._tpm.is_powered:
             return ptm.Result(TPM_BAD_ORDINAL)
         self._tpm.cancel()
         return ptm.Result(TPM_SUCCESS)
 
     def _store_volatile(self, _request: ptm.StoreVolatile) -> ptm.Reply:
-        if not self._tpm.is_running:
+        if not self._tpm.revive():
             return ptm.Result(TPM_BAD_ORDINAL)
         self._tpm.store_volatile()
         return ptm.Result(TPM_SUCCESS)
 
     def _get_state_blob(self, request: ptm.GetStateBlob) -> ptm.Reply:
-        if not self._tpm.is_running:
+        if not self._tpm.is_powered:
             return ptm.Result(TPM_BAD_ORDINAL)
         decrypted = bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
         if request.offset and self._sealed is not None and self._sealed[0] == (request.type, decrypted):
@@ -192,7 +200,7 @@ class Controller:
 
     def _set_state_blob(self, request: ptm.SetStateBlob) -> ptm.Reply:
         name = BLOB_NAMES.get(request.type)
-        if self._tpm.is_running or name is None:
+        if self._tpm.is_powered or name is None:
             return ptm.Result(TPM_BAD_ORDINAL if name else TPM_BAD_PARAMETER)
         try:
             decoded = blob.decode(request.data)
@@ -217,7 +225,7 @@ class Controller:
         return ptm.Result(TPM_BAD_ORDINAL)
 
     def _set_buffer_size(self, request: ptm.SetBufferSize) -> ptm.Reply:
-        if request.size and self._tpm.is_running:
+        if request.size and self._tpm.is_powered:
             return ptm.Result(TPM_BAD_ORDINAL)
         return ptm.BufferSizeReply(TPM_SUCCESS, *self._tpm.buffer_size(request.size))
 

@@ -22,6 +22,8 @@ class Executor:
     """
 
     def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
+        #: Called when something is given to the worker.
+        self.on_work: Callable[[], None] = lambda: None
         self._post = post
         self._jobs: deque[_Job] = deque()
         self._thread: Optional[Thread] = None
@@ -45,6 +47,7 @@ class Executor:
         self._jobs.append(_Job(work, done, owner))
         if self._running is None:
             self._next()
+        self.on_work()
 
     def withdraw(self, owner: int) -> bool:
         """Forget the job of `owner` that waits; False when it runs, or there is none."""

@@ -5,6 +5,7 @@ that may be called from a second thread says so; the others belong to the thread
 libtpms' man pages TPMLIB_*(3) and TPM_IO_*(3).
 """
 
+import os
 from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from swtpm_svc.errors import Code, VtpmError, internal
@@ -24,10 +25,7 @@ BUFFER_SIZE = 4096
 
 
 class Storage(Protocol):
-    """Where libtpms keeps `permall`, `volatilestate` and `savestate`. Failures are `VtpmError`s.
-
-    `damaged` is the error that tells a person what to do when libtpms refuses what `load` gave.
-    """
+    """Where libtpms keeps `permall`, `volatilestate` and `savestate`. Failures are `VtpmError`s."""
 
     def load(self, name: str) -> Optional[bytes]: ...
 
@@ -35,14 +33,13 @@ class Storage(Protocol):
 
     def delete(self, name: str, *, must_exist: bool) -> None: ...
 
-    def damaged(self, name: str, reason: str) -> VtpmError: ...
-
 
 class Callbacks:
     """The storage in use and what it last refused: a callback cannot raise through libtpms."""
 
     storage: Optional[Storage] = None
     failure: Optional[VtpmError] = None
+    is_silent = False
 
 
 class LibtpmsError(VtpmError):
@@ -109,7 +106,16 @@ def version() -> str:
 
 
 def open_library(*, tpm2: bool, storage: Storage) -> None:
-    """Choose the TPM version and say where its state lives; before anything else, and once in a process."""
+    """Choose the TPM version and say where its state lives; before anything else, and once in a process.
+
+    Raises:
+        VtpmError INSTALLATION: what libtpms prints cannot be kept from standard error, which is the journal.
+    """
+    if not Callbacks.is_silent:
+        error = lib.vtpm_silence()
+        if error:
+            raise VtpmError(Code.INSTALLATION, f"/dev/null cannot be opened: {os.strerror(error)}", remedy="see ls -l /dev/null")
+        Callbacks.is_silent = True
     Callbacks.storage = storage
     _check("TPMLIB_RegisterCallbacks", lib.vtpm_register())
     _check("TPMLIB_ChooseTPMVersion", lib.vtpm_choose(tpm2))
@@ -130,7 +136,7 @@ def main_init() -> None:
     """
     result = lib.TPMLIB_MainInit()
     if Callbacks.failure is not None:
-        raise take_failure()  # libtpms may report success and be in failure mode when it could not store a new TPM
+        raise take_failure()  # whatever libtpms made of it
     _check("TPMLIB_MainInit", result)
 
 
@@ -173,13 +179,13 @@ Left = Union[None, bytes, Unsent]
 class Stream:
     """Plain commands on stream sockets: received, executed and answered in C, without Python (vtpm_serve in binding.c).
 
-    `others` are the codes that are never plain; neither are codes above 511.
+    `plain` are the codes of these; none is above 511.
     """
 
-    def __init__(self, others: "frozenset[int]") -> None:
+    def __init__(self, plain: "frozenset[int]") -> None:
         self._stream = ffi.new("struct vtpm_stream *")
-        for code in range(len(self._stream.is_plain)):
-            self._stream.is_plain[code] = code not in others
+        for code in plain:
+            self._stream.is_plain[code] = True
 
     @property
     def executed(self) -> int:

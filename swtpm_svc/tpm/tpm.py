@@ -8,25 +8,25 @@ dictionary-attack counter does not rise (TPM 2.0 Part 1, "Dictionary Attack Prot
 just stored and will be resumed, in which case nothing was interrupted.
 Rule 2: a TPM that is resumed from volatile state gets fresh entropy before it serves: libtpms restores its generator
 too, and would give the random bytes once more that it gave after the snapshot (measured).
+Rule 3: a command that could not be stored has not happened: the TPM is the one before it again, with its PCRs and sessions,
+and has failed until something can be stored again, which each command finds out (docs/decisions/0014).
 """
 
-from enum import Enum, unique
+import time
 from os import urandom
-from struct import Struct
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import TPM_INVALID_POSTINIT, Code, VtpmError
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.libtpms import Left, LibtpmsError, Storage, Stream, Unsent
-from swtpm_svc.wire.command_codes import LONG_RUNNING
+from swtpm_svc.tpm.dialect import DIALECTS, STIR_BYTES
+from swtpm_svc.tpm.libtpms import TPM_FAIL, Left, LibtpmsError, Stream, Unsent
+from swtpm_svc.tpm.power import Failure, Power, Snapshot
+from swtpm_svc.tpm.staging import Staging, Storage
+from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING
 from swtpm_svc.wire.tpm import (
-    HEADER_SIZE,
     ST_NO_SESSIONS,
-    TAG_RQU_COMMAND,
-    TAG_RSP_COMMAND,
     decode_header,
     encode_command,
-    encode_response,
 )
 
 VOLATILE_STATE = "volatilestate"
@@ -34,114 +34,26 @@ PERMANENT_STATE = "permall"
 SAVE_STATE = "savestate"
 
 _KINDS = {PERMANENT_STATE: libtpms.PERMANENT, VOLATILE_STATE: libtpms.VOLATILE, SAVE_STATE: libtpms.SAVE_STATE}
-_STIR_BYTES = 48
 _SHUTDOWN_CODE = 0x145
 #: TPM_Startup, TPM2_Startup.
 _STARTUP_CODES = {"1.2": 0x99, "2.0": 0x144}
 _SUCCESS = b"\0\0\0\0"
+#: A TPM 1.2 on a part of a hash sequence that was not begun (measured with libtpms 0.9.2).
+_TPM_SHA_THREAD = 0x1A
 
 
-@unique
-class Power(Enum):
-    """OFF: not powered since the start. RUNNING. STOPPED: powered off by STOP."""
-
-    OFF = "off"
-    RUNNING = "running"
-    STOPPED = "stopped"
-
-
-class _Dialect(NamedTuple):
-    """What differs on the wire between the two TPM versions."""
-
-    #: What a client gets for a command that the TPM cannot take at all: TPM_FAIL, TPM_RC_FAILURE.
-    fatal: bytes
-    #: TPM_BAD_LOCALITY, TPM_RC_LOCALITY.
-    bad_locality: bytes
-    startup: "dict[str, bytes]"
-    #: What makes a TPM that goes on give other random bytes than the one before; None: they are not part of its state.
-    stir: Optional[bytes]
-
-
-# TPM Main Part 3 (TPM_Startup) and TPM 2.0 Part 3 (TPM2_Startup, TPM2_StirRandom).
-_DIALECTS = {
-    "1.2": _Dialect(
-        fatal=encode_response(TAG_RSP_COMMAND, 0x09),
-        bad_locality=encode_response(TAG_RSP_COMMAND, 0x3D),
-        startup={
-            "clear": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\1"),
-            "state": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\2"),
-            "deactivated": encode_command(TAG_RQU_COMMAND, 0x99, b"\0\3"),
-        },
-        stir=None,  # and any command after TPM_SaveState undoes that
-    ),
-    "2.0": _Dialect(
-        fatal=encode_response(ST_NO_SESSIONS, 0x101),
-        bad_locality=encode_response(ST_NO_SESSIONS, 0x907),
-        startup={
-            "clear": encode_command(ST_NO_SESSIONS, 0x144, b"\0\0"),
-            "state": encode_command(ST_NO_SESSIONS, 0x144, b"\0\1"),
-        },
-        stir=encode_command(ST_NO_SESSIONS, 0x146, _STIR_BYTES.to_bytes(2, "big") + bytes(_STIR_BYTES))[:-_STIR_BYTES],
-    ),
-}
 _SHUTDOWN_CLEAR = encode_command(ST_NO_SESSIONS, _SHUTDOWN_CODE, b"\0\0")
-
-# TPM2_GetCapability(TPM_CAP_PCRS, 0, 1): TPML_PCR_SELECTION after moreData and capability (TPM 2.0 Part 2, 10.9.7, 6.12).
-_GET_PCR_BANKS = encode_command(ST_NO_SESSIONS, 0x17A, Struct(">III").pack(5, 0, 1))
-_PCR_SELECTIONS = HEADER_SIZE + 5
-_PCR_SELECTION = Struct(">HB")
-#: TPM_ALG_ID of the hashes (TCG Algorithm Registry).
-HASH_NAMES = {0x04: "sha1", 0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512", 0x12: "sm3_256"}
 
 
 def _refusal(error: LibtpmsError) -> str:
     return f"libtpms does not accept it (TPM result {error.result:#x})"
 
 
-class Snapshot(NamedTuple):
-    """A TPM, complete: enough for another process to go on with it. The blobs are empty where it does not run."""
-
-    power: str
-    locality: int
-    permanent: bytes
-    volatile: bytes
-    #: The two flags of `Tpm`.
-    is_shut_down: bool
-    volatile_is_stored: bool
-    #: State blobs that were set and wait for the next power-on.
-    offered: "dict[str, bytes]"
-
-
-class _Overlay:
-    """Storage with state blobs laid over it that come from memory, or (None) are hidden."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-        self.blobs: dict[str, Optional[bytes]] = {}
-
-    def load(self, name: str) -> Optional[bytes]:
-        return self.blobs[name] if name in self.blobs else self.storage.load(name)
-
-    def store(self, name: str, payload: bytes) -> None:
-        self.storage.store(name, payload)
-
-    def delete(self, name: str, *, must_exist: bool) -> None:
-        self.storage.delete(name, must_exist=must_exist)
-
-    def damaged(self, name: str, reason: str) -> VtpmError:
-        if self.blobs.get(name) is None:
-            return self.storage.damaged(name, reason)
-        return VtpmError(
-            Code.HANDOVER_REFUSED,
-            f"the {name} that a predecessor left in memory cannot be used: {reason}; the state on disk is untouched",
-            remedy="nothing is to be done: the TPM is powered on from the state on disk, as after a power cut",
-        )
-
-
 class Tpm:
     """The process's one TPM. All methods but `cancel` belong to one thread at a time.
 
     A client only gets a TPM return code when its command could not be stored; `on_storage_failure` hears the cause.
+    Storage may be slow: `execute` waits for it, `begin` leaves that to `finish`.
     """
 
     def __init__(self, version: str, storage: Storage, on_storage_failure: Callable[[VtpmError], None]) -> None:
@@ -149,8 +61,16 @@ class Tpm:
         self._on_storage_failure = on_storage_failure
         self.power = Power.OFF
         self.locality = 0
-        self._storage = _Overlay(storage)
-        self._dialect = _DIALECTS[version]
+        self._storage = Staging(storage)
+        #: While `power` is FAILED.
+        self.failure: Optional[Failure] = None
+        #: How often a failed TPM has gone on.
+        self.healed = 0
+        #: Called when it has failed, and when it goes on (None). From any thread.
+        self.on_failure: Callable[[Optional[Failure]], None] = lambda _failure: None
+        #: The TPM before the command in execution, if that may change what is stored.
+        self._before: Optional[Snapshot] = None
+        self._dialect = DIALECTS[version]
         self._startup_code = _STARTUP_CODES[version]
         #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any thread.
         self.on_started: Callable[[], None] = lambda: None
@@ -158,14 +78,26 @@ class Tpm:
         self._volatile_is_stored = False
         #: The last command was a TPM2_Shutdown that succeeded.
         self._is_shut_down = False
+        #: Between `hash_start` and `hash_end`.
+        self._is_hashing = False
         #: State blobs that were set and wait for the next power-on.
         self._offered: dict[str, bytes] = {}
-        self._stream = Stream(others=LONG_RUNNING[version] | {_SHUTDOWN_CODE, self._startup_code})
+        self._stores_nothing = STORES_NOTHING[version]
+        self._stream = Stream(plain=self._stores_nothing - LONG_RUNNING[version])
         libtpms.open_library(tpm2=version == "2.0", storage=self._storage)
 
     @property
     def is_running(self) -> bool:
         return self.power is Power.RUNNING
+
+    @property
+    def is_powered(self) -> bool:
+        return self.power in (Power.RUNNING, Power.FAILED)
+
+    @property
+    def storing_since(self) -> Optional[float]:
+        """When storage was asked for what it has not done yet, of time.monotonic(); None: it is idle. From any thread."""
+        return self._storage.since
 
     @property
     def can_be_asked(self) -> bool:
@@ -180,7 +112,7 @@ class Tpm:
         `delete_volatile` removes the stored volatile state once it has been read, so that it is resumed from once.
 
         Raises:
-            VtpmError: the state cannot be read or was not accepted; the TPM is then off and storage untouched.
+            VtpmError: the state cannot be read, was not accepted, or cannot be stored; the TPM is then off.
         """
         self._power_off(Power.STOPPED)
         offered, self._offered = self._offered, {}
@@ -198,6 +130,11 @@ class Tpm:
             self._stir()
             if delete_volatile:
                 self._storage.delete(VOLATILE_STATE, must_exist=False)
+        try:
+            self._storage.commit()
+        except VtpmError:
+            self._terminate(Power.STOPPED)
+            raise
         self._volatile_is_stored = volatile is not None and not delete_volatile
         if volatile is not None:
             self.on_started()
@@ -223,10 +160,10 @@ class Tpm:
         self._power_off(Power.OFF)
 
     def snapshot(self) -> Snapshot:
-        """The TPM for `resume` in another process."""
-        runs = self.is_running
+        """The TPM for `resume` in another process. One that does not heal is powered on there anew."""
+        runs = self.is_running or (self.failure is not None and self.failure.heals)
         return Snapshot(
-            power=self.power.value,
+            power=Power.RUNNING.value if runs else Power.OFF.value if self.failure is not None else self.power.value,
             locality=self.locality,
             permanent=libtpms.get_state(libtpms.PERMANENT) if runs else b"",
             volatile=libtpms.volatile_state() if runs else b"",
@@ -236,10 +173,10 @@ class Tpm:
         )
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Go on with a TPM as it was at `snapshot`, whatever storage has meanwhile.
+        """Go on with a TPM as it was at `snapshot`, whatever storage has meanwhile; it has failed if that cannot be stored.
 
         Raises:
-            VtpmError: the snapshot was not accepted, or not stored; the TPM is then off.
+            VtpmError: the snapshot was not accepted; the TPM is then off.
         """
         self.set_locality(snapshot.locality)
         for name in (PERMANENT_STATE, VOLATILE_STATE, SAVE_STATE):  # the permanent state comes first
@@ -248,23 +185,27 @@ class Tpm:
         if snapshot.power != Power.RUNNING.value:
             self.power = Power(snapshot.power)
             return
-        self._storage.blobs = {PERMANENT_STATE: snapshot.permanent, VOLATILE_STATE: snapshot.volatile}
-        try:
-            self._main_init({})
-        finally:
-            self._storage.blobs = {}
+        self._restore(snapshot)
         try:
             # Storage has what a shutdown left, which says that all was in order; from here on it no longer is, and
             # libtpms, which was not shut down in its own view, would not write that by itself.
             if self._storage.load(PERMANENT_STATE) != snapshot.permanent:
                 self._storage.store(PERMANENT_STATE, snapshot.permanent)
-        except VtpmError:
-            libtpms.terminate()
-            self.power = Power.OFF
-            raise
+            self._storage.commit()
+        except VtpmError as error:
+            self._storage.store(PERMANENT_STATE, snapshot.permanent)
+            self._fail(error, heals=True)
+        self.on_started()
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Be the TPM of `snapshot`, which ran. Raises: VtpmError: it was not accepted; the TPM is then off."""
+        self._storage.blobs = {PERMANENT_STATE: snapshot.permanent, VOLATILE_STATE: snapshot.volatile}
+        try:
+            self._main_init({})
+        finally:
+            self._storage.blobs = {}
         self._stir()
         self._is_shut_down, self._volatile_is_stored = snapshot.is_shut_down, snapshot.volatile_is_stored
-        self.on_started()
 
     def _main_init(self, offered: "dict[str, bytes]") -> None:
         # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start. What was
@@ -275,12 +216,12 @@ class Tpm:
         try:
             libtpms.main_init()
         except LibtpmsError as error:
-            libtpms.terminate()
+            self._terminate(self.power)
             raise self._storage.damaged(PERMANENT_STATE, _refusal(error)) from error
         except VtpmError:
-            libtpms.terminate()
+            self._terminate(self.power)
             raise
-        self.power = Power.RUNNING
+        self.power, self.failure = Power.RUNNING, None
         self._is_shut_down = False
 
     def _validate(self, name: str, kind: int) -> None:
@@ -290,56 +231,170 @@ class Tpm:
             raise self._storage.damaged(name, _refusal(error)) from error
 
     def _power_off(self, power: Power) -> None:
-        if self.is_running:
-            if self.version == "2.0" and not self._is_shut_down and not self._volatile_is_stored:
-                # a TPM that was not started answers TPM_RC_INITIALIZE, which is as good
-                self._execute_own(_SHUTDOWN_CLEAR)
-            libtpms.terminate()
+        if self.is_powered:
+            if self.revive() and self.version == "2.0" and not self._is_shut_down and not self._volatile_is_stored:
+                self._send_shutdown()
+            self._terminate(power)
         self.power = power
+
+    def _send_shutdown(self) -> None:
+        """A TPM that was not started answers TPM_RC_INITIALIZE, which is as good. What is not stored is as after a power cut."""
+        self.begin(memoryview(bytearray(_SHUTDOWN_CLEAR)), _SHUTDOWN_CODE)
+        try:
+            self._storage.commit()
+        except VtpmError as error:
+            self._on_storage_failure(error)
+
+    def _terminate(self, power: Power) -> None:
+        libtpms.terminate()
+        self._storage.staged = {}
+        self._is_hashing = False
+        self.power, self.failure = power, None
 
     def _stir(self) -> None:
         if self._dialect.stir is not None:
-            libtpms.process(memoryview(bytearray(self._dialect.stir + urandom(_STIR_BYTES))))
+            libtpms.process(memoryview(bytearray(self._dialect.stir + urandom(STIR_BYTES))))
 
     # --- commands ------------------------------------------------------------------------------------------------
 
     def execute(self, command: memoryview, code: int) -> bytes:
         """Execute a command, whose header has `code`; always gives a response, if only "the TPM failed"."""
-        if self.power is not Power.RUNNING:
-            return self._dialect.fatal
+        response = self.begin(command, code)
+        return self.finish(response) if self.unstored else response
+
+    def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
+        """Execute one command at another locality than that of the others."""
+        response = self.begin_at(locality, command, code)
+        return self.finish(response) if self.unstored else response
+
+    def begin(self, command: memoryview, code: int) -> bytes:
+        """Execute a command without waiting for storage. While something is `unstored` then, its response is for `finish`.
+
+        A failed TPM asks storage first whether it can go on, which may take long.
+        """
+        if self.power is not Power.RUNNING and not self._takes_commands():
+            return self._dialect.fatal if self.power is not Power.FAILED else self._dialect.in_failure
         self._volatile_is_stored = False
+        self._before = None if code in self._stores_nothing or self.failure is not None else self.snapshot()
         try:
             response = libtpms.process(command)
         except LibtpmsError:
             return self._dialect.fatal
-        self._is_shut_down = code == _SHUTDOWN_CODE and response[6:10] == _SUCCESS
-        if code == self._startup_code and response[6:10] == _SUCCESS:
+        result = response[6:10]
+        self._is_shut_down = code == _SHUTDOWN_CODE and result == _SUCCESS
+        if code == self._startup_code and result == _SUCCESS:
             self.on_started()
-        if libtpms.Callbacks.failure is not None:
-            self._on_storage_failure(libtpms.take_failure())
+        if result in self._dialect.failing and libtpms.Callbacks.failure is None:
+            self._look_for_failure_mode()
         return response
 
-    def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
-        """Execute one command at another locality than that of the others."""
+    def begin_at(self, locality: int, command: memoryview, code: int) -> bytes:
+        """`begin` at another locality than that of the others."""
         libtpms.set_locality(locality)
         try:
-            return self.execute(command, code)
+            return self.begin(command, code)
         finally:
             libtpms.set_locality(self.locality)
+
+    @property
+    def unstored(self) -> bool:
+        """Did the last command change what is stored, or fail to load it?"""
+        return bool(self._storage.staged) or libtpms.Callbacks.failure is not None
+
+    def finish(self, response: bytes) -> bytes:
+        """Store what the last command wants stored; returns what its client gets, `response` if that succeeds.
+
+        If it does not, the TPM has failed, and a command that may change what is stored has not happened. One that does not
+        (its authorization failed, and was counted) has, and is as true as before: what it left is stored when it can be.
+        """
+        before, self._before = self._before, None
+        committed = 0
+        try:
+            if libtpms.Callbacks.failure is not None:
+                raise libtpms.take_failure()
+            wanted = len(self._storage.staged)
+            try:
+                self._storage.commit()
+            finally:
+                committed = wanted - len(self._storage.staged)
+            return response
+        except VtpmError as error:
+            if before is None:
+                self._fail(error, heals=True)
+                return response
+            self._undo(before, error, is_torn=committed > 0)
+            return self._dialect.in_failure
+
+    def _undo(self, before: Snapshot, cause: VtpmError, *, is_torn: bool) -> None:
+        self._terminate(Power.OFF)
+        try:
+            self._restore(before)
+        except VtpmError as error:
+            self._on_storage_failure(cause)
+            self._fail(error, heals=False)
+            return
+        if is_torn:
+            self._storage.store(PERMANENT_STATE, before.permanent)
+        self._fail(cause, heals=True)
+
+    def _fail(self, cause: VtpmError, *, heals: bool) -> None:
+        self.power, self.failure = Power.FAILED, Failure(cause, time.time(), heals)
+        self._on_storage_failure(cause)
+        self.on_failure(self.failure)
+
+    def _look_for_failure_mode(self) -> None:
+        """libtpms has answered with failure: is it for good? Then it answers each command so."""
+        if self.power is Power.FAILED:
+            return
+        dialect = self._dialect
+        try:
+            if libtpms.process(memoryview(bytearray(dialect.test)))[dialect.verdict] != dialect.in_failure[6:10]:
+                return
+        except LibtpmsError:
+            pass  # it does not answer at all
+        self._fail(
+            VtpmError(
+                Code.TPM_FAILED,
+                "libtpms is in failure mode: an internal check of it has failed",
+                remedy=f"reset it (vtpmctl reset {NAME}, or its guest); if that is no help, copy the state directory for a report",
+            ),
+            heals=False,
+        )
+
+    def revive(self) -> bool:
+        """Does it run, or does it now, having failed? Asks storage, which may take long."""
+        return self.power is Power.RUNNING or (self.failure is not None and self.failure.heals and self._heal())
+
+    def _takes_commands(self) -> bool:
+        """A TPM that has failed for good answers itself: TPM2_GetTestResult may tell why."""
+        return self.failure is not None and (not self.failure.heals or self._heal())
+
+    def _heal(self) -> bool:
+        try:
+            self._storage.probe()
+        except VtpmError:
+            return False
+        self.power, self.failure = Power.RUNNING, None
+        self.healed += 1
+        self.on_failure(None)
+        self.on_started()
+        return True
 
     def serve(self, fd: int, epoll: int, deadline_s: float) -> "tuple[int, Left]":
         """Execute the plain commands that come on a stream socket, while the TPM runs: `libtpms.Stream.serve`.
 
-        Returns how many were executed, and what is left to do.
+        Returns how many were executed, and what is left to do; a response that is left is as one of `begin`.
         """
+        self._before = None
         left = self._stream.serve(fd, epoll, deadline_s)
         executed = self._stream.executed
         if executed:
             self._volatile_is_stored = self._is_shut_down = False
-            if libtpms.Callbacks.failure is not None:
-                self._on_storage_failure(libtpms.take_failure())
-        if isinstance(left, Unsent) and not left.response:
-            left = left._replace(response=self._dialect.fatal)
+        if isinstance(left, Unsent):
+            if left.response[6:10] in self._dialect.failing:
+                self._look_for_failure_mode()
+            if not left.response:
+                left = left._replace(response=self._dialect.fatal)
         return executed, left
 
     def fatal(self) -> bytes:
@@ -359,66 +414,78 @@ class Tpm:
 
         Not by `execute`: what a client did last must stay what the client did last.
         """
+        if not self.is_running:
+            return self._dialect.fatal
+        self._before = None
         try:
-            return libtpms.process(memoryview(bytearray(command))) if self.is_running else self._dialect.fatal
+            response = libtpms.process(memoryview(bytearray(command)))
         except LibtpmsError:
             return self._dialect.fatal
+        return self.finish(response) if self.unstored else response
 
     def cancel(self) -> None:
         """Ask the command in execution to give up; any thread. It answers TPM_RC_CANCELED if it does."""
-        libtpms.cancel()
+        if self._storage.since is None:  # or it is executed, and only waits to be stored: libtpms would cancel the next one
+            libtpms.cancel()
 
     def set_locality(self, locality: int) -> None:
         """The locality of the commands that follow, 0 to 4."""
         self.locality = locality
         libtpms.set_locality(locality)
 
-    def pcr_banks(self) -> "list[str]":
-        """The hash algorithms of the PCR banks that hold PCRs; empty while the TPM is not started (TPM2_GetCapability)."""
-        if not self.can_be_asked:
-            return []
-        if self.version == "1.2":
-            return ["sha1"]
-        response = self.ask(_GET_PCR_BANKS)
-        if response[6:10] != _SUCCESS:
-            return []
-        banks, position = [], _PCR_SELECTIONS + 4
-        for _ in range(int.from_bytes(response[_PCR_SELECTIONS:position], "big")):
-            algorithm, size = _PCR_SELECTION.unpack_from(response, position)
-            position += _PCR_SELECTION.size
-            if any(response[position : position + size]):
-                banks.append(HASH_NAMES.get(algorithm, f"{algorithm:#x}"))
-            position += size
-        return banks
-
     # --- the control operations that need libtpms ----------------------------------------------------------------
 
     def hash_start(self) -> int:
-        self._volatile_is_stored = False
-        return libtpms.hash_start()
+        if self.version == "1.2":  # libtpms says the same, but is in failure mode then; and so below
+            if self._is_hashing:
+                return TPM_FAIL
+            if self.ask(self._dialect.test)[6:10] == TPM_INVALID_POSTINIT.to_bytes(4, "big"):
+                return TPM_INVALID_POSTINIT
+        result = self._guarded(libtpms.hash_start)
+        self._is_hashing = result == 0
+        return result
 
     def hash_data(self, data: bytes) -> int:
-        return libtpms.hash_data(data)
+        if not self._is_hashing and self.version == "1.2":
+            return _TPM_SHA_THREAD
+        return libtpms.hash_data(data) if self.is_running else TPM_FAIL
 
     def hash_end(self) -> int:
-        self._volatile_is_stored = False
-        return libtpms.hash_end()
+        if not self._is_hashing and self.version == "1.2":
+            return _TPM_SHA_THREAD
+        self._is_hashing = False
+        return self._guarded(libtpms.hash_end)
 
     def get_established(self) -> bool:
         return libtpms.get_established()
 
     def reset_established(self, locality: int) -> int:
         """Clear tpmEstablished as `locality`; returns the TPM result code."""
-        self._volatile_is_stored = False
         libtpms.set_locality(locality)
         try:
-            return libtpms.reset_established()
+            return self._guarded(libtpms.reset_established)
         finally:
             libtpms.set_locality(self.locality)
 
+    def _guarded(self, operation: Callable[[], int]) -> int:
+        """An operation that is no command and may change what is stored; returns its TPM result code."""
+        if not self.is_running:
+            return TPM_FAIL
+        self._volatile_is_stored = False
+        self._before = self.snapshot()
+        result = operation()
+        if self.unstored:
+            self.finish(b"")
+        return TPM_FAIL if self.power is Power.FAILED else result
+
     def store_volatile(self) -> None:
-        """PTM_STORE_VOLATILE: the next power-on goes on from here."""
+        """PTM_STORE_VOLATILE: the next power-on goes on from here. Raises: VtpmError: it cannot be stored."""
         self._storage.store(VOLATILE_STATE, libtpms.volatile_state())
+        try:
+            self._storage.commit()
+        except VtpmError:
+            self._storage.staged = {}
+            raise
         self._volatile_is_stored = True
 
     def state(self, name: str) -> Optional[bytes]:

@@ -1,4 +1,4 @@
-"""TPM 1.2 ordinals and TPM 2.0 command codes: their names, and which of them run long.
+"""TPM 1.2 ordinals and TPM 2.0 command codes: their names, which of them run long, and which change nothing that is stored.
 
 Sources: TPM Main Part 2 level 2 revision 116, "Ordinals"; TPM 2.0 Library Part 2 revision 1.59, "TPM_CC", and the
 commands that revisions 1.83 and 1.84 add (0x199 to 0x1A1); linux/vtpm_proxy.h for the kernel's own command.
@@ -120,5 +120,30 @@ LONG_RUNNING: dict[str, frozenset[int]] = {
         " RSA_Decrypt Sign Quote Certify CertifyCreation CertifyX509 NV_Certify GetTime"
         " GetSessionAuditDigest GetCommandAuditDigest ActivateCredential Import Rewrap Duplicate MakeCredential"
         " ECDH_KeyGen ECDH_ZGen ZGen_2Phase EC_Ephemeral Commit ECC_Encrypt ECC_Decrypt",
+    ),
+}
+
+#: Commands whose success says nothing about permanent state: before all others, and unknown ones, the TPM is copied, so that
+#: what could not be stored can be undone. A refusal may be stored all the same (a failed authorization is counted).
+STORES_NOTHING: dict[str, frozenset[int]] = {
+    "1.2": _codes(
+        "1.2",
+        "OIAP OSAP DSAP Terminate_Handle FlushSpecific Extend PcrRead PCR_Reset Quote Quote2 Seal Sealx Unseal UnBind Sign"
+        " CreateWrapKey LoadKey LoadKey2 GetPubKey CertifyKey CertifyKey2 GetCapability GetRandom StirRandom GetTestResult"
+        " ReadPubek OwnerReadPubek SaveContext LoadContext SHA1Start SHA1Update SHA1Complete SHA1CompleteExtend"
+        " NV_ReadValue NV_ReadValueAuth ReadCounter GetTicks TickStampBlob SelfTestFull ContinueSelfTest",
+    ),
+    "2.0": _codes(
+        "2.0",
+        "SelfTest IncrementalSelfTest GetTestResult GetCapability TestParms GetRandom StirRandom ReadClock GetTime"
+        " StartAuthSession PolicyRestart FlushContext ContextSave ContextLoad"
+        " Create CreatePrimary CreateLoaded Load LoadExternal ReadPublic ObjectChangeAuth Duplicate Rewrap Import"
+        " MakeCredential ActivateCredential Unseal Certify CertifyCreation CertifyX509 Quote GetSessionAuditDigest"
+        " RSA_Encrypt RSA_Decrypt ECDH_KeyGen ECDH_ZGen ECC_Parameters ZGen_2Phase ECC_Encrypt ECC_Decrypt EC_Ephemeral Commit"
+        " EncryptDecrypt EncryptDecrypt2 Hash HMAC HMAC_Start HashSequenceStart SequenceUpdate SequenceComplete"
+        " EventSequenceComplete Sign VerifySignature PCR_Extend PCR_Event PCR_Read PCR_Reset NV_Read NV_ReadPublic NV_Certify"
+        " PolicySigned PolicySecret PolicyTicket PolicyOR PolicyPCR PolicyLocality PolicyNV PolicyCounterTimer"
+        " PolicyCommandCode PolicyPhysicalPresence PolicyCpHash PolicyNameHash PolicyDuplicationSelect PolicyAuthorize"
+        " PolicyAuthValue PolicyPassword PolicyGetDigest PolicyNvWritten PolicyTemplate PolicyAuthorizeNV",
     ),
 }

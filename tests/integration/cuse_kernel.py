@@ -16,8 +16,10 @@ OUT = struct.Struct("=IiQ")
 class Kernel:
     """Sends requests to a front end and keeps its replies by the request's id."""
 
-    def __init__(self, serve_one, sock):
+    def __init__(self, serve_one, sock, settle=lambda: None):
+        """`settle` waits until what was put off is answered."""
         self.serve_one = serve_one
+        self.settle = settle
         self.sock = sock
         self.unique = 2
         self.replies = {}
@@ -50,6 +52,13 @@ class Kernel:
         """The reply's (errno, body); fails when it is put off."""
         return self.replies[self.send(opcode, body, **kw)]
 
+    def call_and_wait(self, opcode, body=b"", **kw):
+        """The reply's (errno, body), which may be put off."""
+        unique = self.send(opcode, body, **kw)
+        if unique not in self.replies:
+            self.settle()
+        return self.replies[unique]
+
     def open(self, **kw):
         error, body = self.call(fuse.Opcode.OPEN, struct.pack("=II", os.O_RDWR, 0), **kw)
         assert error == 0
@@ -77,7 +86,7 @@ class Kernel:
         """A PTM request by ioctl: (errno, reply value or None)."""
         number, data = ptm_ioctl.pack(request)
         body = self.ioctl_body(handle, number, bytes(data) if number >> 30 & 1 else b"", len(data))
-        error, answer = self.call(fuse.Opcode.IOCTL, body, **kw)
+        error, answer = self.call_and_wait(fuse.Opcode.IOCTL, body, **kw)
         return error, None if error else ptm_ioctl.unpack(request, answer[16:])
 
     def poll(self, handle, poll_handle=0, schedule=False):

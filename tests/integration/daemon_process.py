@@ -51,7 +51,17 @@ class DaemonProcess:
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, f"not ready: {self.log()}"
             time.sleep(0.02)
+        self.settle()
         return self
+
+    def settle(self):
+        """Wait for what it does beside serving: its loop answers `status` after what was posted, and work has a thread."""
+        self.status()
+        deadline, counts = time.monotonic() + 60, [0]
+        while len(counts) < 5 or len(set(counts[-4:])) > 1:
+            assert time.monotonic() < deadline, "the worker does not end"
+            time.sleep(0.01)
+            counts.append(len(os.listdir(f"/proc/{self.process.pid}/task")))
 
     def log(self):
         """What the last process has said."""

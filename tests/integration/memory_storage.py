@@ -23,5 +23,9 @@ class MemoryStorage:
     def delete(self, name, *, must_exist):
         self.blobs.pop(name, None)
 
+    def probe(self):
+        if self.failure is not None:
+            raise self.failure
+
     def damaged(self, name, reason):
         return VtpmError(Code.STATE_CORRUPT, f"{name}: {reason}")

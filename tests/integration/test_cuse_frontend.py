@@ -79,7 +79,7 @@ class Service:
         )
         self.executor = Executor(self.posted.append)
         self.frontend = self.make_frontend()
-        self.kernel = Kernel(self.frontend.serve_one, theirs)
+        self.kernel = Kernel(self.frontend.serve_one, theirs, self.finish_work)
 
     def make_frontend(self):
         def rights(caller):
@@ -123,7 +123,7 @@ def kernel(service):
 
 
 def exchange(kernel, handle, command):
-    error, body = kernel.write(handle, command)
+    error, body = kernel.call_and_wait(fuse.Opcode.WRITE, kernel.write_body(handle, command))
     assert (error, struct.unpack_from("=I", body)[0]) == (0, len(command))
     error, response = kernel.read(handle)
     assert error == 0
@@ -501,7 +501,7 @@ def test_too_many_open_files(kernel):
 
 def test_a_fault_inside_costs_one_client_one_eio(service, kernel, monkeypatch):
     handle = kernel.open()
-    monkeypatch.setattr(service.tpm, "execute", lambda *_: 1 / 0)
+    monkeypatch.setattr(service.tpm, "begin", lambda *_: 1 / 0)
     assert kernel.write(handle, GET_RANDOM)[0] == errno.EIO
     monkeypatch.undo()
     assert service.events.failures[0].code is Code.INTERNAL

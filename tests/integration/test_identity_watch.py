@@ -56,7 +56,6 @@ class Instance:
 
     def start(self):
         self.daemon.start()
-        self.daemon.status()  # answered from the loop, after what was posted to it
         return self
 
     def restart(self):
@@ -230,7 +229,7 @@ def test_a_tpm_that_a_client_starts_is_looked_at_then(instance):
     with one.daemon.connect() as client:
         client.sendall(STARTUP_CLEAR)
         assert result_of(client.recv(4096)) == 0
-    one.daemon.status()
+    one.daemon.settle()
     assert NOTICE.search(one.daemon.log())
 
 
@@ -265,7 +264,7 @@ def test_state_that_is_loaded_while_it_runs_is_told(instance):
     with one.daemon.connect() as client:
         client.sendall(STARTUP_CLEAR)
         assert result_of(client.recv(4096)) == 0
-    one.daemon.status()
+    one.daemon.settle()
     assert NOTICE.search(one.daemon.log())
     assert one.record()["keys"] == {"rsa2048": other.fingerprint()}
 
@@ -494,7 +493,6 @@ class Service(Instance):
 
     def start(self):
         self.daemon.start(environment={"STATE_DIRECTORY": f"{self.daemon.state}:{self.own}"})
-        self.daemon.status()
         return self
 
     def start_by_hand(self):
@@ -678,7 +676,7 @@ def test_what_else_a_drop_in_adds_is_not_the_record_s_place(instance):
     other = one.folder / "more"
     other.mkdir()
     one.daemon.start(environment={"STATE_DIRECTORY": f"{one.daemon.state}:{other}"})
-    one.daemon.status()
+    one.daemon.settle()
     assert os.path.exists(one.record_path)
     assert os.listdir(other) == []
 

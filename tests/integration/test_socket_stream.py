@@ -41,6 +41,8 @@ h = bytes.fromhex
 SHUTDOWN_CLEAR = h("80010000000c000001450000")
 PREFIX = h("00000008 00")
 UNKNOWN_COMMAND = h("80010000000a000001ff")
+#: TPM2_PCR_Read without its parameter.
+REFUSED_COMMAND = h("80010000000a0000017e")
 COUNT = 500
 #: TCP_PORT and the next are free: the tests of the other files have their own.
 TCP_PORT = 23476
@@ -170,9 +172,9 @@ def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
         assert until <= time.monotonic() < until + 5
         assert [len(ours.recv(100)) for _ in range(9)] == [20] * 9
         ours.send(GET_RANDOM)
-        ours.send(UNKNOWN_COMMAND)
+        ours.send(REFUSED_COMMAND)
         executed, left = serve()
-        assert (executed, left.command, left.response[6:10], left.sent) == (2, UNKNOWN_COMMAND, h("00000143"), 0)
+        assert (executed, left.command, left.response[6:10], left.sent) == (2, REFUSED_COMMAND, h("000001da"), 0)
         assert serve() == (0, None), "nothing has come"
         ours.send(GET_RANDOM)
         ours.send(PREFIX)

@@ -15,7 +15,7 @@ from test_cuse_frontend import OPERATOR, STRANGER, Service
 
 from swtpm_svc.cli import device, vtpmctl
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.tpm import Power
+from swtpm_svc.tpm.power import Power
 from swtpm_svc.wire import fuse, ptm, ptm_ioctl
 
 #: Some character device that vtpmctl can open in place of the one that is not there.

@@ -113,6 +113,40 @@ def run(system, capsys):
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
+FAILURE = {"code": "state-full", "message": "no room", "remedy": "make room", "since": 1700000001.0, "heals": True}
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (FAILURE, ["the TPM has failed: no room", "make room; it then goes on by itself, with its PCRs and sessions"]),
+        ({**FAILURE, "heals": False, "remedy": "reset it"}, ["the TPM has failed: no room", "    remedy   reset it\n"]),
+        ({**FAILURE, "message": "a\nb\x1b[m"}, ["the TPM has failed: a?b?[m"]),
+        ({}, ["the TPM has failed: the daemon does not say why"]),
+        (None, ["the TPM has failed: the daemon does not say why"]),
+        ([7], ["the TPM has failed: the daemon does not say why"]),
+    ],
+)
+def test_a_tpm_that_has_failed_is_a_problem(system, run, failure, words):
+    system.configure("vtpm0", '[device]\ngroup = "root"\nmode = "0666"\n')
+    system.unit()
+    tpm = {**ANSWER["tpm"], "power": "failed", "failure": failure, "healed": 3}
+    with system.daemon({**ANSWER, "tpm": tpm}):
+        result, out, _err = run("status", "vtpm0")
+        assert run("--json", "status", "vtpm0")[0] == result
+        assert "failed" in run("list")[1]
+    assert result == 70
+    assert all(word in out + "\n" for word in words), out
+    assert "power failed" in out
+    assert "has failed and gone on 3 times" in out
+
+
+def test_a_disk_that_does_not_answer_is_shown(system, run):
+    system.configure("vtpm0", '[device]\ngroup = "root"\nmode = "0666"\n')
+    with system.daemon({**ANSWER, "state": {**ANSWER["state"], "stalled": True}}):
+        assert "; the storage does not answer" in run("status", "vtpm0")[1]
+
+
 def test_everything_about_an_instance_that_is_served(system, run):
     system.configure("vtpm0", '[device]\ngroup = "root"\nmode = "0666"\n')
     system.unit(StatusText="TPM 2.0 at /dev/vtpm0, running", NRestarts="1")

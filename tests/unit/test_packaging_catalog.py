@@ -60,7 +60,7 @@ def test_every_field_in_the_text_is_one_that_the_entry_carries():
 
 def test_a_manual_page_that_is_named_is_one_of_ours():
     named = {page for text in catalog().values() for page in re.findall(r"man:([^ \n]+)", text)}
-    assert named == {"vtpm@.service(8)", "vtpm.d(5)", "vtpmctl(8)"}
+    assert named == {"vtpm@.service(8)", "vtpm.d(5)", "vtpmctl(8)", "vtpmd(8)"}
 
 
 def test_the_journal_takes_all_of_it(tmp_path):

@@ -224,3 +224,29 @@ def test_what_does_not_fit_now_is_written_when_there_is_room(loop, pipe):
     timer.join()
     loop.want_write(writer, None)
     loop.remove(writer)
+
+
+def test_what_is_to_be_done_later_is_done_once_and_in_time(loop):
+    began, seen = time.monotonic(), []
+    loop.every(0.05, lambda: seen.append("period"))
+    loop.after(0.12, lambda: seen.append(time.monotonic() - began))
+    loop.after(0.3, loop.stop)
+    loop.run()
+    (once,) = [entry for entry in seen if entry != "period"]
+    assert 0.12 <= once < 0.25
+    assert seen.count("period") >= 3
+
+
+def test_a_callback_that_waits_for_the_loop_ends_for_the_next_timer(loop):
+    assert loop.lend()[1] == math.inf
+    loop.after(60, lambda: None)
+    loop.after(5, lambda: None)
+    assert 0 < loop.lend()[1] - time.monotonic() <= 5
+
+
+def test_the_executor_tells_of_work(loop):
+    executor, told = Executor(loop.post), []
+    executor.on_work = lambda: told.append(executor.busy)
+    executor.submit(lambda: 1, lambda _result: loop.stop())
+    loop.run()
+    assert told == [True]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
 from swtpm_svc.service.parking import Handover, Park
-from swtpm_svc.tpm.tpm import Snapshot
+from swtpm_svc.tpm.power import Snapshot
 from swtpm_svc.wire import fuse
 
 openers = st.lists(
