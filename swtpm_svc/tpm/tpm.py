@@ -16,7 +16,7 @@ import time
 from os import urandom
 from typing import Callable, Optional
 
-from swtpm_svc.errors import TPM_INVALID_POSTINIT, Code, VtpmError
+from swtpm_svc.errors import NAME, TPM_INVALID_POSTINIT, Code, VtpmError
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.dialect import DIALECTS, STIR_BYTES
 from swtpm_svc.tpm.libtpms import TPM_FAIL, Left, LibtpmsError, Stream, Unsent
@@ -356,7 +356,7 @@ class Tpm:
             VtpmError(
                 Code.TPM_FAILED,
                 "libtpms is in failure mode: an internal check of it has failed",
-                remedy=f"reset it (vtpmctl reset {NAME}, or its guest); if that is no help, copy the state directory for a report",
+                remedy=f"reset it (vtpmctl reset {NAME}, or its guest); if that does not help, copy its state for a report",
             ),
             heals=False,
         )
