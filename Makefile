@@ -75,7 +75,7 @@ lab-shell: env ## a root shell in a lab (LAB=uml or LAB=vm)
 	@tests/lab/$(LAB).sh
 
 bench: env ## the benchmarks, as ratios and microseconds
-	@tools/need.sh uml
+	@tools/need.sh uml test
 	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
 
 fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control data mssim cuse"

@@ -71,7 +71,10 @@ class ControlChannel(Channel):
         if not data:
             self.close()
             return
-        self._requests.extend(self._decoder.receive(data))
+        requests = self._decoder.receive(data)
+        if not requests:
+            self.expect_rest()
+        self._requests.extend(requests)
         self._work()
 
     def close(self) -> None:

@@ -55,9 +55,11 @@ class DataChannel(Channel):
         received += data
         start = _PREFIX.size if received.startswith(_SEND_COMMAND) else 0
         if len(received) < start + HEADER_SIZE:
+            self.expect_rest()
             return
         _tag, size, code = HEADER.unpack_from(received, start)
         if len(received) - start < min(size, BUFFER_SIZE):
+            self.expect_rest()
             return
         self._received = bytearray()
         self._execute(received, start, code)

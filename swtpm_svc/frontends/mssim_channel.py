@@ -79,6 +79,8 @@ class MssimChannel(Channel):
             self.close()
             return
         if message is None:
+            if not self._decoder.is_empty:
+                self.expect_rest()
             self.go_on()
         else:
             self._carry_out(message)

@@ -152,7 +152,6 @@ class SocketFrontend:
             pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             caller = Caller(uid, gid, pid)
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             caller, rights = TCP_CALLER, TCP_RIGHTS
         if not add(sock, caller, rights):
             sock.close()
