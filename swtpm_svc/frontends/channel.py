@@ -23,6 +23,8 @@ class Watcher(Protocol):
 
     def post(self, callback: Callable[[], None]) -> None: ...
 
+    def after(self, delay_s: float, callback: Callable[[], None]) -> None: ...
+
 
 class Channel:
     """Owns `sock`. `on_closed(self)` is called once, however it ends."""

@@ -18,6 +18,7 @@ from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.control_channel import ControlChannel
 from swtpm_svc.frontends.data_channel import DataChannel
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.listener import Listener
 from swtpm_svc.frontends.mssim_channel import MssimChannel
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.cuse import Caller
@@ -85,7 +86,7 @@ class SocketFrontend:
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
         self._watcher = watcher
         self._dispatcher = dispatcher
-        self._listeners: list[tuple[socket.socket, str]] = []  # and the file that goes with it
+        self._listeners: list[tuple[Listener, str]] = []  # and the file that goes with it
         self._channels: dict[Channel, None] = {}
         self._services: dict[str, _Add] = {
             "control": self._add_control,
@@ -133,20 +134,15 @@ class SocketFrontend:
 
     def _serve(self, listener: socket.socket, service: str, path: str) -> None:
         add = self._services[service]
-        listener.setblocking(False)
-        self._listeners.append((listener, path))
-        self._watcher.add(listener.fileno(), lambda: self._accept(listener, add))
+        accept = Listener(listener, self._watcher, lambda sock: self._accept(sock, add), self._dispatcher.events.failed)
+        self._listeners.append((accept, path))
 
     @property
     def addresses(self) -> "list[str]":
         """Where connections are accepted."""
-        return [_name_of(listener) for listener, _path in self._listeners]
+        return [_name_of(listener.socket) for listener, _path in self._listeners]
 
-    def _accept(self, listener: socket.socket, add: _Add) -> None:
-        try:
-            sock, _address = listener.accept()
-        except OSError:
-            return  # the client has gone already, or we have no descriptor for it
+    def _accept(self, sock: socket.socket, add: _Add) -> None:
         rights = None
         if sock.family == socket.AF_UNIX:
             pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
@@ -204,7 +200,6 @@ class SocketFrontend:
         for channel in list(self._channels):
             channel.close()
         for listener, path in self._listeners:
-            self._watcher.remove(listener.fileno())
             listener.close()
             if path and not keep_files:
                 try:

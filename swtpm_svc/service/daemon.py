@@ -239,9 +239,9 @@ class Daemon:
         self._journal.log("info", f"ready: {self._status_line()}", message_id=entries.READY_ID)
 
     def _open_status(self) -> StatusServer:
-        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe)
+        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe, self._loop, self._events.failed)
         try:
-            self._loop.add(status.open(), status.serve_one)
+            status.open()
         except OSError as error:
             self._journal.log("debug", f"no status socket: {status.path}: {error.strerror}")
         return status

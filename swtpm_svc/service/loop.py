@@ -1,4 +1,4 @@
-"""The serving loop: epoll over the few descriptors there are, callbacks from the worker, signals and one timer.
+"""The serving loop: epoll over the few descriptors there are, callbacks from the worker, signals and timers.
 
 Plain blocking I/O otherwise; everything but `post` belongs to the thread that runs the loop.
 """
@@ -8,6 +8,8 @@ import select
 import signal
 import time
 from collections import deque
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from types import FrameType
 from typing import Callable, Optional
@@ -28,9 +30,8 @@ class Loop:
         self._signals: dict[int, Callback] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopped = False
-        self._period_s: Optional[float] = None
-        self._on_period: Callback = lambda: None
-        self._next_period = inf
+        self._timers: list[tuple[float, int, Callback]] = []  # a heap; numbered, as callbacks cannot be compared
+        self._number = count()
         self.add(self._reader, self._woken)
 
     def __enter__(self) -> "Loop":
@@ -70,8 +71,16 @@ class Loop:
 
     def every(self, period_s: float, callback: Callback) -> None:
         """Call `callback` about every `period_s` seconds."""
-        self._period_s, self._on_period = period_s, callback
-        self._next_period = time.monotonic() + period_s
+
+        def again() -> None:
+            self.after(period_s, again)
+            callback()
+
+        self.after(period_s, again)
+
+    def after(self, delay_s: float, callback: Callback) -> None:
+        """Call `callback` once, in about `delay_s` seconds. From the serving thread."""
+        heappush(self._timers, (time.monotonic() + delay_s, next(self._number), callback))
 
     def post(self, callback: Callback) -> None:
         """Call `callback` from the loop, soon. From any thread."""
@@ -87,7 +96,7 @@ class Loop:
         That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
         but its own descriptor being readable happens; the loop then finds it too.
         """
-        return self._epoll.fileno(), 0.0 if self._stopped else self._next_period
+        return self._epoll.fileno(), 0.0 if self._stopped else self._timers[0][0] if self._timers else inf
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""
@@ -97,11 +106,9 @@ class Loop:
         """Serve until `stop`; may be called again after that."""
         self._stopped = False
         callbacks, poll = self._callbacks, self._epoll.poll
-        timeout = -1.0
         while not self._stopped:
-            if self._period_s is not None:
-                timeout = self._run_timer()
             try:
+                timeout = self._run_timers() if self._timers else -1.0
                 for fd, events in poll(timeout):
                     if events != select.EPOLLIN and fd in self._writers:
                         self._writers[fd]()
@@ -120,13 +127,14 @@ class Loop:
             except Exception as error:
                 self.on_fault(error)  # and on to the next, which nobody would wake the loop for again
 
-    def _run_timer(self) -> float:
-        assert self._period_s is not None
-        now = time.monotonic()
-        if now >= self._next_period:
-            self._next_period = now + self._period_s
-            self._on_period()
-        return max(0.0, self._next_period - now)
+    def _run_timers(self) -> float:
+        """Call back what is due; seconds until the next is, 0 after `stop`, or -1."""
+        timers, now = self._timers, time.monotonic()
+        while timers and timers[0][0] <= now:
+            heappop(timers)[2]()
+        if self._stopped:
+            return 0.0
+        return max(0.0, timers[0][0] - now) if timers else -1.0
 
     def _woken(self) -> None:
         try:

@@ -210,6 +210,18 @@ def test_a_job_that_waits_can_be_withdrawn(loop):
     assert executor.owner == 0
 
 
+def test_timers_run_once_in_their_order_and_the_next_is_what_the_loop_lends_until(loop):
+    ran = []
+    loop.after(0.03, lambda: (ran.append("later"), loop.stop()))
+    loop.after(0.01, lambda: ran.append("sooner"))
+    assert loop.lend()[1] == pytest.approx(time.monotonic() + 0.01, abs=0.009)
+    begin = time.monotonic()
+    loop.run()
+    assert ran == ["sooner", "later"]
+    assert time.monotonic() - begin >= 0.025
+    assert loop.lend()[1] == 0.0  # it has stopped
+
+
 def test_what_does_not_fit_now_is_written_when_there_is_room(loop, pipe):
     reader, writer = pipe
     os.set_blocking(writer, False)

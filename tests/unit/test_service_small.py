@@ -4,6 +4,7 @@ import array
 import json
 import os
 import pwd
+import resource
 import signal
 import socket
 import sys
@@ -147,27 +148,72 @@ def test_rights():
     assert authorization.rights(Caller(4000000, 99999, 1)) == (False, False)  # nobody we know
 
 
+class Watcher:
+    """The loop, run by the test."""
+
+    def __init__(self):
+        self.readable, self.later = {}, []
+
+    def add(self, fd, callback):
+        self.readable[fd] = callback
+
+    def remove(self, fd):
+        del self.readable[fd]
+
+    def after(self, _delay_s, callback):
+        self.later.append(callback)
+
+    def serve(self):
+        for callback in list(self.readable.values()):
+            callback()
+
+
 def test_the_status_socket_gives_one_object_to_each_who_connects(tmp_path):
-    path = str(tmp_path / "status")
+    path, watcher = str(tmp_path / "status"), Watcher()
     (tmp_path / "status").write_text("left by a killed process")
-    server = StatusServer(path, lambda: {"instance": "vtpm0"})
+    server = StatusServer(path, lambda: {"instance": "vtpm0"}, watcher, pytest.fail)
     server.open()
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
-            server.serve_one()
+            watcher.serve()
             assert json.loads(client.makefile().read()) == {"instance": "vtpm0"}
     server.close()
     assert not os.path.exists(path)
+    assert not watcher.readable
 
 
 def test_a_client_that_leaves_early_does_no_harm(tmp_path):
-    server = StatusServer(str(tmp_path / "status"), lambda: {"text": "x" * 5_000_000})
+    watcher = Watcher()
+    server = StatusServer(str(tmp_path / "status"), lambda: {"text": "x" * 5_000_000}, watcher, pytest.fail)
     server.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(server.path)
-    server.serve_one()
-    server.serve_one()  # nobody there
+    watcher.serve()
+    watcher.serve()  # nobody there
+    server.close()
+
+
+def test_without_descriptors_connections_wait_and_that_is_said_once(tmp_path):
+    watcher, failures = Watcher(), []
+    server = StatusServer(str(tmp_path / "status"), lambda: {"instance": "vtpm0"}, watcher, failures.append)
+    server.open()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.path)
+        client.settimeout(10)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for _ in range(3):
+                watcher.serve()
+                assert not watcher.readable  # or the loop would turn without an end
+                watcher.later.pop()()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        watcher.serve()
+        assert json.loads(client.makefile().read()) == {"instance": "vtpm0"}
+    assert [failure.code for failure in failures] == [Code.TOO_MANY]
+    assert "LimitNOFILE" in failures[0].remedy
     server.close()
 
 
