@@ -30,6 +30,7 @@ from swtpm_svc.service.notify import Notifier, passed_descriptors
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import Privileges, find_account
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
+from swtpm_svc.service.throttle import Throttle
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
@@ -70,7 +71,8 @@ class Daemon:
         self._executor = Executor(loop.post)
         self._started = time.time()
         self._restarts = 0
-        self._events = EventLog(journal, config.tpm.version, self._show_power, self._lose_device)
+        self._throttle = Throttle(loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute"))
+        self._events = EventLog(journal, self._throttle, config.tpm.version, self._show_power, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
         self._keys = NO_KEYS
         self._store: Store
@@ -265,6 +267,7 @@ class Daemon:
             self._leave(park)
         self._identity.check()  # what was made since the start is known at the next one
         self._tpm.shut_down()
+        self._throttle.flush()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
         return self._fault.fault.exit_status if self._fault is not None else 0
 
