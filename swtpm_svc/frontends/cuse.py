@@ -1,8 +1,8 @@
 """The CUSE front end: serves a TPM to all who open the character device, one request of /dev/cuse at a time.
 
 How an open file behaves follows the kernel's own /dev/tpm0 (drivers/char/tpm/tpm-dev-common.c): a write() is one
-command, read() gives its response, in pieces if need be, and a write while a response is unread is EBUSY. A blocking
-write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
+command, read() gives its response, in pieces if need be, and a write before anything of the response was read is EBUSY. A
+blocking write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
 there. What is new: several files may be open, each with its own response; commands of all of them are serialised.
 
 The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
@@ -55,6 +55,8 @@ class OpenerRecord(NamedTuple):
     #: It was in the middle of carrying a state blob, which is not handed over.
     in_transfer: bool
     response: bytes
+    #: How much of the response was read.
+    position: int
 
 
 class _Opener(Opener):
@@ -386,15 +388,15 @@ class CuseFrontend:
 
     @staticmethod
     def _record(opener: _Opener) -> OpenerRecord:
-        unread = opener.response[opener.position :] if opener.response is not None else b""
         in_transfer = opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
-        return OpenerRecord(opener.handle, *opener.caller, in_transfer, unread)
+        return OpenerRecord(opener.handle, *opener.caller, in_transfer, opener.response or b"", opener.position)
 
     def adopt(self, records: "list[OpenerRecord]") -> None:
         """Go on with the open files of a predecessor."""
         for record in records:
             opener = self._opener(record.handle, cuse.Caller(record.uid, record.gid, record.pid))
             opener.response = record.response or None
+            opener.position = record.position
             opener.lost = False
             opener.torn = record.in_transfer
 

@@ -147,7 +147,7 @@ class Park:
             handover._asdict(),
             snapshot={name: value for name, value in plain.items() if not isinstance(value, bytes)},
             offered=list(snapshot.offered),
-            openers=[opener._replace(response=b"")[:-1] for opener in handover.openers],
+            openers=[(*opener[:5], opener.position) for opener in handover.openers],
             sizes=[len(blob) for blob in blobs],
         )
         data = json.dumps(fields).encode() + b"\n" + b"".join(blobs)
@@ -187,8 +187,8 @@ class Park:
 
 
 def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
-    handle, uid, gid, pid, in_transfer = fields
-    return OpenerRecord(handle, uid, gid, pid, in_transfer, response)
+    handle, uid, gid, pid, in_transfer, *more = fields
+    return OpenerRecord(handle, uid, gid, pid, in_transfer, response, more[0] if more else 0)
 
 
 def _split(data: bytes, sizes: "list[int]") -> "list[bytes]":

@@ -152,10 +152,22 @@ def test_a_write_before_the_response_was_read_is_busy(kernel):
     handle = kernel.open()
     kernel.write(handle, GET_RANDOM)
     assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
-    kernel.read(handle, 4)
-    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
-    kernel.read(handle)
+    assert len(kernel.read(handle)[1]) == 20
     assert kernel.write(handle, GET_RANDOM)[0] == 0
+
+
+def test_a_command_after_a_piece_of_the_response_was_read_is_the_next_one(kernel):
+    """As drivers/char/tpm/tpm-dev-common.c has it; its tests are tools/testing/selftests/tpm2, "test_read_partial_overwrite"."""
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    kernel.read(handle, 4)
+    assert kernel.write(handle, GET_RANDOM[:9])[0] == errno.EINVAL
+    assert len(kernel.read(handle, 4)[1]) == 4  # a write that was refused takes nothing away
+    assert kernel.write(handle, PCR_READ_16)[0] == 0
+    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
+    response = kernel.read(handle)[1]
+    assert len(response) == int.from_bytes(response[2:6], "big") > 32
+    assert kernel.read(handle) == (0, b"")
 
 
 def test_each_opener_has_its_own_response(kernel):
@@ -517,6 +529,16 @@ def test_a_successor_goes_on_with_open_files_and_unread_responses(service, kerne
     assert len(begun + kernel.read(one)[1]) == 20
     assert exchange(kernel, two, GET_RANDOM)[6:10] == bytes(4)
     assert len({record.handle for record in records} | {kernel.open()}) == 3
+
+
+def test_a_successor_takes_a_command_after_a_piece_was_read_as_its_predecessor_would(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    kernel.read(handle, 5)
+    successor = service.make_frontend()
+    successor.adopt([record for record, _pending in service.frontend.openers()])
+    kernel.serve_one = successor.serve_one
+    assert exchange(kernel, handle, PCR_READ_16)[6:10] == bytes(4)
 
 
 def test_a_successor_of_a_killed_process_serves_files_it_never_saw_opened(service, kernel):

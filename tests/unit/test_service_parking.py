@@ -21,6 +21,7 @@ openers = st.lists(
         pid=st.integers(0, 2**22),
         in_transfer=st.booleans(),
         response=st.binary(max_size=100),
+        position=st.integers(0, 100),
     ),
     max_size=5,
 )
@@ -80,7 +81,7 @@ def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, p
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
     stopped = snapshot(power="stopped", permanent=b"", volatile=b"", offered={"permall": b"new", "volatilestate": b"too"})
-    left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread")])
+    left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread", 2)])
     park.leave(left)
     assert adopted(park).read() == left
 
