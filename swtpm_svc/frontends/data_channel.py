@@ -82,24 +82,35 @@ class DataChannel(Channel):
         return left
 
     def _execute(self, received: bytearray, start: int, code: int) -> None:
-        dispatcher = self._dispatcher
-        dispatcher.commands += 1
-        locality = received[4] if start else None
-        command = received[start:] if start else received
-        if locality is not None and not dispatcher.may_use_locality(self.caller, locality, self._rights):
-            self._answer(dispatcher.tpm.bad_locality(), prefixed=True)
+        self._dispatcher.commands += 1
+        if not start:
+            self._execute_at(None, received, code)
             return
+
+        def execute() -> None:
+            self._execute_at(received[4], received[start:], code)
+
+        def refuse() -> None:
+            self._answer(self._dispatcher.tpm.bad_locality(), prefixed=True)
+            self.go_on()
+
+        if not self._dispatcher.with_locality(self.caller, received[4], self._rights, execute, refuse):
+            self.pause()
+
+    def _execute_at(self, locality: Optional[int], command: bytearray, code: int) -> None:
+        dispatcher = self._dispatcher
+        prefixed = locality is not None
         if dispatcher.executor.busy or code in dispatcher.long_running:
             self.pause()  # a peer that does not wait for its response waits now
 
             def done(response: bytes) -> None:
-                self._answer(response, prefixed=bool(start))
+                self._answer(response, prefixed=prefixed)
                 self.go_on()
 
             dispatcher.execute_later(self.caller, command, code, done, locality=locality)
             return
-        response = dispatcher.execute(self.caller, command, code, locality)
-        self._answer(response, prefixed=bool(start))
+        self._answer(dispatcher.execute(self.caller, command, code, locality), prefixed=prefixed)
+        self.go_on()
 
     def _answer(self, response: bytes, *, prefixed: bool) -> None:
         self.send(_SIZE.pack(len(response)) + response + _SUFFIX if prefixed else response)

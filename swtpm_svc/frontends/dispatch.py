@@ -29,6 +29,14 @@ class Events(Protocol):
     def device_gone(self) -> None: ...
 
 
+#: Calls back, now or later, with the rights of a caller whose rights are not known.
+LookUp = Callable[[Caller, Callable[[Rights], None]], None]
+
+
+def _nothing_to_look_up(_caller: Caller, _then: Callable[[Rights], None]) -> None:
+    raise AssertionError("rights are always known here")
+
+
 def _results(*codes: int) -> "frozenset[bytes]":
     return frozenset(code.to_bytes(4, "big") for code in codes)
 
@@ -40,14 +48,29 @@ NOTABLE = {
 }
 
 
+_NO_RIGHTS = Rights(control=False, secrets=False)
+_ALL_RIGHTS = Rights(control=True, secrets=True)
+
+
+def _needs_rights(request: ptm.Request, *, is_own: bool) -> bool:
+    return needs_control(request) and not (is_own and isinstance(request, ptm.CancelTpmCommand))
+
+
 class Dispatcher:
     """One for all front ends of a TPM.
 
     `events.executed` hears of the commands whose results are `NOTABLE`, and with `trace` of each; else they are only counted.
+    `rights_of` gives None for callers whose groups have to be looked up, which `look_up` does beside the serving thread.
     """
 
     def __init__(
-        self, tpm: Tpm, controller: Controller, executor: Executor, rights_of: Callable[[Caller], Rights], events: Events
+        self,
+        tpm: Tpm,
+        controller: Controller,
+        executor: Executor,
+        rights_of: Callable[[Caller], Optional[Rights]],
+        events: Events,
+        look_up: LookUp = _nothing_to_look_up,
     ) -> None:
         self.tpm = tpm
         self.controller = controller
@@ -58,10 +81,22 @@ class Dispatcher:
         self.long_running = LONG_RUNNING[tpm.version]
         self.notable = NOTABLE[tpm.version]
         self._rights_of = rights_of
+        self._look_up = look_up
+        #: Owners of requests that wait for the rights of their callers.
+        self._looking_up: set[object] = set()
 
-    def must_wait(self, request: ptm.Request) -> bool:
-        """Has the request to wait for a long command?"""
-        return self.executor.busy and not is_immediate(request)
+    def must_wait(self, caller: Caller, request: ptm.Request, rights: Optional[Rights] = None, *, is_own: bool = False) -> bool:
+        """Has the request to wait for a long command, or until it is known what its caller may do?"""
+        if self.executor.busy and not is_immediate(request):
+            return True
+        return rights is None and _needs_rights(request, is_own=is_own) and self._rights_of(caller) is None
+
+    def withdraw(self, owner: object) -> bool:
+        """Forget the command or request of `owner` that waits; False when it runs, or there is none."""
+        if owner in self._looking_up:
+            self._looking_up.discard(owner)
+            return True
+        return self.executor.withdraw(owner)
 
     @property
     def is_free(self) -> bool:
@@ -88,8 +123,30 @@ class Dispatcher:
             return self.tpm.execute(memoryview(command), code)
         return self.tpm.execute_at(locality, memoryview(command), code)
 
-    def may_use_locality(self, caller: Caller, locality: int, rights: Optional[Rights] = None) -> bool:
-        return locality == 0 or (locality <= MAX_LOCALITY and (rights or self._rights_of(caller)).control)
+    def with_locality(
+        self,
+        caller: Caller,
+        locality: int,
+        rights: Optional[Rights],
+        then: Callable[[], None],
+        refuse: Callable[[], None],
+    ) -> bool:
+        """`then()` if the caller may use the locality, else `refuse()`: now (True), or when it is known."""
+        if locality == 0 or locality > MAX_LOCALITY:
+            rights = _NO_RIGHTS  # or any others
+        known = rights or self._rights_of(caller)
+
+        def go_on(known: Rights) -> None:
+            if locality == 0 or known.control:
+                then()
+            else:
+                refuse()
+
+        if known is None:
+            self._look_up(caller, go_on)
+            return False
+        go_on(known)
+        return True
 
     def execute_later(
         self,
@@ -99,9 +156,13 @@ class Dispatcher:
         done: Callable[[bytes], None],
         *,
         locality: Optional[int] = None,
-        owner: int = 0,
+        owner: object = None,
+        is_essential: bool = False,
     ) -> None:
-        """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on."""
+        """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on.
+
+        `is_essential`: also when the service ends; else `done` is then not called if the command has still to wait.
+        """
 
         def work() -> bytes:
             try:
@@ -115,7 +176,7 @@ class Dispatcher:
                 self.events.executed(caller, bytes(command), response)
             done(response)
 
-        self.executor.submit(work, finish, owner=owner)
+        self.executor.submit(work, finish, user=caller.uid, owner=owner, is_essential=is_essential)
 
     def control(
         self,
@@ -124,26 +185,58 @@ class Dispatcher:
         done: Callable[[ptm.Reply], None],
         *,
         perform: Optional[Callable[[ptm.Request], ptm.Reply]] = None,
+        refuse: Optional[Callable[[VtpmError], None]] = None,
         is_own: bool = False,
-        owner: int = 0,
+        owner: object = None,
         rights: Optional[Rights] = None,
     ) -> None:
-        """Carry out a control request, now or after what runs, then `done(reply)`.
+        """Carry out a control request, now or after what it `must_wait` for, then `done(reply)`.
 
-        `perform` stands in for the controller where a front end has more to do. `is_own`: the command in work is the
-        caller's, who may cancel it whatever his rights. `rights` stand in for those of the caller's account.
-
-        Raises:
-            VtpmError NOT_PERMITTED
+        `perform` stands in for the controller where a front end has more to do. `refuse` hears NOT_PERMITTED in place of
+        `done`, which otherwise gets its result code. `is_own`: the command in work is the caller's, who may cancel it whatever
+        his rights. `rights` stand in for those of the caller's account.
         """
-        is_cancel = isinstance(request, ptm.CancelTpmCommand)
-        if not (is_cancel and is_own):
-            try:
-                in_clear = isinstance(request, ptm.GetStateBlob) and self.controller.gives_clear(request)
-                authorize(request, rights or self._rights_of(caller), in_clear=in_clear)
-            except VtpmError as error:
-                self.events.refused(caller, error)
-                raise
+
+        def go_on(known: Rights) -> None:
+            self._control_with(known, caller, request, done, perform, refuse, owner)
+
+        if not _needs_rights(request, is_own=is_own):
+            go_on(_ALL_RIGHTS)
+            return
+        known = rights or self._rights_of(caller)
+        if known is not None:
+            go_on(known)
+            return
+
+        def found(rights: Rights) -> None:
+            if owner is None or owner in self._looking_up:
+                self._looking_up.discard(owner)
+                go_on(rights)
+
+        if owner is not None:
+            self._looking_up.add(owner)
+        self._look_up(caller, found)
+
+    def _control_with(
+        self,
+        rights: Rights,
+        caller: Caller,
+        request: ptm.Request,
+        done: Callable[[ptm.Reply], None],
+        perform: Optional[Callable[[ptm.Request], ptm.Reply]],
+        refuse: Optional[Callable[[VtpmError], None]],
+        owner: object,
+    ) -> None:
+        try:
+            in_clear = isinstance(request, ptm.GetStateBlob) and self.controller.gives_clear(request)
+            authorize(request, rights, in_clear=in_clear)
+        except VtpmError as error:
+            self.events.refused(caller, error)
+            if refuse is not None:
+                refuse(error)
+            else:
+                done(ptm.Result(error.fault.tpm_result))
+            return
         handle = perform or self.controller.handle
 
         def work() -> ptm.Reply:
@@ -158,9 +251,9 @@ class Dispatcher:
                 self.events.controlled(caller, request, 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result)
             done(reply)
 
-        if is_cancel and self.tpm.is_running and not self.executor.busy:
+        if isinstance(request, ptm.CancelTpmCommand) and self.tpm.is_running and not self.executor.busy:
             finish(ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
-        elif self.must_wait(request):
-            self.executor.submit(work, finish, owner=owner)
+        elif self.executor.busy and not is_immediate(request):
+            self.executor.submit(work, finish, user=caller.uid, owner=owner)
         else:
             finish(work())

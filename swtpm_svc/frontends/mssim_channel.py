@@ -104,13 +104,21 @@ class MssimChannel(Channel):
             self._answer(_FAILED if ordinal in _IMPOSSIBLE else _DONE)
 
     def _execute(self, message: Message) -> None:
+        self._dispatcher.commands += 1
+
+        def execute() -> None:
+            self._execute_at(message.locality, message.data)
+
+        def refuse() -> None:
+            self._answer(mssim.encode_response(self._dispatcher.tpm.bad_locality()))
+
+        if not self._dispatcher.with_locality(self.caller, message.locality, self._rights, execute, refuse):
+            self.pause()
+
+    def _execute_at(self, locality: int, data: bytes) -> None:
         dispatcher = self._dispatcher
-        dispatcher.commands += 1
-        _ordinal, locality, data = message
         code = HEADER.unpack_from(data)[2] if len(data) >= HEADER_SIZE else 0
-        if not dispatcher.may_use_locality(self.caller, locality, self._rights):
-            self._answer(mssim.encode_response(dispatcher.tpm.bad_locality()))
-        elif dispatcher.executor.busy or code in dispatcher.long_running:
+        if dispatcher.executor.busy or code in dispatcher.long_running:
             self.pause()
 
             def done(response: bytes) -> None:
@@ -121,7 +129,7 @@ class MssimChannel(Channel):
             self._answer(mssim.encode_response(dispatcher.execute(self.caller, bytearray(data), code, locality)))
 
     def _control(self, ordinal: Ordinal, request: ptm.Request) -> None:
-        if self._dispatcher.must_wait(request):
+        if self._dispatcher.must_wait(self.caller, request, self._rights):
             self.pause()
 
         def done(reply: ptm.Reply) -> None:
@@ -131,10 +139,10 @@ class MssimChannel(Channel):
             else:
                 self._answer(mssim.encode_result(reply.tpm_result))
 
-        try:
-            self._dispatcher.control(self.caller, request, done, rights=self._rights)
-        except VtpmError as error:
+        def refuse(error: VtpmError) -> None:
             self._answer(mssim.encode_result(error.fault.tpm_result))
+
+        self._dispatcher.control(self.caller, request, done, refuse=refuse, rights=self._rights)
 
     def _answer(self, answer: bytes) -> None:
         """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""

@@ -10,8 +10,9 @@ from typing import Optional, Union
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
 from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
-#: Files that may be open at a time; each may hold a response of 4 KiB.
+#: Files that may be open at a time, of all users and of one (Shares); each may hold a command and a response of 4 KiB.
 MAX_OPENERS = 1024
+MAX_OPENERS_OF_ONE = 256
 
 
 class Opener:

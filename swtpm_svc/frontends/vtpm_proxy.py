@@ -54,7 +54,8 @@ class VtpmProxyFrontend:
         dispatcher = self._dispatcher
         dispatcher.commands += 1
         if dispatcher.executor.busy or code in dispatcher.long_running:
-            dispatcher.execute_later(KERNEL, command, code, self._answer, locality=self._locality)
+            # essential: for a command that is not answered, the driver waits for minutes
+            dispatcher.execute_later(KERNEL, command, code, self._answer, locality=self._locality, is_essential=True)
         else:
             self._answer(dispatcher.execute(KERNEL, command, code, self._locality))
 

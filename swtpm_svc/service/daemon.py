@@ -37,7 +37,7 @@ from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Power, Tpm
-from swtpm_svc.wire import return_codes
+from swtpm_svc.wire import cuse, return_codes
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
@@ -67,7 +67,7 @@ class Daemon:
         self._journal = journal
         self._loop = loop
         self._notifier = Notifier()
-        self._authorization = Authorization(config.control.group)
+        self._authorization = Authorization(config.control.group, loop.post)
         self._executor = Executor(loop.post)
         self._started = time.time()
         self._restarts = 0
@@ -85,6 +85,8 @@ class Daemon:
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
+        #: Requests that waited with a predecessor.
+        self._taken_on: list[bytes] = []
         #: What ended the service.
         self._fault: Optional[VtpmError] = None
 
@@ -186,13 +188,20 @@ class Daemon:
 
     def _make_dispatcher(self) -> Dispatcher:
         controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self._events.failed, keys=self._keys)
-        dispatcher = Dispatcher(self._tpm, controller, self._executor, self._authorization.rights, events=self._events)
+        authorization = self._authorization
+        dispatcher = Dispatcher(
+            self._tpm, controller, self._executor, authorization.rights, events=self._events, look_up=authorization.look_up
+        )
         dispatcher.trace = self._config.log.level == "debug"
         return dispatcher
 
     def _succeed(self, park: Park, handover: Optional[Handover], *, resumed: bool) -> None:
         """Take on what a predecessor owed its clients."""
         unanswered = park.unanswered()
+        if handover is not None and resumed:
+            self._taken_on = handover.requests
+            again = {cuse.unique_of(memoryview(frame)) for frame in handover.requests}
+            unanswered = [unique for unique in unanswered if unique not in again]
         if handover is not None:
             self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1
@@ -224,7 +233,7 @@ class Daemon:
         if period_s is not None:
             loop.every(period_s, self._notifier.watchdog)
         if self._cuse is not None:
-            loop.add(self._cuse.fd, self._cuse.serve_one)
+            loop.post(self._serve_device)
         status = self._open_status()
         self._frontends.when_ready(self._announce)
         try:
@@ -232,6 +241,13 @@ class Daemon:
             return self._stop(park)
         finally:
             status.close()
+
+    def _serve_device(self) -> None:
+        """From the loop: what waited with a predecessor, before what comes now."""
+        if self._cuse is not None:
+            self._cuse.take_on(self._taken_on)
+            self._taken_on = []
+            self._loop.add(self._cuse.fd, self._cuse.serve_one)
 
     def _announce(self, failure: Optional[VtpmError]) -> None:
         if failure is not None:
@@ -249,10 +265,14 @@ class Daemon:
         return status
 
     def _stop(self, park: Park) -> int:
-        """In order: what is in work is finished and answered, the TPM is shut down, and a successor finds everything."""
+        """In order: what is in work is finished and answered, the TPM is shut down, and a successor finds everything.
+
+        What waits is not carried out: a successor does that for the device's clients; without one, theirs is an error.
+        """
         if self._cuse is not None:
             self._loop.remove(self._cuse.fd)  # the kernel keeps what comes now for a successor
         self._notifier.stopping("Stopping")
+        self._executor.end()
         while self._executor.busy:
             self._notifier.extend_timeout(LONG_WORK_S)
             self._executor.join()
@@ -280,6 +300,7 @@ class Daemon:
                 restarts=self._restarts,
                 snapshot=self._tpm.snapshot(),
                 openers=[record for record, _pending in self._openers()],
+                requests=self._cuse.waiting() if self._cuse is not None else [],
             )
         )
 
@@ -301,7 +322,7 @@ class Daemon:
         self._config = self._config._replace(log=config.log, control=config.control)
         self._journal.level = entries.LEVELS[config.log.level]
         self._dispatcher.trace = config.log.level == "debug"
-        self._authorization.group = config.control.group
+        self._authorization.change_group(config.control.group)
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
 
     # --- what clients bring about --------------------------------------------------------------------------------

@@ -42,28 +42,28 @@ class EventLog:
 
     def refused(self, caller: Caller, error: VtpmError) -> None:
         """One entry for each user and kind of refusal, then a count."""
-        fields: Fields = {"CLIENT_UID": caller.uid, "VTPM_ERROR": error.code.value}
+        fields: Fields = {"VTPM_ERROR": error.code.value}
         kind = caller.uid, error.message if error.code is Code.NOT_PERMITTED else error.code
-        if self._admits(kind, "warning", f"user {caller.uid}: {error.message}", fields):
+        if self._admits(kind, "warning", error.message, fields, caller=caller):
             self._journal.error(error, level="warning", CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
 
     def executed(self, caller: Caller, command: bytes, response: bytes) -> None:
         code, result = int.from_bytes(command[6:10], "big"), int.from_bytes(response[6:10], "big")
         words = f"{command_name(self._tpm_version, code)}: {return_codes.describe(self._tpm_version, result)}"
-        fields: Fields = {"TPM_CC": f"{code:#x}", "TPM_RC": f"{result:#x}", "CLIENT_UID": caller.uid}
+        fields: Fields = {"TPM_CC": f"{code:#x}", "TPM_RC": f"{result:#x}"}
         level = "warning" if response[6:10] in NOTABLE[self._tpm_version] else "debug"
-        if level == "debug" or self._admits((caller.uid, result), level, f"user {caller.uid}: {words}", fields):
-            self._journal.log(level, words, message_id=COMMAND_ID, CLIENT_PID=caller.pid, **fields)
+        if level == "debug" or self._admits((caller.uid, result), level, words, fields, caller=caller):
+            self._journal.log(level, words, message_id=COMMAND_ID, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
 
     def controlled(self, caller: Caller, request: ptm.Request, result: int) -> None:
         """A control operation was carried out: the journal says who did what, systemd what came of it."""
         words = return_codes.describe("1.2", result)
         name = ptm.command_of(request).name
         level = "debug" if isinstance(request, _PIECES) else "info"
-        fields: Fields = {"TPM_RC": f"{result:#x}", "CLIENT_UID": caller.uid}
+        what, fields = f"{name}: {words}", {"TPM_RC": f"{result:#x}"}
         kind = caller.uid, name, result
-        if level == "debug" or self._admits(kind, level, f"user {caller.uid}: {name}: {words}", fields, burst=_BURST):
-            self._journal.log(level, f"{name}: {words}", CLIENT_PID=caller.pid, **fields)
+        if level == "debug" or self._admits(kind, level, what, fields, caller=caller, burst=_BURST):
+            self._journal.log(level, what, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
         self._on_controlled()
 
     def failed(self, error: VtpmError) -> None:
@@ -71,11 +71,17 @@ class EventLog:
         if self._admits(error.message, "error", error.message, {"VTPM_ERROR": error.code.value}, burst=_BURST):
             self._journal.error(error)
 
-    def _admits(self, kind: Hashable, level: str, what: str, fields: Fields, *, burst: int = 1) -> bool:
-        """Is an entry of `kind` to be written now? Later ones are counted, as `what`."""
+    def _admits(
+        self, kind: Hashable, level: str, what: str, fields: Fields, *, caller: Optional[Caller] = None, burst: int = 1
+    ) -> bool:
+        """Is an entry of `kind` to be written now? Later ones are counted, as `what` that `caller` did."""
 
         def write_count(more: int) -> None:
-            self._journal.log(level, f"{more} more times within a minute: {what}", message_id=COUNT_ID, **fields)
+            user = f"user {caller.uid}: " if caller is not None else ""
+            uid = caller.uid if caller is not None else None
+            self._journal.log(
+                level, f"{more} more times within a minute: {user}{what}", message_id=COUNT_ID, **fields, CLIENT_UID=uid
+            )
 
         return self._throttle.admit(kind, write_count, burst=burst)
 

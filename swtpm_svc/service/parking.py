@@ -44,6 +44,8 @@ class Handover(NamedTuple):
     restarts: int
     snapshot: Snapshot
     openers: "list[OpenerRecord]"
+    #: Requests of the kernel that waited, as it sent them.
+    requests: "list[bytes]"
 
 
 class Waiters:
@@ -142,12 +144,14 @@ class Park:
         snapshot = handover.snapshot
         blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]
         blobs += [opener.response for opener in handover.openers]
+        blobs += handover.requests
         plain = snapshot._replace(permanent=b"", volatile=b"", offered={})._asdict()
         fields = dict(
             handover._asdict(),
             snapshot={name: value for name, value in plain.items() if not isinstance(value, bytes)},
             offered=list(snapshot.offered),
             openers=[(*opener[:5], opener.position) for opener in handover.openers],
+            requests=len(handover.requests),
             sizes=[len(blob) for blob in blobs],
         )
         data = json.dumps(fields).encode() + b"\n" + b"".join(blobs)
@@ -174,8 +178,10 @@ class Park:
             permanent, volatile = blobs.pop(0), blobs.pop(0)
             offered = {name: blobs.pop(0) for name in fields.pop("offered")}
             values = dict(fields["snapshot"], permanent=permanent, volatile=volatile, offered=offered)
-            openers = [_opener(opener, response) for opener, response in zip(fields["openers"], blobs)]
-            return Handover(**dict(fields, snapshot=Snapshot(**values), openers=openers))
+            openers = [_opener(opener, blobs.pop(0)) for opener in fields["openers"]]
+            if len(blobs) != fields.get("requests", 0):  # there were none in the first version
+                raise ValueError("requests")
+            return Handover(**dict(fields, snapshot=Snapshot(**values), openers=openers, requests=blobs))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return None  # of another version: as if it had been killed
 

@@ -55,6 +55,7 @@ def handover(**changes):
         "restarts": 2,
         "snapshot": snapshot(),
         "openers": [],
+        "requests": [],
     }
     return Handover(**{**values, **changes})
 
@@ -63,10 +64,15 @@ def adopted(park):
     return Park.adopt(os.dup(park.fd))
 
 
-@given(openers=openers, permanent=st.binary(max_size=500), volatile=st.binary(max_size=500))
-def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile):
+@given(
+    openers=openers,
+    permanent=st.binary(max_size=500),
+    volatile=st.binary(max_size=500),
+    requests=st.lists(st.binary(max_size=100), max_size=3),
+)
+def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile, requests):
     park = Park.create("vtpm0")
-    left = handover(snapshot=snapshot(permanent=permanent, volatile=volatile), openers=openers)
+    left = handover(snapshot=snapshot(permanent=permanent, volatile=volatile), openers=openers, requests=requests)
     park.leave(left)
     successor = adopted(park)
     assert successor.device_name == "vtpm0"

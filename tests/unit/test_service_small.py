@@ -1,13 +1,17 @@
 """The daemon's small parts: command line, sd_notify, log, rights, status socket."""
 
 import array
+import grp
 import json
 import os
 import pwd
+import queue
 import resource
 import signal
 import socket
 import sys
+import threading
+import time
 
 import pytest
 
@@ -136,16 +140,54 @@ def test_an_internal_fault_names_its_place():
     assert ":" in error.message.rsplit(" at ", 1)[1]
 
 
+def known(authorization, caller, posted):
+    """What is found out about a caller, at once or after a look-up."""
+    rights = authorization.rights(caller)
+    if rights is None:
+        found = []
+        authorization.look_up(caller, found.append)
+        while not found:
+            posted.get(timeout=10)()
+        (rights,) = found
+    return rights
+
+
 def test_rights():
+    posted = queue.Queue()
     someone = next(user for user in pwd.getpwall() if user.pw_uid not in (0, os.geteuid()))
-    authorization = Authorization("no-such-group")
+    authorization = Authorization("no-such-group", posted.put)
     assert authorization.rights(Caller(0, 0, 1)) == (True, True)
     assert authorization.rights(Caller(os.geteuid(), 12345, 1)) == (True, True)
-    assert authorization.rights(Caller(someone.pw_uid, someone.pw_gid, 1)) == (False, False)
-    authorization.group = str(someone.pw_gid)
-    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) == (True, False)  # by the group database
+    assert known(authorization, Caller(someone.pw_uid, someone.pw_gid, 1), posted) == (False, False)
+    authorization.change_group(str(someone.pw_gid))
     assert authorization.rights(Caller(4000000, someone.pw_gid, 1)) == (True, False)  # by the process's own group
-    assert authorization.rights(Caller(4000000, 99999, 1)) == (False, False)  # nobody we know
+    assert authorization.rights(Caller(4000000, 99999, 1, (5, someone.pw_gid))) == (True, False)  # by another one
+    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) is None
+    assert known(authorization, Caller(someone.pw_uid, 99999, 1), posted) == (True, False)  # by the group database
+    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) == (True, False)  # remembered for a moment
+    assert known(authorization, Caller(4000000, 99999, 1), posted) == (False, False)  # nobody we know
+    name = grp.getgrgid(someone.pw_gid).gr_name
+    authorization.change_group(name)
+    assert authorization.rights(Caller(4000000, someone.pw_gid, 1)) is None  # what number the name has is not known
+    assert known(authorization, Caller(4000000, someone.pw_gid, 1), posted) == (True, False)
+    assert authorization.rights(Caller(4000001, someone.pw_gid, 1)) == (True, False)
+
+
+def test_while_databases_are_silent_nobody_waits_but_who_is_asked_about(monkeypatch):
+    posted, silence, found = queue.Queue(), threading.Event(), []
+    authorization = Authorization("0", posted.put)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: silence.wait(10) and (_ for _ in ()).throw(KeyError(uid)))
+    begin = time.monotonic()
+    for uid in range(5000000, 5000100):
+        for _ in range(3):
+            authorization.look_up(Caller(uid, 1, 1), lambda rights, uid=uid: found.append((uid, rights)))
+    assert time.monotonic() - begin < 1
+    assert sum(thread.name == "look-up" for thread in threading.enumerate()) <= 4
+    assert authorization.rights(Caller(0, 0, 1)).control
+    silence.set()
+    while len(found) < 300:
+        posted.get(timeout=10)()
+    assert {rights.control for _uid, rights in found} == {False}
 
 
 class Watcher:
