@@ -43,6 +43,7 @@ class Code(Enum):
     TPM_FAILED = "tpm-failed"
     BAD_LOCALITY = "bad-locality"
     BUSY = "busy"
+    TOO_MANY = "too-many"
     TOO_LARGE = "too-large"
     SOCKET_UNAVAILABLE = "socket-unavailable"
     KERNEL_TPM_UNAVAILABLE = "kernel-tpm-unavailable"
@@ -110,6 +111,7 @@ TABLE = {
     Code.TPM_FAILED: Fault(errno.EIO, TPM_FAIL, 70, "ff37e3df739c4d61b1c494c75619fafb", "the TPM has failed"),
     Code.BAD_LOCALITY: Fault(errno.EINVAL, TPM_BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
     Code.BUSY: Fault(errno.EBUSY, TPM_FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
+    Code.TOO_MANY: Fault(errno.EMFILE, TPM_FAIL, 75, "967a9072ff6840e680bb454897f232a1", "more is open at a time than one user may have, or than there is"),
     Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
     Code.SOCKET_UNAVAILABLE: Fault(errno.EADDRINUSE, TPM_FAIL, 75, "5007b8a3e6854e949b4f7112c90915fd", "a socket's address cannot be listened on"),
     Code.KERNEL_TPM_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "ae8d6bb14e03432ebe3d22499213a7e1", "the kernel makes no TPM of its own for the instance"),

@@ -41,6 +41,18 @@ def create_rsa(number=0, bits=2048):
 CREATE_RSA = create_rsa()
 
 
+#: TPM2_CreatePrimary in the null hierarchy: a parent for keys (ECC P-256), which takes no time; the first object is 80000000.
+CREATE_PARENT = with_session(
+    0x131,
+    h("40000007"),
+    h("0004 0000 0000 001a 0023 000b 00030472 0000 0006 0080 0043 0010 0003 0010 0000 0000 0000 00000000"),
+)
+#: TPM2_Create below it: an RSA 2048 key, each time another one, which takes its time and leaves nothing behind.
+CREATE_CHILD = with_session(
+    0x153, h("80000000"), h("0004 0000 0000 0018 0001 000b 00040072 0000 0010 0014 000b 0800 00000000 0000 0000 00000000")
+)
+
+
 def flush_context(handle):
     return h("80010000000e00000165") + handle
 

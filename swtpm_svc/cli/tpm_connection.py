@@ -15,6 +15,7 @@ from typing import NoReturn, Optional
 
 from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends.channel import acknowledge, is_tcp
 from swtpm_svc.frontends.fuse_mount import TYPE as FUSE_TYPE
 from swtpm_svc.frontends.sockets import parse_address
 from swtpm_svc.provision.ownership import PROBE
@@ -152,6 +153,8 @@ class _Stream(_Way):
                 size = decode_header(response).size
                 if not HEADER_SIZE <= size <= RESPONSE_MAX_BYTES:
                     raise ProtocolError(f"a response says that it has {size} bytes")
+            if len(response) < size and is_tcp(self._socket):
+                acknowledge(self._socket)
         return response
 
 

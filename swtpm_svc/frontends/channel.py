@@ -23,6 +23,8 @@ class Watcher(Protocol):
 
     def post(self, callback: Callable[[], None]) -> None: ...
 
+    def after(self, delay_s: float, callback: Callable[[], None]) -> None: ...
+
 
 class Channel:
     """Owns `sock`. `on_closed(self)` is called once, however it ends."""
@@ -35,6 +37,9 @@ class Channel:
         self._unsent = bytearray()
         self._open = True
         self._paused = False
+        self._is_tcp = is_tcp(sock)
+        if self._is_tcp:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         watcher.add(sock.fileno(), self.on_readable)
 
@@ -63,6 +68,11 @@ class Channel:
         """Have `work` done in the loop's next turn, when others had theirs; receive nothing until `go_on`."""
         self.pause()
         self._watcher.post(work)
+
+    def expect_rest(self) -> None:
+        """What has come is a piece of a message."""
+        if self._is_tcp:
+            acknowledge(self._socket)
 
     def send(self, data: bytes) -> None:
         """Send all of `data`, now or when the peer has room for it."""
@@ -103,6 +113,22 @@ class Channel:
             self._watcher.remove(self._socket.fileno())
             self._socket.close()
             self._on_closed(self)
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def acknowledge(sock: socket.socket) -> None:
+    """Have what has come over TCP acknowledged now.
+
+    A peer that writes a message in pieces, without TCP_NODELAY, sends the next piece only then, and the kernel would wait for
+    something to send along: 40 ms (tcp(7), TCP_QUICKACK, which does not last).
+    """
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    except OSError:
+        pass  # the peer has gone, which the next recv() says
 
 
 def close_all(fds: "list[int]") -> None:

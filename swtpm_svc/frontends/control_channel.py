@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from typing import Callable, Optional
 
-from swtpm_svc.errors import TPM_BAD_ORDINAL, TPM_BAD_PARAMETER, TPM_FAIL, VtpmError
+from swtpm_svc.errors import TPM_BAD_ORDINAL, TPM_BAD_PARAMETER, TPM_FAIL
 from swtpm_svc.frontends.channel import Channel, Watcher, close_all
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
@@ -71,7 +71,10 @@ class ControlChannel(Channel):
         if not data:
             self.close()
             return
-        self._requests.extend(self._decoder.receive(data))
+        requests = self._decoder.receive(data)
+        if not requests:
+            self.expect_rest()
+        self._requests.extend(requests)
         self._work()
 
     def close(self) -> None:
@@ -94,16 +97,13 @@ class ControlChannel(Channel):
             self._carry_out(request)
 
     def _carry_out(self, request: ptm.Request) -> None:
-        if self._dispatcher.must_wait(request):
+        if self._dispatcher.must_wait(self.caller, request, self._rights):
             self.pause()
 
         def done(reply: ptm.Reply) -> None:
             self._reply(shaped(request, reply))
 
-        try:
-            self._dispatcher.control(self.caller, request, done, perform=self._perform, rights=self._rights)
-        except VtpmError as error:
-            self._reply(shaped(request, ptm.Result(error.fault.tpm_result)))
+        self._dispatcher.control(self.caller, request, done, perform=self._perform, rights=self._rights)
 
     def _perform(self, request: ptm.Request) -> ptm.Reply:
         if isinstance(request, ptm.GetCapability):

@@ -1,12 +1,14 @@
 """The CUSE front end: serves a TPM to all who open the character device, one request of /dev/cuse at a time.
 
 How an open file behaves follows the kernel's own /dev/tpm0 (drivers/char/tpm/tpm-dev-common.c): a write() is one
-command, read() gives its response, in pieces if need be, and a write while a response is unread is EBUSY. A blocking
-write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
-there. What is new: several files may be open, each with its own response; commands of all of them are serialised.
+command, read() gives its response, in pieces if need be, and a write before anything of the response was read is EBUSY. A
+blocking write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
+there. What is new: several files may be open, each with its own response; commands of all of them are serialised. What
+waits for a file that is closed is forgotten.
 
 The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
-its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5).
+its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5). After an orderly stop the
+successor gets the request itself, and asks it again.
 """
 
 import errno
@@ -17,7 +19,8 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol
 from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.opener import MAX_OPENERS, Opener
+from swtpm_svc.frontends.opener import MAX_OPENERS, MAX_OPENERS_OF_ONE, Opener
+from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.tpm.libtpms import TPM_SUCCESS
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.protocol_error import ProtocolError
@@ -27,6 +30,10 @@ MAX_WRITE = 64 * 1024
 MAX_READ = 64 * 1024
 #: What the kernel wants a read() of /dev/cuse to have room for: fuse_in_header, fuse_write_in, max_write; whole pages.
 SLOT_SIZE = MAX_WRITE + 4096
+
+#: Requests that may wait at a time, of all users (there is memory for as many ids, service/parking) and of one.
+_MAX_WAITING = 1024
+_MAX_WAITING_OF_ONE = 256
 
 _READABLE = POLLIN | POLLRDNORM
 _WRITABLE = POLLOUT | POLLWRNORM
@@ -55,6 +62,8 @@ class OpenerRecord(NamedTuple):
     #: It was in the middle of carrying a state blob, which is not handed over.
     in_transfer: bool
     response: bytes
+    #: How much of the response was read.
+    position: int
 
 
 class _Opener(Opener):
@@ -62,6 +71,7 @@ class _Opener(Opener):
 
     __slots__ = (
         "caller",
+        "control",
         "download",
         "handle",
         "lost",
@@ -75,6 +85,8 @@ class _Opener(Opener):
         super().__init__()
         self.handle = handle
         self.caller = caller
+        #: The control request that waits; 0: none.
+        self.control = 0
         #: The read that waits for the response: its unique and size.
         self.reader: Optional[tuple[int, int]] = None
         #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
@@ -108,7 +120,11 @@ class CuseFrontend:
         self._executor = dispatcher.executor
         self._events = dispatcher.events
         self._openers: dict[int, _Opener] = {}
-        self._writers: dict[int, _Opener] = {}
+        self._shares = Shares(MAX_OPENERS, MAX_OPENERS_OF_ONE)
+        self._frame = slot
+        #: Requests that wait, as the kernel sent them, with their openers, by their ids.
+        self._waiting: dict[int, tuple[_Opener, bytes]] = {}
+        self._waiting_shares = Shares(_MAX_WAITING, _MAX_WAITING_OF_ONE)
         self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
             cuse.Open: self._open,
             cuse.Read: self._read,
@@ -143,6 +159,7 @@ class CuseFrontend:
 
     def answer(self, frame: memoryview) -> Optional[bytes]:
         """The reply to one request; None when it is answered later, or never."""
+        self._frame = frame
         try:
             request = cuse.decode(frame)
             return self._handlers[type(request)](request)
@@ -165,35 +182,58 @@ class CuseFrontend:
                     VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}", remedy="report this line as a bug")
                 )
 
-    def _later(self, unique: int) -> None:
-        if not self._waiters.add(unique):
+    def _later(self, unique: int, opener: _Opener) -> None:
+        """Put off the request in `_frame`, of a command or of control, until `_settle`."""
+        uid = opener.caller.uid
+        if not self._waiting_shares.has_room(uid) or not self._waiters.add(unique):
             raise VtpmError(Code.BUSY, "too many requests are waiting", remedy="try again when fewer programs wait for the TPM")
+        self._waiting_shares.add(uid)
+        self._waiting[unique] = opener, bytes(self._frame)  # the slot holds the next request by then
+
+    def _settle(self, unique: int) -> None:
+        """The request waits no longer, if it did."""
+        self._waiters.discard(unique)
+        waited = self._waiting.pop(unique, None)
+        if waited is not None:
+            self._waiting_shares.remove(waited[0].caller.uid)
 
     def _send_later(self, unique: int, reply: bytes) -> None:
         """The answer to a request that was put off."""
         self._send(reply)
-        self._waiters.discard(unique)
+        self._settle(unique)
 
     # --- open files ----------------------------------------------------------------------------------------------
 
     def _open(self, request: cuse.Open) -> bytes:
-        if len(self._openers) >= MAX_OPENERS:
-            return cuse.reply_error(request.unique, errno.EMFILE)
+        caller = request.caller
+        if not self._shares.has_room(caller.uid):
+            self._events.refused(caller, error := too_many("open files", self._shares, caller.uid))
+            raise error
         # ids of requests are never used twice on a device, so neither are handles, whichever process gave them
-        self._openers[request.unique] = _Opener(request.unique, request.caller)
+        self._add_opener(request.unique, caller)
         return cuse.reply_open(request.unique, request.unique, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NONSEEKABLE)
 
     def _opener(self, handle: int, caller: cuse.Caller) -> _Opener:
         opener = self._openers.get(handle)
         if opener is None:  # opened with a predecessor that was killed
-            opener = self._openers[handle] = _Opener(handle, caller)
+            opener = self._add_opener(handle, caller)
             opener.lost = True
+        return opener
+
+    def _add_opener(self, handle: int, caller: cuse.Caller) -> _Opener:
+        opener = self._openers[handle] = _Opener(handle, caller)
+        self._shares.add(caller.uid)
         return opener
 
     def _release(self, request: cuse.Release) -> bytes:
         opener = self._openers.pop(request.handle, None)
-        if opener is not None and opener.poll_handle:
-            self._polls.discard(opener.poll_handle)
+        if opener is not None:
+            self._shares.remove(opener.caller.uid)
+            if opener.poll_handle:
+                self._polls.discard(opener.poll_handle)
+                opener.poll_handle = 0
+            if opener.command and self._dispatcher.withdraw(opener.command):
+                self._settle(opener.command)
         return cuse.reply_empty(request.unique)
 
     def _nothing(self, request: "cuse.Flush | cuse.Fsync") -> bytes:
@@ -223,7 +263,9 @@ class CuseFrontend:
             return self._write_later(opener, request, code)
         response = self._tpm.begin(data, code)
         if self._tpm.unstored:
-            return self._write_later(opener, request, code, response)
+            if self._waiting_shares.has_room(opener.caller.uid):
+                return self._write_later(opener, request, code, response)
+            response = self._tpm.finish(response)  # it was executed, so it is stored, whoever waits for that
         opener.response = response
         opener.position = 0
         self._dispatcher.tell(caller, data, response)
@@ -235,19 +277,17 @@ class CuseFrontend:
         """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it; another
         one has poll() and read()."""
         unique, caller, _handle, data, flags = request
-        command = bytearray(data)  # the slot holds the next request by then
+        command = bytearray(data)
         waits = not flags & os.O_NONBLOCK
-        if waits:
-            self._later(unique)
-            self._writers[unique] = opener
+        self._later(unique, opener)
         opener.command = unique
 
         def done(response: bytes) -> None:
             opener.command = 0
             opener.response, opener.position = response, 0
             if waits:
-                del self._writers[unique]
-                self._send_later(unique, cuse.reply_write(unique, len(command)))
+                self._send(cuse.reply_write(unique, len(command)))
+            self._settle(unique)
             if opener.reader is not None:
                 reader, size = opener.reader
                 opener.reader = None
@@ -280,7 +320,7 @@ class CuseFrontend:
             return cuse.reply_error(unique, errno.EAGAIN)
         if opener.reader is not None:
             return cuse.reply_error(unique, errno.EBUSY)
-        self._later(unique)
+        self._later(unique, opener)
         opener.reader = (unique, size)
         return None
 
@@ -290,17 +330,19 @@ class CuseFrontend:
         if self._executor.owner == target:
             self._tpm.cancel()
             return
-        if self._executor.withdraw(target):
-            opener = self._writers.pop(target, None)
-            if opener is not None:
-                opener.command = 0
-            self._send_later(target, cuse.reply_error(target, errno.EINTR))
+        opener, _frame = self._waiting.get(target, (None, b""))
+        if opener is None:
             return
-        for opener in self._openers.values():
-            if opener.reader is not None and opener.reader[0] == target:
-                opener.reader = None
-                self._send_later(target, cuse.reply_error(target, errno.EINTR))
-                return
+        if opener.reader is not None and opener.reader[0] == target:
+            opener.reader = None
+        elif self._dispatcher.withdraw(target):
+            if opener.command == target:
+                opener.command = 0
+            else:
+                opener.control = 0
+        else:
+            return
+        self._send_later(target, cuse.reply_error(target, errno.EINTR))
 
     def _poll(self, request: cuse.Poll) -> bytes:
         opener = self._opener(request.handle, request.caller)
@@ -331,20 +373,29 @@ class CuseFrontend:
         opener = self._opener(ioctl.handle, ioctl.caller)
         if not isinstance(request, ptm.SetStateBlob):
             opener.upload = None  # or what is meant as a command would go on to be taken for a piece of it
-        if self._dispatcher.must_wait(request):
-            self._later(unique)
+        is_own = bool(opener.command) and self._executor.owner == opener.command
+        if self._dispatcher.must_wait(ioctl.caller, request, is_own=is_own):
+            if opener.control:
+                raise VtpmError(
+                    Code.BUSY, "another control request of this file waits", remedy="send it when that one is answered"
+                )
+            self._later(unique, opener)
+            opener.control = unique
 
-        def done(reply: ptm.Reply) -> None:
-            self._send_later(unique, cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply)))
+        def answer(reply: bytes) -> None:
+            if opener.control == unique:
+                opener.control = 0
+            self._send_later(unique, reply)
 
-        try:
-            is_own = bool(opener.command) and self._executor.owner == opener.command
-            self._dispatcher.control(
-                ioctl.caller, request, done, perform=lambda asked: self._control(opener, asked), is_own=is_own, owner=unique
-            )
-        except VtpmError:
-            self._waiters.discard(unique)
-            raise
+        self._dispatcher.control(
+            ioctl.caller,
+            request,
+            lambda reply: answer(cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply))),
+            perform=lambda asked: self._control(opener, asked),
+            refuse=lambda error: answer(cuse.reply_error(unique, error.errno)),
+            is_own=is_own,
+            owner=unique,
+        )
         return None
 
     def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
@@ -392,17 +443,29 @@ class CuseFrontend:
 
     @staticmethod
     def _record(opener: _Opener) -> OpenerRecord:
-        unread = opener.response[opener.position :] if opener.response is not None else b""
         in_transfer = opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
-        return OpenerRecord(opener.handle, *opener.caller, in_transfer, unread)
+        uid, gid, pid, *_groups = opener.caller
+        return OpenerRecord(opener.handle, uid, gid, pid, in_transfer, opener.response or b"", opener.position)
 
     def adopt(self, records: "list[OpenerRecord]") -> None:
         """Go on with the open files of a predecessor."""
         for record in records:
             opener = self._opener(record.handle, cuse.Caller(record.uid, record.gid, record.pid))
             opener.response = record.response or None
+            opener.position = record.position
             opener.lost = False
             opener.torn = record.in_transfer
+
+    def waiting(self) -> "list[bytes]":
+        """The requests that wait, as the kernel sent them."""
+        return [frame for _opener, frame in self._waiting.values()]
+
+    def take_on(self, frames: "list[bytes]") -> None:
+        """Serve the requests that waited with a predecessor. To those that it has answered, no second answer gets through."""
+        for frame in frames:
+            reply = self.answer(memoryview(frame))
+            if reply is not None:
+                self._send(reply)
 
     def wake_all(self, poll_handles: "list[int]") -> None:
         """Have all who polled with a predecessor poll again."""

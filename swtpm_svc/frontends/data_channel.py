@@ -55,9 +55,11 @@ class DataChannel(Channel):
         received += data
         start = _PREFIX.size if received.startswith(_SEND_COMMAND) else 0
         if len(received) < start + HEADER_SIZE:
+            self.expect_rest()
             return
         _tag, size, code = HEADER.unpack_from(received, start)
         if len(received) - start < min(size, BUFFER_SIZE):
+            self.expect_rest()
             return
         self._received = bytearray()
         self._execute(received, start, code)
@@ -88,23 +90,31 @@ class DataChannel(Channel):
         self.send(response)
 
     def _execute(self, received: bytearray, start: int, code: int) -> None:
-        dispatcher = self._dispatcher
-        dispatcher.commands += 1
-        locality = received[4] if start else None
-        command = received[start:] if start else received
-        if locality is not None and not dispatcher.may_use_locality(self.caller, locality, self._rights):
-            self._answer(dispatcher.tpm.bad_locality(), prefixed=True)
+        self._dispatcher.commands += 1
+        if not start:
+            self._execute_at(None, received, code)
             return
 
-        def done(response: bytes) -> None:
-            self.go_on()
-            self._answer(response, prefixed=bool(start))
+        def execute() -> None:
+            self._execute_at(received[4], received[start:], code)
 
-        response = dispatcher.execute(self.caller, command, code, done, locality=locality)
+        def refuse() -> None:
+            self.go_on()
+            self._answer(self._dispatcher.tpm.bad_locality(), prefixed=True)
+
+        if not self._dispatcher.with_locality(self.caller, received[4], self._rights, execute, refuse):
+            self.pause()
+
+    def _execute_at(self, locality: Optional[int], command: bytearray, code: int) -> None:
+        def done(response: bytes) -> None:
+            self.go_on()  # first: see _answer_later
+            self._answer(response, prefixed=locality is not None)
+
+        response = self._dispatcher.execute(self.caller, command, code, done, locality=locality)
         if response is None:
             self.pause()  # a peer that does not wait for its response waits now
         else:
-            self._answer(response, prefixed=bool(start))
+            done(response)
 
     def _answer(self, response: bytes, *, prefixed: bool) -> None:
         self.send(_SIZE.pack(len(response)) + response + _SUFFIX if prefixed else response)

@@ -30,6 +30,14 @@ class Events(Protocol):
     def device_gone(self) -> None: ...
 
 
+#: Calls back, now or later, with the rights of a caller whose rights are not known.
+LookUp = Callable[[Caller, Callable[[Rights], None]], None]
+
+
+def _nothing_to_look_up(_caller: Caller, _then: Callable[[Rights], None]) -> None:
+    raise AssertionError("rights are always known here")
+
+
 def _results(*codes: int) -> "frozenset[bytes]":
     return frozenset(code.to_bytes(4, "big") for code in codes)
 
@@ -41,14 +49,29 @@ NOTABLE = {
 }
 
 
+_NO_RIGHTS = Rights(control=False, secrets=False)
+_ALL_RIGHTS = Rights(control=True, secrets=True)
+
+
+def _needs_rights(request: ptm.Request, *, is_own: bool) -> bool:
+    return needs_control(request) and not (is_own and isinstance(request, ptm.CancelTpmCommand))
+
+
 class Dispatcher:
     """One for all front ends of a TPM.
 
     `events.executed` hears of the commands whose results are `NOTABLE`, and with `trace` of each; else they are only counted.
+    `rights_of` gives None for callers whose groups have to be looked up, which `look_up` does beside the serving thread.
     """
 
     def __init__(
-        self, tpm: Tpm, controller: Controller, executor: Executor, rights_of: Callable[[Caller], Rights], events: Events
+        self,
+        tpm: Tpm,
+        controller: Controller,
+        executor: Executor,
+        rights_of: Callable[[Caller], Optional[Rights]],
+        events: Events,
+        look_up: LookUp = _nothing_to_look_up,
     ) -> None:
         self.tpm = tpm
         self.controller = controller
@@ -61,10 +84,26 @@ class Dispatcher:
         #: The failure of the TPM whose commands are not told any more.
         self._told: Optional[Failure] = None
         self._rights_of = rights_of
+        self._look_up = look_up
+        #: Owners of requests that wait for the rights of their callers.
+        self._looking_up: set[object] = set()
 
-    def must_wait(self, request: ptm.Request) -> bool:
-        """Is the request one for the worker: because it is in use, or because storage can be slow?"""
+    def must_wait(self, caller: Caller, request: ptm.Request, rights: Optional[Rights] = None, *, is_own: bool = False) -> bool:
+        """Has the request to wait: for the worker, or until it is known what its caller may do?"""
+        if self._is_for_worker(request):
+            return True
+        return rights is None and _needs_rights(request, is_own=is_own) and self._rights_of(caller) is None
+
+    def _is_for_worker(self, request: ptm.Request) -> bool:
+        """Because that is in use, or because storage can be slow?"""
         return uses_storage(request) or (self.executor.busy and not is_immediate(request))
+
+    def withdraw(self, owner: object) -> bool:
+        """Forget the command or request of `owner` that waits; False when it runs, or there is none."""
+        if owner in self._looking_up:
+            self._looking_up.discard(owner)
+            return True
+        return self.executor.withdraw(owner)
 
     def is_long(self, code: int) -> bool:
         """Is the command one for the worker: because it takes long, or waits? So may one that is to revive a failed TPM."""
@@ -102,26 +141,50 @@ class Dispatcher:
         done: Callable[[bytes], None],
         *,
         locality: Optional[int] = None,
+        owner: object = None,
+        is_essential: bool = False,
     ) -> Optional[bytes]:
         """Execute a command, at `locality` if one is given, and return its response; None: it takes longer, and `done` gets it.
 
-        `command` is the dispatcher's from here on.
+        `command` is the dispatcher's from here on. The rest is that of `execute_later`.
         """
         if self.is_long(code):
-            self.execute_later(caller, command, code, done, locality=locality)
+            self.execute_later(caller, command, code, done, locality=locality, owner=owner, is_essential=is_essential)
             return None
         if locality is None:
             response = self.tpm.begin(memoryview(command), code)
         else:
             response = self.tpm.begin_at(locality, memoryview(command), code)
         if self.tpm.unstored:
-            self.store_later(caller, command, response, done)
+            self.store_later(caller, command, response, done, owner=owner)
             return None
         self.tell(caller, command, response)
         return response
 
-    def may_use_locality(self, caller: Caller, locality: int, rights: Optional[Rights] = None) -> bool:
-        return locality == 0 or (locality <= MAX_LOCALITY and (rights or self._rights_of(caller)).control)
+    def with_locality(
+        self,
+        caller: Caller,
+        locality: int,
+        rights: Optional[Rights],
+        then: Callable[[], None],
+        refuse: Callable[[], None],
+    ) -> bool:
+        """`then()` if the caller may use the locality, else `refuse()`: now (True), or when it is known."""
+        if locality == 0 or locality > MAX_LOCALITY:
+            rights = _NO_RIGHTS  # or any others
+        known = rights or self._rights_of(caller)
+
+        def go_on(known: Rights) -> None:
+            if locality == 0 or known.control:
+                then()
+            else:
+                refuse()
+
+        if known is None:
+            self._look_up(caller, go_on)
+            return False
+        go_on(known)
+        return True
 
     def execute_later(
         self,
@@ -131,31 +194,36 @@ class Dispatcher:
         done: Callable[[bytes], None],
         *,
         locality: Optional[int] = None,
-        owner: int = 0,
+        owner: object = None,
+        is_essential: bool = False,
     ) -> None:
-        """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on."""
+        """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on.
+
+        `is_essential`: also when the service ends; else `done` is then not called if the command has still to wait.
+        """
 
         def work() -> bytes:
             if locality is None:
                 return self.tpm.execute(memoryview(command), code)
             return self.tpm.execute_at(locality, memoryview(command), code)
 
-        self._submit(caller, command, work, done, owner)
+        self._submit(caller, command, work, done, owner, is_essential=is_essential)
 
     def store_later(
+        self, caller: Caller, command: bytearray, response: bytes, done: Callable[[bytes], None], *, owner: object = None
+    ) -> None:
+        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of it."""
+        self._submit(caller, command, lambda: self.tpm.finish(response), done, owner, is_essential=True)
+
+    def _submit(
         self,
         caller: Caller,
         command: bytearray,
-        response: bytes,
+        work: Callable[[], bytes],
         done: Callable[[bytes], None],
+        owner: object,
         *,
-        owner: int = 0,
-    ) -> None:
-        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of it."""
-        self._submit(caller, command, lambda: self.tpm.finish(response), done, owner)
-
-    def _submit(
-        self, caller: Caller, command: bytearray, work: Callable[[], bytes], done: Callable[[bytes], None], owner: int
+        is_essential: bool,
     ) -> None:
         def guarded() -> bytes:
             try:
@@ -168,7 +236,7 @@ class Dispatcher:
             self.tell(caller, command, response)
             done(response)
 
-        self.executor.submit(guarded, finish, owner=owner)
+        self.executor.submit(guarded, finish, user=caller.uid, owner=owner, is_essential=is_essential)
 
     def control(
         self,
@@ -177,26 +245,58 @@ class Dispatcher:
         done: Callable[[ptm.Reply], None],
         *,
         perform: Optional[Callable[[ptm.Request], ptm.Reply]] = None,
+        refuse: Optional[Callable[[VtpmError], None]] = None,
         is_own: bool = False,
-        owner: int = 0,
+        owner: object = None,
         rights: Optional[Rights] = None,
     ) -> None:
-        """Carry out a control request, now or after what runs, then `done(reply)`.
+        """Carry out a control request, now or after what it `must_wait` for, then `done(reply)`.
 
-        `perform` stands in for the controller where a front end has more to do. `is_own`: the command in work is the
-        caller's, who may cancel it whatever his rights. `rights` stand in for those of the caller's account.
-
-        Raises:
-            VtpmError NOT_PERMITTED
+        `perform` stands in for the controller where a front end has more to do. `refuse` hears NOT_PERMITTED in place of
+        `done`, which otherwise gets its result code. `is_own`: the command in work is the caller's, who may cancel it whatever
+        his rights. `rights` stand in for those of the caller's account.
         """
-        is_cancel = isinstance(request, ptm.CancelTpmCommand)
-        if not (is_cancel and is_own):
-            try:
-                in_clear = isinstance(request, ptm.GetStateBlob) and self.controller.gives_clear(request)
-                authorize(request, rights or self._rights_of(caller), in_clear=in_clear)
-            except VtpmError as error:
-                self.events.refused(caller, error)
-                raise
+
+        def go_on(known: Rights) -> None:
+            self._control_with(known, caller, request, done, perform, refuse, owner)
+
+        if not _needs_rights(request, is_own=is_own):
+            go_on(_ALL_RIGHTS)
+            return
+        known = rights or self._rights_of(caller)
+        if known is not None:
+            go_on(known)
+            return
+
+        def found(rights: Rights) -> None:
+            if owner is None or owner in self._looking_up:
+                self._looking_up.discard(owner)
+                go_on(rights)
+
+        if owner is not None:
+            self._looking_up.add(owner)
+        self._look_up(caller, found)
+
+    def _control_with(
+        self,
+        rights: Rights,
+        caller: Caller,
+        request: ptm.Request,
+        done: Callable[[ptm.Reply], None],
+        perform: Optional[Callable[[ptm.Request], ptm.Reply]],
+        refuse: Optional[Callable[[VtpmError], None]],
+        owner: object,
+    ) -> None:
+        try:
+            in_clear = isinstance(request, ptm.GetStateBlob) and self.controller.gives_clear(request)
+            authorize(request, rights, in_clear=in_clear)
+        except VtpmError as error:
+            self.events.refused(caller, error)
+            if refuse is not None:
+                refuse(error)
+            else:
+                done(ptm.Result(error.fault.tpm_result))
+            return
         handle = perform or self.controller.handle
 
         def work() -> ptm.Reply:
@@ -211,9 +311,9 @@ class Dispatcher:
                 self.events.controlled(caller, request, 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result)
             done(reply)
 
-        if is_cancel and self.tpm.is_powered and not self.executor.busy:
+        if isinstance(request, ptm.CancelTpmCommand) and self.tpm.is_powered and not self.executor.busy:
             finish(ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
-        elif self.must_wait(request):
-            self.executor.submit(work, finish, owner=owner)
+        elif self._is_for_worker(request):
+            self.executor.submit(work, finish, user=caller.uid, owner=owner)
         else:
             finish(work())

@@ -23,18 +23,29 @@ from pyfuse3 import ROOT_INODE, EntryAttributes, FileInfo, FUSEError, RequestCon
 from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.fuse_handles import ControlFile, Fact, File, TpmFile, Waiting, when_free
-from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.frontends.opener import MAX_OPENERS, MAX_OPENERS_OF_ONE
+from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, pcr_banks, read_pcr
 from swtpm_svc.wire.cuse import Caller
 
 _TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
 #: Files that may be open at a time, by kind (_STATUS: all facts), so that who may only look keeps nobody from the TPM.
-_LIMITS = {_TPM: MAX_OPENERS, _CONTROL: 256, _STATUS: 256}
+#: Of all users, and of one (Shares).
+_LIMITS = {_TPM: (MAX_OPENERS, MAX_OPENERS_OF_ONE), _CONTROL: (256, 64), _STATUS: (256, 64)}
 _NAMES = {"tpm": _TPM, "control": _CONTROL, "tpm_version_major": _VERSION, "status": _STATUS}
 #: A bank's directory has inode number TPM_ALG_ID << 8, PCR n the n + 1st after it.
 _BANK_SHIFT = 8
 
 _FOREVER_S = 1e6
+
+
+class _Open(NamedTuple):
+    """An open file, of which kind, and who opened it."""
+
+    kind: int
+    uid: int
+    file: File
+
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -69,30 +80,36 @@ def _guarded(handler: Handler) -> Handler:
 class TpmFiles(pyfuse3.Operations):
     """The file system. `describe` gives the content of `status`."""
 
-    def __init__(self, dispatcher: Dispatcher, describe: "Callable[[], dict[str, Any]]", access: Access) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        describe: "Callable[[], dict[str, Any]]",
+        access: Access,
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
         super().__init__()
         self.dispatcher = dispatcher
-        self.waiting = Waiting()
+        self.waiting = Waiting(post)
         #: The kernel has said hello, and has been answered.
         self.is_initialised = False
         self._describe = describe
         self._access = access
         self._user, self._group = os.geteuid(), os.getegid()
         self._time_ns = time.time_ns()
-        self._files: dict[int, tuple[int, File]] = {}  # and its kind
-        self._counts = dict.fromkeys(_LIMITS, 0)
+        self._files: dict[int, _Open] = {}
+        self._shares = {kind: Shares(*limits) for kind, limits in _LIMITS.items()}
         self._last_handle = 0
         self._banks: list[str] = []
 
     @property
     def openers(self) -> int:
         """How many have the TPM open."""
-        return self._counts[_TPM]
+        return len(self._shares[_TPM])
 
     @property
     def is_settled(self) -> bool:
         """Nobody waits for an answer, or has one that he may still want to read."""
-        unread = (isinstance(file, ControlFile) and file.has_unread for _kind, file in self._files.values())
+        unread = (isinstance(each.file, ControlFile) and each.file.has_unread for each in self._files.values())
         return not len(self.waiting) and not any(unread)
 
     def set_control_group(self, group: Optional[int]) -> None:
@@ -189,16 +206,19 @@ class TpmFiles(pyfuse3.Operations):
     @_guarded
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         kind = inode if inode in (_TPM, _CONTROL) else _STATUS
-        if self._counts[kind] >= _LIMITS[kind]:
-            raise FUSEError(errno.EMFILE)
-        self._counts[kind] += 1
+        caller, shares = Caller(ctx.uid, ctx.gid, ctx.pid), self._shares[kind]
+        if not shares.has_room(caller.uid):
+            error = too_many("open files", shares, caller.uid)
+            self.dispatcher.events.refused(caller, error)
+            raise error
+        shares.add(caller.uid)
         try:
-            file = await self._make_file(inode, flags, Caller(ctx.uid, ctx.gid, ctx.pid))
+            file = await self._make_file(inode, flags, caller)
         except BaseException:
-            self._counts[kind] -= 1
+            shares.remove(caller.uid)
             raise
         self._last_handle += 1
-        self._files[self._last_handle] = kind, file
+        self._files[self._last_handle] = _Open(kind, caller.uid, file)
         # past the page cache: each read() is one of ours, whatever the size in stat()
         return FileInfo(fh=self._last_handle, direct_io=True, nonseekable=not isinstance(file, Fact))
 
@@ -210,23 +230,22 @@ class TpmFiles(pyfuse3.Operations):
             return kind(self.dispatcher, caller, flags, self.waiting)
         if flags & os.O_ACCMODE != os.O_RDONLY:  # root is not kept from it by the mode
             raise FUSEError(errno.EACCES)
-        return Fact(await self._fact(inode) + "\n")
+        return Fact(await self._fact(inode, caller.uid) + "\n")
 
-    async def _fact(self, inode: int) -> str:
+    async def _fact(self, inode: int, uid: int) -> str:
         if inode == _VERSION:
             return self.dispatcher.tpm.version[0]
         if inode == _STATUS:
             return json.dumps(self._describe())
         algorithm, number = divmod(inode, 1 << _BANK_SHIFT)
         tpm = self.dispatcher.tpm
-        digest = await when_free(self.dispatcher, self.waiting, lambda: read_pcr(tpm, algorithm, number - 1))
+        digest = await when_free(self.dispatcher, self.waiting, lambda: read_pcr(tpm, algorithm, number - 1), uid)
         if digest is None:
             raise FUSEError(errno.EIO)
         return digest.hex().upper()
 
     def _file(self, handle: int) -> File:
-        _kind, file = self._files[handle]  # the kernel's own word: we gave it
-        return file
+        return self._files[handle].file  # the kernel's own word: we gave it
 
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -242,5 +261,6 @@ class TpmFiles(pyfuse3.Operations):
 
     @_guarded
     async def release(self, fh: int) -> None:
-        kind, _file = self._files.pop(fh)
-        self._counts[kind] -= 1
+        kind, uid, file = self._files.pop(fh)
+        self._shares[kind].remove(uid)
+        file.close()

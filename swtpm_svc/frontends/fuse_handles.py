@@ -14,7 +14,6 @@ from typing import Callable, Optional, TypeVar
 import trio
 from pyfuse3 import FUSEError, Operations
 
-from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends.control_channel import shaped
 from swtpm_svc.frontends.cuse import CAPABILITIES
 from swtpm_svc.frontends.dispatch import Dispatcher
@@ -38,7 +37,9 @@ _WRITABLE = POLLOUT | POLLWRNORM
 class Waiting:
     """Lets handlers wait for callbacks of the loop, until the end of the service."""
 
-    def __init__(self) -> None:
+    def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
+        """`post` runs a callback in the loop's next turn, when others had theirs."""
+        self.post = post
         self.is_over = False
         self._events: set[trio.Event] = set()
 
@@ -77,6 +78,9 @@ class File:
 
     def poll(self, handle: Optional[object]) -> int:
         return _READABLE
+
+    def close(self) -> None:
+        """The client has closed it: what waits for it is forgotten."""
 
 
 class Fact(File):
@@ -153,12 +157,15 @@ class TpmFile(_Conversation):
         if code < 0:
             raise FUSEError(-code)
         self._dispatcher.commands += 1
-        response = self._dispatcher.execute(self._caller, bytearray(data), code, self._done)
+        response = self._dispatcher.execute(self._caller, bytearray(data), code, self._done, owner=self)
         if response is None:
             self._opener.command = 1
         else:
             self._done(response)
         return len(data)
+
+    def close(self) -> None:
+        self._dispatcher.withdraw(self)
 
     def _done(self, response: bytes) -> None:
         opener = self._opener
@@ -180,14 +187,17 @@ class TpmFile(_Conversation):
 
 
 class ControlFile(_Conversation):
-    """Carries control requests, one after another, as on a control socket."""
+    """Carries control requests, one after another, as on a control socket: each in a turn of the loop, with others between."""
 
     def __init__(self, dispatcher: Dispatcher, caller: Caller, flags: int, waiting: Waiting) -> None:
         super().__init__(dispatcher, caller, flags, waiting)
         self._decoder = ptm_socket.Decoder()
         self._requests: deque[ptm_socket.Received] = deque()
         self._replies = bytearray()
-        self._is_working = False
+        #: A request waits for the TPM, or for what its caller may do.
+        self._is_waiting = False
+        #: The next request has its turn soon.
+        self._is_next = False
         self._is_refused = False
 
     @property
@@ -198,47 +208,60 @@ class ControlFile(_Conversation):
         self._check_service()
         if self._is_refused:  # where the next request begins is not known any more
             raise FUSEError(errno.EPIPE)
-        if self._requests or self._is_working:
+        if self._is_busy:
             raise FUSEError(errno.EBUSY)
         self._requests.extend(self._decoder.receive(data))
         self._work()
         return len(data)
 
     async def read(self, offset: int, size: int) -> bytes:
-        if self._is_working and not self._replies:
+        # a reply that is there does not wait for what may take long, but for the others of the same write()
+        while (self._is_waiting and not self._replies) or (self._is_next and len(self._replies) < size):
+            if self._replies and not self._may_block:
+                break
             await self._wait()
         data = bytes(self._replies[:size])
         del self._replies[:size]
-        self._work()
+        self._next()
         self._changed()
         return data
 
+    def close(self) -> None:
+        self._requests.clear()
+        self._dispatcher.withdraw(self)
+
     def _events(self) -> int:
-        busy = self._requests or self._is_working
-        return (_READABLE if self._replies else 0) | (0 if busy else _WRITABLE)
+        return (_READABLE if self._replies else 0) | (0 if self._is_busy else _WRITABLE)
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._requests) or self._is_waiting
+
+    def _next(self) -> None:
+        """Have the next request carried out, if there is one and room for its reply."""
+        if self._requests and not self._is_next and not self._is_waiting and len(self._replies) < MAX_UNREAD:
+            self._is_next = True
+            self._waiting.post(self._work)
 
     def _work(self) -> None:
-        while self._requests and not self._is_working and len(self._replies) < MAX_UNREAD:
-            request = self._requests.popleft()
-            if isinstance(request, ptm_socket.Refused):
-                self._is_refused = True
-                self._reply(ptm.Result(request.tpm_result))
-            else:
-                self._carry_out(request)
+        self._is_next = False
+        if not self._requests or self._waiting.is_over:
+            return
+        request = self._requests.popleft()
+        if isinstance(request, ptm_socket.Refused):
+            self._is_refused = True
+            self._reply(ptm.Result(request.tpm_result))
+        else:
+            self._carry_out(request)
 
     def _carry_out(self, request: ptm.Request) -> None:
-        self._is_working = waits = self._dispatcher.must_wait(request)
+        self._is_waiting = self._dispatcher.must_wait(self._caller, request)
 
         def done(reply: ptm.Reply) -> None:
-            self._is_working = False
+            self._is_waiting = False
             self._reply(shaped(request, reply))
-            if waits:
-                self._work()
 
-        try:
-            self._dispatcher.control(self._caller, request, done, perform=self._perform)
-        except VtpmError as error:
-            done(ptm.Result(error.fault.tpm_result))
+        self._dispatcher.control(self._caller, request, done, perform=self._perform, owner=self)
 
     def _perform(self, request: ptm.Request) -> ptm.Reply:
         if isinstance(request, ptm.GetCapability):
@@ -247,10 +270,11 @@ class ControlFile(_Conversation):
 
     def _reply(self, reply: ptm.Reply) -> None:
         self._replies += ptm_socket.encode(reply)
+        self._next()
         self._changed()
 
 
-async def when_free(dispatcher: Dispatcher, waiting: Waiting, work: Callable[[], T]) -> T:
+async def when_free(dispatcher: Dispatcher, waiting: Waiting, work: Callable[[], T], user: int) -> T:
     """What `work` gives, which uses the TPM and must not raise: now, or after the long command that runs.
 
     Raises:
@@ -265,6 +289,6 @@ async def when_free(dispatcher: Dispatcher, waiting: Waiting, work: Callable[[],
         results.append(result)
         event.set()
 
-    dispatcher.executor.submit(work, finish)
+    dispatcher.executor.submit(work, finish, user=user)
     await waiting.wait(event)
     return results[0]

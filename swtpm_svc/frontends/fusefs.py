@@ -88,7 +88,7 @@ class FuseFrontend:
 
         self._loop = loop
         self._events = dispatcher.events
-        self._files = TpmFiles(dispatcher, describe, Access(owner, group, mode, control_group))
+        self._files = TpmFiles(dispatcher, describe, Access(owner, group, mode, control_group), self._post)
         self._directory = ""
         self._is_mounted_by_us = False
         #: A session has been made, which owns the descriptor of /dev/fuse.

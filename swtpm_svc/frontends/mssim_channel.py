@@ -79,6 +79,8 @@ class MssimChannel(Channel):
             self.close()
             return
         if message is None:
+            if not self._decoder.is_empty:
+                self.expect_rest()
             self.go_on()
         else:
             self._carry_out(message)
@@ -102,25 +104,31 @@ class MssimChannel(Channel):
             self._answer(_FAILED if ordinal in _IMPOSSIBLE else _DONE)
 
     def _execute(self, message: Message) -> None:
-        dispatcher = self._dispatcher
-        dispatcher.commands += 1
-        _ordinal, locality, data = message
+        self._dispatcher.commands += 1
+
+        def execute() -> None:
+            self._execute_at(message.locality, message.data)
+
+        def refuse() -> None:
+            self._answer(mssim.encode_response(self._dispatcher.tpm.bad_locality()))
+
+        if not self._dispatcher.with_locality(self.caller, message.locality, self._rights, execute, refuse):
+            self.pause()
+
+    def _execute_at(self, locality: int, data: bytes) -> None:
         code = HEADER.unpack_from(data)[2] if len(data) >= HEADER_SIZE else 0
-        if not dispatcher.may_use_locality(self.caller, locality, self._rights):
-            self._answer(mssim.encode_response(dispatcher.tpm.bad_locality()))
-            return
 
         def done(response: bytes) -> None:
             self._answer(mssim.encode_response(response))
 
-        response = dispatcher.execute(self.caller, bytearray(data), code, done, locality=locality)
+        response = self._dispatcher.execute(self.caller, bytearray(data), code, done, locality=locality)
         if response is None:
             self.pause()
         else:
             done(response)
 
     def _control(self, ordinal: Ordinal, request: ptm.Request) -> None:
-        if self._dispatcher.must_wait(request):
+        if self._dispatcher.must_wait(self.caller, request, self._rights):
             self.pause()
 
         def done(reply: ptm.Reply) -> None:
@@ -130,10 +138,10 @@ class MssimChannel(Channel):
             else:
                 self._answer(mssim.encode_result(reply.tpm_result))
 
-        try:
-            self._dispatcher.control(self.caller, request, done, rights=self._rights)
-        except VtpmError as error:
+        def refuse(error: VtpmError) -> None:
             self._answer(mssim.encode_result(error.fault.tpm_result))
+
+        self._dispatcher.control(self.caller, request, done, refuse=refuse, rights=self._rights)
 
     def _answer(self, answer: bytes) -> None:
         """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""

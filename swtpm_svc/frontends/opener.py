@@ -1,6 +1,7 @@
 """One open file of a TPM device, as the kernel's /dev/tpm0 has it (drivers/char/tpm/tpm-dev-common.c).
 
-A write is one command, reads give its response, in pieces if need be, and a write while a response is unread is EBUSY.
+A write is one command, reads give its response, in pieces if need be. A write while nobody has begun to read the response
+is EBUSY; one after a piece was read is the next command, and what is left of the response is gone.
 """
 
 import errno
@@ -9,8 +10,9 @@ from typing import Optional, Union
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
 from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
 
-#: Files that may be open at a time; each may hold a response of 4 KiB.
+#: Files that may be open at a time, of all users and of one (Shares); each may hold a command and a response of 4 KiB.
 MAX_OPENERS = 1024
+MAX_OPENERS_OF_ONE = 256
 
 
 class Opener:
@@ -26,16 +28,19 @@ class Opener:
         self.command = 0
 
     def admit(self, data: Union[bytes, memoryview]) -> int:
-        """The command code of what was written, which may be executed now; else a negative errno."""
-        if self.response is not None or self.command:
-            return -errno.EBUSY
+        """The command code of what was written, which may be executed now; else a negative errno, and nothing has changed."""
         size = len(data)
         if size > BUFFER_SIZE:
             return -errno.E2BIG
+        if self.command or (self.response is not None and not self.position):
+            return -errno.EBUSY
         if size < HEADER_SIZE:
             return -errno.EINVAL
         _tag, length, code = HEADER.unpack_from(data)
-        return -errno.EINVAL if length > size else int(code)
+        if length > size:
+            return -errno.EINVAL
+        self.response = None
+        return int(code)
 
     def take(self, size: int) -> bytes:
         """The next bytes of the response, which is gone once it was read to its end."""

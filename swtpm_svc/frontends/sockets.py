@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+from array import array
 from functools import partial
 from typing import Callable, NamedTuple, Optional
 
@@ -18,19 +19,23 @@ from swtpm_svc.frontends.channel import Channel, Watcher
 from swtpm_svc.frontends.control_channel import ControlChannel
 from swtpm_svc.frontends.data_channel import DataChannel
 from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.listener import Listener
 from swtpm_svc.frontends.mssim_channel import MssimChannel
+from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.cuse import Caller
 from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT, Ordinal
 
-#: Connections of one user at a time, and of all; an account cannot keep the others out.
-MAX_CONNECTIONS_OF_ONE = 64
+#: Connections of all users at a time, and of one (Shares); an account cannot keep the others out.
 MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_OF_ONE = 64
 
 #: sun_path of struct sockaddr_un, with its terminating zero (unix(7)).
 MAX_UNIX_PATH = 107
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
+_SO_PEERGROUPS = 59  # asm-generic/socket.h
+_GROUPS_BYTES = 1024  # what Python's getsockopt() takes at most
 
 #: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay in.
 TCP_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
@@ -85,8 +90,9 @@ class SocketFrontend:
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
         self._watcher = watcher
         self._dispatcher = dispatcher
-        self._listeners: list[tuple[socket.socket, str]] = []  # and the file that goes with it
+        self._listeners: list[tuple[Listener, str]] = []  # and the file that goes with it
         self._channels: dict[Channel, None] = {}
+        self._shares = Shares(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE)
         self._services: dict[str, _Add] = {
             "control": self._add_control,
             "data": self._add_data,
@@ -135,68 +141,50 @@ class SocketFrontend:
 
     def _serve(self, listener: socket.socket, service: str, path: str) -> None:
         add = self._services[service]
-        listener.setblocking(False)
-        self._listeners.append((listener, path))
-        self._watcher.add(listener.fileno(), lambda: self._accept(listener, add))
+        accept = Listener(listener, self._watcher, lambda sock: self._accept(sock, add), self._dispatcher.events.failed)
+        self._listeners.append((accept, path))
 
     @property
     def addresses(self) -> "list[str]":
         """Where connections are accepted."""
-        return [_name_of(listener) for listener, _path in self._listeners]
+        return [_name_of(listener.socket) for listener, _path in self._listeners]
 
-    def _accept(self, listener: socket.socket, add: _Add) -> None:
-        try:
-            sock, _address = listener.accept()
-        except OSError:
-            return  # the client has gone already, or we have no descriptor for it
-        rights = None
-        if sock.family == socket.AF_UNIX:
-            pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            caller = Caller(uid, gid, pid)
-        else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            caller, rights = TCP_CALLER, TCP_RIGHTS
+    def _accept(self, sock: socket.socket, add: _Add) -> None:
+        caller, rights = (_peer(sock), None) if sock.family == socket.AF_UNIX else (TCP_CALLER, TCP_RIGHTS)
         if not add(sock, caller, rights):
             sock.close()
 
     # --- connections ---------------------------------------------------------------------------------------------
 
-    def _has_room(self, caller: Caller) -> bool:
-        of_one = sum(channel.caller.uid == caller.uid for channel in self._channels)
-        if len(self._channels) < MAX_CONNECTIONS and of_one < MAX_CONNECTIONS_OF_ONE:
-            return True
-        self._dispatcher.events.refused(
-            caller,
-            VtpmError(Code.BUSY, f"{of_one} connections of user {caller.uid}, {len(self._channels)} in all", remedy="close some"),
-        )
-        return False
+    def _add(self, caller: Caller, make: Callable[[], Channel]) -> bool:
+        """Make a channel, if there is room for it."""
+        if not self._shares.has_room(caller.uid):
+            self._dispatcher.events.refused(caller, too_many("connections", self._shares, caller.uid))
+            return False
+        self._channels[make()] = None
+        self._shares.add(caller.uid)
+        return True
 
     def _add_control(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
-        if not self._has_room(caller):
-            return False
-
         def on_data_socket(data: socket.socket, sender: Caller) -> bool:
             return self._add_data(data, sender, rights)
 
-        channel = ControlChannel(sock, caller, self._watcher, self._forget, self._dispatcher, on_data_socket, rights)
-        self._channels[channel] = None
-        return True
+        return self._add(
+            caller,
+            lambda: ControlChannel(sock, caller, self._watcher, self._forget, self._dispatcher, on_data_socket, rights),
+        )
 
     def _add_data(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
-        if not self._has_room(caller):
-            return False
-        self._channels[DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)] = None
-        return True
+        return self._add(caller, lambda: DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights))
 
     def _add_mssim(self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
-        if not self._has_room(caller):
-            return False
-        channel = MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
-        self._channels[channel] = None
-        return True
+        return self._add(
+            caller, lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
+        )
 
     def _forget(self, channel: Channel) -> None:
-        self._channels.pop(channel, None)
+        del self._channels[channel]
+        self._shares.remove(channel.caller.uid)
 
     @property
     def connections(self) -> int:
@@ -207,7 +195,6 @@ class SocketFrontend:
         for channel in list(self._channels):
             channel.close()
         for listener, path in self._listeners:
-            self._watcher.remove(listener.fileno())
             listener.close()
             if path and not keep_files:
                 try:
@@ -229,6 +216,16 @@ def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[soc
         else:
             passed.close()
     return found
+
+
+def _peer(sock: socket.socket) -> Caller:
+    """Who connected, with the groups that the process had then."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        groups = array("I", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES))
+    except OSError:  # more than there is room for (ERANGE); the system's databases have them too
+        return Caller(uid, gid, pid)
+    return Caller(uid, gid, pid, tuple(groups))
 
 
 def _name_of(listener: socket.socket) -> str:

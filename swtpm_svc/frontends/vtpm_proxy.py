@@ -52,7 +52,8 @@ class VtpmProxyFrontend:
             self._answer(self._set_locality(command))
             return
         self._dispatcher.commands += 1
-        response = self._dispatcher.execute(KERNEL, command, code, self._answer, locality=self._locality)
+        # essential: for a command that is not answered, the driver waits for minutes
+        response = self._dispatcher.execute(KERNEL, command, code, self._answer, locality=self._locality, is_essential=True)
         if response is not None:
             self._answer(response)
 

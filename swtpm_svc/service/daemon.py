@@ -33,6 +33,7 @@ from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.service.privileges import become, find_account
 from swtpm_svc.service.stall import StallWatch
 from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
+from swtpm_svc.service.throttle import Throttle
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
@@ -41,7 +42,7 @@ from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.pcr import pcr_banks
 from swtpm_svc.tpm.power import Failure, Power
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire import return_codes
+from swtpm_svc.wire import cuse, return_codes
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
@@ -77,11 +78,12 @@ class Daemon:
         self._journal = journal
         self._loop = loop
         self._notifier = Notifier()
-        self._authorization = Authorization(config.control.group)
+        self._authorization = Authorization(config.control.group, loop.post)
         self._executor = Executor(loop.post)
         self._started = time.time()
         self._restarts = 0
-        self._events = EventLog(journal, config.tpm.version, self._show_status, self._lose_device)
+        self._throttle = Throttle(loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute"))
+        self._events = EventLog(journal, self._throttle, config.tpm.version, self._show_status, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
         self._keys = NO_KEYS
         self._store: Store
@@ -99,6 +101,8 @@ class Daemon:
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
+        #: Requests that waited with a predecessor.
+        self._taken_on: list[bytes] = []
         #: What ended the service.
         self._fault: Optional[VtpmError] = None
 
@@ -215,13 +219,20 @@ class Daemon:
 
     def _make_dispatcher(self) -> Dispatcher:
         controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self._events.failed, keys=self._keys)
-        dispatcher = Dispatcher(self._tpm, controller, self._executor, self._authorization.rights, events=self._events)
+        authorization = self._authorization
+        dispatcher = Dispatcher(
+            self._tpm, controller, self._executor, authorization.rights, events=self._events, look_up=authorization.look_up
+        )
         dispatcher.trace = self._config.log.level == "debug"
         return dispatcher
 
     def _succeed(self, park: Park, handover: Optional[Handover], *, resumed: bool) -> None:
         """Take on what a predecessor owed its clients."""
         unanswered = park.unanswered()
+        if handover is not None and resumed:
+            self._taken_on = handover.requests
+            again = {cuse.unique_of(memoryview(frame)) for frame in handover.requests}
+            unanswered = [unique for unique in unanswered if unique not in again]
         if handover is not None:
             self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1
@@ -253,7 +264,7 @@ class Daemon:
         if period_s is not None:
             loop.every(period_s, self._notifier.watchdog)
         if self._cuse is not None:
-            loop.add(self._cuse.fd, self._cuse.serve_one)
+            loop.post(self._serve_device)
         status = self._open_status()
         self._frontends.when_ready(self._announce)
         try:
@@ -261,6 +272,13 @@ class Daemon:
             return self._stop(park)
         finally:
             status.close()
+
+    def _serve_device(self) -> None:
+        """From the loop: what waited with a predecessor, before what comes now."""
+        if self._cuse is not None:
+            self._cuse.take_on(self._taken_on)
+            self._taken_on = []
+            self._loop.add(self._cuse.fd, self._cuse.serve_one)
 
     def _announce(self, failure: Optional[VtpmError]) -> None:
         if failure is not None:
@@ -273,18 +291,22 @@ class Daemon:
         gc.enable()
 
     def _open_status(self) -> StatusServer:
-        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe)
+        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe, self._loop, self._events.failed)
         try:
-            self._loop.add(status.open(), status.serve_one)
+            status.open()
         except OSError as error:
             self._journal.log("debug", f"no status socket: {status.path}: {error.strerror}")
         return status
 
     def _stop(self, park: Park) -> int:
-        """In order: what is in work is finished and answered, the TPM is shut down, and a successor finds everything."""
+        """In order: what is in work is finished and answered, the TPM is shut down, and a successor finds everything.
+
+        What waits is not carried out: a successor does that for the device's clients; without one, theirs is an error.
+        """
         if self._cuse is not None:
             self._loop.remove(self._cuse.fd)  # the kernel keeps what comes now for a successor
         self._notifier.stopping("Stopping")
+        self._executor.end()
         self._finish_work()
         if self._is_shut_down or self._device_is_gone:
             self._device.unpark()
@@ -297,6 +319,7 @@ class Daemon:
         self._identity.check()  # what was made since the start is known at the next one
         self._finish_work()
         self._tpm.shut_down()
+        self._throttle.flush()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
         return self._fault.fault.exit_status if self._fault is not None else 0
 
@@ -309,6 +332,7 @@ class Daemon:
                 restarts=self._restarts,
                 snapshot=self._tpm.snapshot(),
                 openers=[record for record, _pending in self._openers()],
+                requests=self._cuse.waiting() if self._cuse is not None else [],
             )
         )
 
@@ -331,7 +355,7 @@ class Daemon:
         self._config = self._config._replace(log=config.log, control=config.control)
         self._journal.level = entries.LEVELS[config.log.level]
         self._dispatcher.trace = config.log.level == "debug"
-        self._authorization.group = config.control.group
+        self._authorization.change_group(config.control.group)
         self._frontends.set_control_group(config.control)
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
 
@@ -398,7 +422,7 @@ class Daemon:
     def _submit(self, work: Callable[[], None]) -> None:
         """Do `work`, which may take as long as a disk does, where nobody waits for it once there are clients."""
         if self._is_announced:
-            self._executor.submit(work, lambda _none: None)
+            self._executor.submit(work, lambda _none: None, is_essential=True)
         else:
             work()
 

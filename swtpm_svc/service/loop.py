@@ -8,6 +8,8 @@ import select
 import signal
 import time
 from collections import deque
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from types import FrameType
 from typing import Callable, Optional
@@ -28,9 +30,8 @@ class Loop:
         self._signals: dict[int, Callback] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopped = False
-        #: When each is due, of time.monotonic(), how often it is again (0: never), and what is to be called then.
-        self._timers: list[tuple[float, float, Callback]] = []
-        self._due = inf
+        self._timers: list[tuple[float, int, Callback]] = []  # a heap; numbered, as callbacks cannot be compared
+        self._number = count()
         self.add(self._reader, self._woken)
 
     def __enter__(self) -> "Loop":
@@ -70,15 +71,16 @@ class Loop:
 
     def every(self, period_s: float, callback: Callback) -> None:
         """Call `callback` about every `period_s` seconds."""
-        self._set_timers([*self._timers, (time.monotonic() + period_s, period_s, callback)])
+
+        def again() -> None:
+            self.after(period_s, again)
+            callback()
+
+        self.after(period_s, again)
 
     def after(self, delay_s: float, callback: Callback) -> None:
-        """Call `callback` once, in `delay_s` seconds or a little later."""
-        self._set_timers([*self._timers, (time.monotonic() + delay_s, 0.0, callback)])
-
-    def _set_timers(self, timers: "list[tuple[float, float, Callback]]") -> None:
-        self._timers = timers
-        self._due = min((timer[0] for timer in timers), default=inf)
+        """Call `callback` once, in about `delay_s` seconds. From the serving thread."""
+        heappush(self._timers, (time.monotonic() + delay_s, next(self._number), callback))
 
     def post(self, callback: Callback) -> None:
         """Call `callback` from the loop, soon. From any thread."""
@@ -94,7 +96,7 @@ class Loop:
         That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
         but its own descriptor being readable happens; the loop then finds it too.
         """
-        return self._epoll.fileno(), 0.0 if self._stopped else self._due
+        return self._epoll.fileno(), 0.0 if self._stopped else self._timers[0][0] if self._timers else inf
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""
@@ -126,15 +128,13 @@ class Loop:
                 self.on_fault(error)  # and on to the next, which nobody would wake the loop for again
 
     def _run_timers(self) -> float:
-        """Call what is due; the seconds until something is, -1 if nothing ever is."""
-        now = time.monotonic()
-        if now >= self._due:
-            due = [timer for timer in self._timers if timer[0] <= now]
-            again = [(now + period_s, period_s, callback) for _when, period_s, callback in due if period_s]
-            self._set_timers([timer for timer in self._timers if timer[0] > now] + again)
-            for _when, _period_s, callback in due:
-                callback()
-        return max(0.0, self._due - now) if self._timers else -1.0
+        """Call back what is due; seconds until the next is, 0 after `stop`, or -1."""
+        timers, now = self._timers, time.monotonic()
+        while timers and timers[0][0] <= now:
+            heappop(timers)[2]()
+        if self._stopped:
+            return 0.0
+        return max(0.0, timers[0][0] - now) if timers else -1.0
 
     def _woken(self) -> None:
         try:

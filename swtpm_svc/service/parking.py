@@ -44,6 +44,8 @@ _HANDOVER_MAX = 16 << 20
 _TEXT_MAX = 1 << 20
 _DIGITS_MAX = 20
 _LOCALITY_MAX = 4
+#: As many as there are places for ids of those who wait.
+_REQUESTS_MAX = 2 * PAGESIZE // 8
 
 _SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has no name for it
 #: A park is written to.
@@ -62,6 +64,8 @@ class Handover(NamedTuple):
     restarts: int
     snapshot: Snapshot
     openers: "list[OpenerRecord]"
+    #: Requests of the kernel that waited, as it sent them.
+    requests: "list[bytes]"
 
 
 class Waiters:
@@ -172,12 +176,14 @@ class Park:
         snapshot = handover.snapshot
         blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]
         blobs += [opener.response for opener in handover.openers]
+        blobs += handover.requests
         plain = snapshot._replace(permanent=b"", volatile=b"", offered={})._asdict()
         fields = dict(
             handover._asdict(),
             snapshot={name: value for name, value in plain.items() if not isinstance(value, bytes)},
             offered=list(snapshot.offered),
-            openers=[opener._replace(response=b"")[:-1] for opener in handover.openers],
+            openers=[(*opener[:5], opener.position) for opener in handover.openers],
+            requests=len(handover.requests),
             sizes=[len(blob) for blob in blobs],
         )
         data = json.dumps(fields).encode() + b"\n" + b"".join(blobs)
@@ -224,7 +230,8 @@ def _decode(data: bytes) -> Handover:
     plain, offered, openers = fields["snapshot"], fields["offered"], fields["openers"]
     blobs = _split(rest, [_number(size, _HANDOVER_MAX) for size in fields["sizes"]])
     permanent, volatile = blobs.pop(0), blobs.pop(0)
-    if len(blobs) != len(offered) + len(openers) or len(openers) > MAX_OPENERS or not {*offered} <= {*NAMES}:
+    requests = _number(fields.get("requests", 0), _REQUESTS_MAX)  # there were none in the first version
+    if len(blobs) != len(offered) + len(openers) + requests or len(openers) > MAX_OPENERS or not {*offered} <= {*NAMES}:
         raise ValueError("its parts do not fit")
     snapshot = Snapshot(
         power=Power(plain["power"]).value,
@@ -242,11 +249,12 @@ def _decode(data: bytes) -> Handover:
         restarts=_number(fields["restarts"], _UINT64_MAX),
         snapshot=snapshot,
         openers=[_opener(opener, response) for opener, response in zip(openers, blobs)],
+        requests=blobs[len(openers) :],
     )
 
 
 def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
-    handle, uid, gid, pid, in_transfer = fields
+    handle, uid, gid, pid, in_transfer, *more = fields
     return OpenerRecord(
         _number(handle, _UINT64_MAX),
         _number(uid, _UINT32_MAX),
@@ -254,6 +262,7 @@ def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
         _number(pid, _UINT32_MAX),
         _flag(in_transfer),
         response,
+        _number(more[0], len(response)) if more else 0,
     )
 
 

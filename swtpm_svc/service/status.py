@@ -5,6 +5,8 @@ import socket
 from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.frontends.channel import Watcher
+from swtpm_svc.frontends.listener import Listener
 from swtpm_svc.service import clones
 
 #: Listed one by one; more are only counted.
@@ -19,15 +21,19 @@ def runtime_path(instance: str, name: str) -> str:
 
 
 class StatusServer:
-    """Listens on `path`; `describe` is asked at each connection. A context manager; owns the socket and its file."""
+    """Listens on `path`, from `open` to `close`; `describe` is asked at each connection. Owns the socket and its file."""
 
-    def __init__(self, path: str, describe: "Callable[[], dict[str, Any]]") -> None:
+    def __init__(
+        self, path: str, describe: "Callable[[], dict[str, Any]]", watcher: Watcher, failed: Callable[[VtpmError], None]
+    ) -> None:
         self.path = path
         self._describe = describe
-        self._socket: Optional[socket.socket] = None
+        self._watcher = watcher
+        self._failed = failed
+        self._listener: Optional[Listener] = None
 
-    def open(self) -> int:
-        """Start to listen; the descriptor to watch.
+    def open(self) -> None:
+        """Start to listen.
 
         Raises:
             OSError: the directory is not there or not ours.
@@ -44,27 +50,20 @@ class StatusServer:
         except OSError:
             listener.close()
             raise
-        self._socket = listener
-        return listener.fileno()
+        self._listener = Listener(listener, self._watcher, self._answer, self._failed)
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
             try:
                 os.unlink(self.path)
             except OSError:
                 pass
 
-    def serve_one(self) -> None:
-        """Answer one connection; to be called when the descriptor is readable."""
+    def _answer(self, client: socket.socket) -> None:
         import json
 
-        assert self._socket is not None
-        try:
-            client, _address = self._socket.accept()
-        except OSError:
-            return
         with client:
             client.setblocking(False)
             try:

@@ -41,6 +41,7 @@ ffibuilder.cdef(
     TPM_RESULT vtpm_set_profile(const char *profile);
     void       vtpm_hide_process(void);
     int        vtpm_confine(void);
+    int        vtpm_is_member(const char *user, uint32_t primary, uint32_t wanted);
 
     uint32_t       vtpm_locality;
     unsigned char *vtpm_response;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -140,6 +141,33 @@ static TPM_RESULT vtpm_set_profile(const char *profile)
 static void vtpm_hide_process(void)
 {
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+/*
+ * Is `user`, whose own group is `primary`, in the group `wanted`? Asks the system's databases, which may take their time: without
+ * the interpreter's lock, which Python's os.getgrouplist() holds.
+ */
+static int vtpm_is_member(const char *user, uint32_t primary, uint32_t wanted)
+{
+    int count = 64, found = 0;
+    gid_t *groups = NULL;
+
+    for (;;) {
+        int size = count;
+        gid_t *larger = realloc(groups, (size_t)size * sizeof(*groups));
+        if (larger == NULL)
+            break;
+        groups = larger;
+        if (getgrouplist(user, primary, groups, &count) >= 0) {
+            for (int i = 0; i < count && !found; i++)
+                found = groups[i] == wanted;
+            break;
+        }
+        if (count <= size) /* not for want of room */
+            break;
+    }
+    free(groups);
+    return found;
 }
 
 /* --- plain commands on a stream socket ---------------------------------------------------------------------------- */

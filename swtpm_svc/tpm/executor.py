@@ -1,5 +1,8 @@
 """Who runs what: short work inline, long work on one thread, always one thing at a time on the TPM (design D5).
 
+Users take turns: who has much to do waits for others after each of his jobs. How much may wait is what front ends let in:
+one command for each open file or connection, of which each user has a share.
+
 All methods belong to the serving thread. The worker thread only runs jobs; what a job gives back is handed to `done` on
 the serving thread again, so nothing above this module needs a lock.
 """
@@ -12,11 +15,13 @@ from typing import Any, Callable, NamedTuple, Optional
 class _Job(NamedTuple):
     work: Callable[[], Any]
     done: Callable[[Any], None]
-    owner: int
+    user: Optional[int]
+    owner: object
+    is_essential: bool
 
 
 class Executor:
-    """A queue of jobs for one worker thread, which starts with the first job: most TPMs never need it.
+    """Queues of jobs for one worker thread, which starts with the first job: most TPMs never need it.
 
     `post(callback)` must run `callback` soon on the serving thread; it is called from the worker.
     """
@@ -25,9 +30,11 @@ class Executor:
         #: Called when something is given to the worker.
         self.on_work: Callable[[], None] = lambda: None
         self._post = post
-        self._jobs: deque[_Job] = deque()
+        #: What waits, by user, none empty; the first has the next turn.
+        self._queues: dict[Optional[int], deque[_Job]] = {}
         self._thread: Optional[Thread] = None
         self._running: Optional[_Job] = None
+        self._is_ending = False
 
     @property
     def busy(self) -> bool:
@@ -35,27 +42,47 @@ class Executor:
         return self._running is not None
 
     @property
-    def owner(self) -> int:
-        """Whose job runs; 0: nobody's."""
-        return 0 if self._running is None else self._running.owner
+    def owner(self) -> object:
+        """Whose job runs; None: nobody's."""
+        return None if self._running is None else self._running.owner
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], *, owner: int = 0) -> None:
-        """Run `work` on the worker after all that was submitted before, then `done(result)` on the serving thread.
+    def submit(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        *,
+        user: Optional[int] = None,
+        owner: object = None,
+        is_essential: bool = False,
+    ) -> None:
+        """Run `work` on the worker when it is the turn of `user`, then `done(result)` on the serving thread.
 
-        `work` must not raise. `owner` is for `owner` and `withdraw`.
+        `work` must not raise. `user` is None for what the service itself wants. `owner` is for `owner` and `withdraw`. An
+        essential job is done also when the service ends.
         """
-        self._jobs.append(_Job(work, done, owner))
+        if self._is_ending and not is_essential:
+            return
+        self._queues.setdefault(user, deque()).append(_Job(work, done, user, owner, is_essential))
         if self._running is None:
             self._next()
         self.on_work()
 
-    def withdraw(self, owner: int) -> bool:
+    def withdraw(self, owner: object) -> bool:
         """Forget the job of `owner` that waits; False when it runs, or there is none."""
-        for job in self._jobs:
-            if job.owner == owner:
-                self._jobs.remove(job)
-                return True
+        for user, queue in self._queues.items():
+            for job in queue:
+                if job.owner == owner:
+                    queue.remove(job)
+                    if not queue:
+                        del self._queues[user]
+                    return True
         return False
+
+    def end(self) -> None:
+        """The service ends: forget what waits and is not essential, and take no more of it."""
+        self._is_ending = True
+        kept = {user: deque(job for job in queue if job.is_essential) for user, queue in self._queues.items()}
+        self._queues = {user: queue for user, queue in kept.items() if queue}
 
     def join(self) -> None:
         """Wait for the job in execution; its `done` is posted when this returns."""
@@ -63,7 +90,10 @@ class Executor:
             self._thread.join()
 
     def _next(self) -> None:
-        self._running = job = self._jobs.popleft()
+        user, queue = next(iter(self._queues.items()))
+        self._running = job = queue.popleft()
+        if not queue:
+            del self._queues[user]
         # One thread a job: starting it costs 50 us, next to nothing beside a job of milliseconds, and an idle daemon
         # then has one thread, whose signals, stack and memory are plain to see.
         self._thread = Thread(target=self._run, args=(job,), name="tpm-worker", daemon=True)
@@ -79,6 +109,9 @@ class Executor:
 
     def _finish(self, job: _Job, result: Any) -> None:
         self._running = self._thread = None
-        if self._jobs:
+        waiting = self._queues.pop(job.user, None)
+        if waiting is not None:
+            self._queues[job.user] = waiting  # after all who had no turn meanwhile
+        if self._queues:
             self._next()
         job.done(result)

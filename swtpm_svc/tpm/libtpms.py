@@ -313,6 +313,11 @@ def set_profile(profile: str) -> None:
     _check("TPMLIB_SetProfile", lib.vtpm_set_profile(profile.encode()))
 
 
+def is_member(user: str, primary: int, group: int) -> bool:
+    """Is `user`, whose own group is `primary`, in `group`, by the system's databases? Other threads go on meanwhile."""
+    return bool(lib.vtpm_is_member(user.encode(errors="surrogateescape"), primary, group))
+
+
 def hide_process() -> None:
     """Processes of the same user, such as other TPMs, no longer reach this one through /proc (proc(5), "dumpable")."""
     lib.vtpm_hide_process()

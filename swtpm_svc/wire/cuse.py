@@ -24,6 +24,8 @@ class Caller(NamedTuple):
     uid: int
     gid: int
     pid: int
+    #: Supplementary groups, where the kernel tells them: of the peers of UNIX sockets.
+    groups: "tuple[int, ...]" = ()
 
 
 class Init(NamedTuple):
@@ -248,7 +250,7 @@ def decode(frame: memoryview) -> Request:
             raise ProtocolError(f"the header says {length} bytes, the frame has {len(frame)}")
         if extensions:
             frame = _without_extensions(frame, extensions)
-        caller = _new(Caller, (uid, gid, pid))
+        caller = _new(Caller, (uid, gid, pid, ()))
         found = _decoder_of(opcode)
         if found is None:
             return Unknown(unique, caller, opcode)

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_storage import MemoryStorage
 from tpm_commands import (
+    CREATE_CHILD,
+    CREATE_PARENT,
     CREATE_RSA,
     GET_RANDOM,
     HIERARCHY_CHANGE_AUTH,
@@ -27,7 +29,7 @@ from tpm_commands import (
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import CAPABILITIES, CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.frontends.opener import MAX_OPENERS, MAX_OPENERS_OF_ONE
 from swtpm_svc.service.parking import Park
 from swtpm_svc.state import blob as state_blob
 from swtpm_svc.state.encryption import NO_KEYS, Keys, StateKey
@@ -153,10 +155,22 @@ def test_a_write_before_the_response_was_read_is_busy(kernel):
     handle = kernel.open()
     kernel.write(handle, GET_RANDOM)
     assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
-    kernel.read(handle, 4)
-    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
-    kernel.read(handle)
+    assert len(kernel.read(handle)[1]) == 20
     assert kernel.write(handle, GET_RANDOM)[0] == 0
+
+
+def test_a_command_after_a_piece_of_the_response_was_read_is_the_next_one(kernel):
+    """As drivers/char/tpm/tpm-dev-common.c has it; its tests are tools/testing/selftests/tpm2, "test_read_partial_overwrite"."""
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    kernel.read(handle, 4)
+    assert kernel.write(handle, GET_RANDOM[:9])[0] == errno.EINVAL
+    assert len(kernel.read(handle, 4)[1]) == 4  # a write that was refused takes nothing away
+    assert kernel.write(handle, PCR_READ_16)[0] == 0
+    assert kernel.write(handle, GET_RANDOM)[0] == errno.EBUSY
+    response = kernel.read(handle)[1]
+    assert len(response) == int.from_bytes(response[2:6], "big") > 32
+    assert kernel.read(handle) == (0, b"")
 
 
 def test_each_opener_has_its_own_response(kernel):
@@ -492,11 +506,157 @@ def test_a_short_frame_is_an_eio_not_a_crash(service, kernel):
     assert service.events.failures[0].code is Code.PROTOCOL
 
 
-def test_too_many_open_files(kernel):
-    handles = [kernel.open() for _ in range(MAX_OPENERS)]
-    assert kernel.call(fuse.Opcode.OPEN, struct.pack("=II", 2, 0))[0] == errno.EMFILE
+def refuses_to_open(kernel, uid):
+    return kernel.call(fuse.Opcode.OPEN, struct.pack("=II", 2, 0), uid=uid)[0] == errno.EMFILE
+
+
+def test_a_user_has_a_share_of_the_open_files_and_root_always_has_his(service, kernel):
+    handles = [kernel.open(uid=STRANGER) for _ in range(MAX_OPENERS_OF_ONE)]
+    assert all(refuses_to_open(kernel, STRANGER) for _ in range(3))
+    assert service.events.refusals == [(STRANGER, Code.TOO_MANY)] * 3
+    others = MAX_OPENERS // MAX_OPENERS_OF_ONE - 2
+    for uid in range(2000, 2000 + others):
+        for _ in range(MAX_OPENERS_OF_ONE):
+            kernel.open(uid=uid)
+    assert refuses_to_open(kernel, 3000)
+    for _ in range(MAX_OPENERS_OF_ONE):
+        kernel.open(uid=0)
+    assert refuses_to_open(kernel, 0)
     kernel.release(handles[0])
-    kernel.open()
+    kernel.open(uid=3000)
+    assert refuses_to_open(kernel, STRANGER)
+
+
+def make_parent(service, kernel):
+    """For CREATE_CHILD."""
+    handle = kernel.open()
+    kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_PARENT))
+    service.finish_work()
+    assert kernel.read(handle)[1][6:10] == bytes(4)
+    kernel.release(handle)
+
+
+def test_what_waits_for_a_file_that_is_closed_is_forgotten(service, kernel):
+    first = kernel.open(uid=STRANGER)
+    make_parent(service, kernel)
+    assert kernel.write(first, CREATE_CHILD, os.O_NONBLOCK)[0] == 0
+    executed = service.frontend._dispatcher.commands
+    for _ in range(400):
+        handle = kernel.open(uid=STRANGER)
+        assert kernel.write(handle, CREATE_CHILD, os.O_NONBLOCK)[0] == 0
+        kernel.release(handle)
+    assert service.frontend._dispatcher.commands == executed + 400
+    assert len(service.frontend.waiting()) == 1
+    begin = time.monotonic()
+    service.finish_work()
+    assert time.monotonic() - begin < 20  # one key
+    assert kernel.read(first)[1][6:10] == bytes(4)
+    assert service.park.waiters.take_over() == []
+
+
+def test_users_take_turns(service, kernel):
+    """Who waits with one command does not wait for all of somebody who has many."""
+    many = [kernel.open(uid=STRANGER) for _ in range(6)]
+    one = kernel.open(uid=OPERATOR)
+    make_parent(service, kernel)
+    writes = [kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_CHILD), uid=STRANGER) for handle in many]
+    quick = kernel.send(fuse.Opcode.WRITE, kernel.write_body(one, GET_RANDOM), uid=OPERATOR)
+    while quick not in kernel.replies:
+        service.executor.join()
+        while service.posted:
+            service.posted.pop(0)()
+        kernel.collect()
+    assert sum(write in kernel.replies for write in writes) <= 2
+    service.finish_work()
+    assert all(kernel.replies[write][0] == 0 for write in writes)
+
+
+def test_requests_that_wait_are_shared_out_too(service, kernel):
+    handles = [kernel.open(uid=STRANGER) for _ in range(MAX_OPENERS_OF_ONE)]
+    for handle in handles:
+        kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_RSA), uid=STRANGER)
+    # more threads of the same client, on files whose command waits
+    control = kernel.ioctl_body(handles[0], ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8)
+    assert kernel.call(fuse.Opcode.IOCTL, control, uid=STRANGER)[0] == errno.EBUSY
+    mine = kernel.open(uid=OPERATOR)
+    assert kernel.send(fuse.Opcode.WRITE, kernel.write_body(mine, GET_RANDOM), uid=OPERATOR) not in kernel.replies
+    control = kernel.ioctl_body(mine, ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8)
+    assert kernel.send(fuse.Opcode.IOCTL, control, uid=OPERATOR) not in kernel.replies
+    assert kernel.call(fuse.Opcode.IOCTL, control, uid=OPERATOR)[0] == errno.EBUSY  # one of a file
+    service.executor.end()
+    service.finish_work()
+
+
+class LookUps:
+    """Rights that are not known until the test says so."""
+
+    def __init__(self):
+        self.asked = []
+
+    def rights(self, caller):
+        return RIGHTS.get(caller.uid)
+
+    def look_up(self, caller, then):
+        self.asked.append((caller.uid, then))
+
+
+@pytest.fixture
+def look_ups(service, kernel):
+    look_ups = LookUps()
+    dispatcher = Dispatcher(
+        service.tpm, service.controller, service.executor, look_ups.rights, service.events, look_up=look_ups.look_up
+    )
+    frontend = CuseFrontend(service.sockets[0].fileno(), service.park.slot, service.park.waiters, service.park.polls, dispatcher)
+    kernel.serve_one = frontend.serve_one
+    return look_ups
+
+
+def init_body(kernel, handle):
+    number, data = ptm_ioctl.pack(ptm.Init(1))
+    return kernel.ioctl_body(handle, number, bytes(data), len(data))
+
+
+def test_who_has_to_be_looked_up_waits_alone(service, kernel, look_ups):
+    handle, other = kernel.open(uid=STRANGER), kernel.open(uid=STRANGER)
+    before = exchange(kernel, other, PCR_EXTEND_16)
+    assert before[6:10] == bytes(4)
+    extended = exchange(kernel, other, PCR_READ_16)
+    waits = [kernel.send(fuse.Opcode.IOCTL, init_body(kernel, each), uid=STRANGER) for each in (handle, other)]
+    assert not any(each in kernel.replies for each in waits)
+    assert exchange(kernel, other, PCR_READ_16) == extended  # everything else goes on, his too
+    assert kernel.control(other, ptm.GetTpmEstablished(), uid=STRANGER)[0] == 0
+    (_uid, first), (_uid, second) = look_ups.asked
+    first(Rights(control=False, secrets=False))
+    kernel.collect()
+    assert kernel.replies[waits[0]] == (errno.EPERM, b"")
+    assert exchange(kernel, other, PCR_READ_16) == extended
+    second(Rights(control=True, secrets=False))
+    kernel.collect()
+    assert kernel.replies[waits[1]][0] == 0
+    assert service.park.waiters.take_over() == []
+    assert exchange(kernel, other, STARTUP_CLEAR)[6:10] == bytes(4)
+
+
+def test_who_cancels_his_own_command_need_not_be_looked_up(service, kernel, look_ups):
+    handle = kernel.open(uid=STRANGER)
+    write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, CREATE_RSA), uid=STRANGER)
+    assert kernel.send(fuse.Opcode.IOCTL, init_body(kernel, handle), uid=STRANGER) not in kernel.replies
+    assert kernel.control(handle, ptm.CancelTpmCommand(), uid=STRANGER)[0] == 0
+    assert len(look_ups.asked) == 1
+    service.finish_work()
+    assert kernel.replies[write][0] == 0
+
+
+def test_who_gives_up_while_he_is_looked_up_does_nothing_later(service, kernel, look_ups):
+    handle = kernel.open(uid=STRANGER)
+    request = kernel.send(fuse.Opcode.IOCTL, init_body(kernel, handle), uid=STRANGER)
+    kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", request))
+    assert kernel.replies[request] == (errno.EINTR, b"")
+    kernel.release(handle)
+    look_ups.asked[0][1](Rights(control=True, secrets=False))
+    kernel.collect()
+    assert service.events.controls == []
+    assert exchange(kernel, kernel.open(), GET_RANDOM)[6:10] == bytes(4)  # it was not reset
 
 
 def test_a_fault_inside_costs_one_client_one_eio(service, kernel, monkeypatch):
@@ -519,6 +679,45 @@ def test_a_successor_goes_on_with_open_files_and_unread_responses(service, kerne
     assert len(begun + kernel.read(one)[1]) == 20
     assert exchange(kernel, two, GET_RANDOM)[6:10] == bytes(4)
     assert len({record.handle for record in records} | {kernel.open()}) == 3
+
+
+def test_a_successor_takes_a_command_after_a_piece_was_read_as_its_predecessor_would(service, kernel):
+    handle = kernel.open()
+    kernel.write(handle, GET_RANDOM)
+    kernel.read(handle, 5)
+    successor = service.make_frontend()
+    successor.adopt([record for record, _pending in service.frontend.openers()])
+    kernel.serve_one = successor.serve_one
+    assert exchange(kernel, handle, PCR_READ_16)[6:10] == bytes(4)
+
+
+def test_a_successor_carries_out_what_waited(service, kernel):
+    """At a stop only what runs is finished; who waited notices nothing but the time."""
+    running, waiting, quiet, control = (kernel.open(uid=uid) for uid in (STRANGER, STRANGER, OPERATOR, OPERATOR))
+    first = kernel.send(fuse.Opcode.WRITE, kernel.write_body(running, CREATE_RSA), uid=STRANGER)
+    second = kernel.send(fuse.Opcode.WRITE, kernel.write_body(waiting, CREATE_RSA), uid=STRANGER)
+    answered = kernel.send(fuse.Opcode.WRITE, kernel.write_body(quiet, GET_RANDOM, os.O_NONBLOCK), uid=OPERATOR)
+    assert kernel.replies[answered][0] == 0
+    third = kernel.send(fuse.Opcode.READ, kernel.read_body(quiet), uid=OPERATOR)
+    body = kernel.ioctl_body(control, ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8)
+    fourth = kernel.send(fuse.Opcode.IOCTL, body, uid=OPERATOR)
+    service.executor.end()
+    service.finish_work()
+    assert kernel.replies[first][0] == 0
+    assert not {second, third, fourth} & set(kernel.replies)
+    assert set(service.park.waiters.take_over()) >= {second, third, fourth}
+    predecessor = service.frontend
+    service.executor = Executor(service.posted.append)
+    successor = service.make_frontend()
+    successor.adopt([record for record, _pending in predecessor.openers()])
+    kernel.serve_one = successor.serve_one
+    del kernel.replies[answered]  # the kernel knows no request that was answered, and says ENOENT
+    successor.take_on(predecessor.waiting())
+    service.finish_work()
+    assert all(kernel.replies[each][0] == 0 for each in (second, third, fourth))
+    assert kernel.read(running)[1][6:10] == kernel.read(waiting)[1][6:10] == bytes(4)
+    assert len(kernel.replies[third][1]) == 20
+    assert service.park.waiters.take_over() == []
 
 
 def test_a_successor_of_a_killed_process_serves_files_it_never_saw_opened(service, kernel):

@@ -20,6 +20,8 @@ from fuse_service import FuseService, is_mounted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tpm_commands import (
+    CREATE_CHILD,
+    CREATE_PARENT,
     CREATE_RSA,
     GET_RANDOM,
     PCR_EXTEND_16,
@@ -35,7 +37,7 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.frontends.cuse import CAPABILITIES
 from swtpm_svc.frontends.fusefs import FuseFrontend
-from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.wire import ptm, ptm_socket
 
 pytestmark = pytest.mark.needs("fuse", "pyfuse3", "root", "fusermount3")
@@ -176,11 +178,16 @@ def test_a_write_before_the_response_was_read_is_busy(service):
         os.write(fd, GET_RANDOM)
         with raises(errno.EBUSY):
             os.write(fd, GET_RANDOM)
-        os.read(fd, 4)
-        with raises(errno.EBUSY):
-            os.write(fd, GET_RANDOM)
-        os.read(fd, 4096)
+        assert len(os.read(fd, 4096)) == 20
         assert len(exchange(fd, GET_RANDOM)) == 20
+
+
+def test_a_command_after_a_piece_of_the_response_was_read_is_the_next_one(service):
+    with opened(service) as fd:
+        os.write(fd, GET_RANDOM)
+        os.read(fd, 4)
+        response = exchange(fd, PCR_READ_16)
+        assert len(response) == int.from_bytes(response[2:6], "big") > 32
 
 
 def test_each_opener_has_its_own_response(service):
@@ -290,14 +297,40 @@ def test_only_one_reader_of_a_file_waits(service):
         assert result_of(results[0]) == 0
 
 
-def test_as_many_files_as_may_be_open(service):
-    """Who may only look at facts keeps nobody from the TPM."""
-    with ExitStack() as stack:
-        for name, count in (("status", 256), ("control", 256), ("tpm", MAX_OPENERS)):
-            for _ in range(count):
-                stack.enter_context(opened(service, name, os.O_RDWR if name != "status" else os.O_RDONLY))
-            with raises(errno.EMFILE):
-                os.open(service.path(name), os.O_RDONLY)
+def test_a_user_has_a_share_of_what_may_be_open(start):
+    """Who may only look at facts keeps nobody from the TPM, nor does one user another, or all of them root."""
+    service = start(owner=0, group=DEVICE_GROUP, mode=0o666, control_group=CONTROL_GROUP)
+
+    def use_up(name, count, uid=0):
+        """Hold as much open as may be, in a process of that user."""
+        flags = os.O_RDWR if name != "status" else os.O_RDONLY
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.setgroups([DEVICE_GROUP, CONTROL_GROUP])
+            os.setuid(uid)
+            found = 0
+            with suppress(OSError):
+                while found < 2 * count:
+                    os.open(service.path(name), flags)
+                    found += 1
+            os.write(writer, str(found).encode())
+            signal.pause()
+        os.close(writer)
+        children.append(child)
+        found = int(os.read(reader, 8))
+        os.close(reader)
+        return found
+
+    children = []
+    for name, share, users in (("status", 64, 3), ("control", 64, 3), ("tpm", MAX_OPENERS_OF_ONE, 3)):
+        found = [use_up(name, share, 65400 + user) for user in range(users)]
+        assert found == [share] * users, name
+        assert use_up(name, share, 65500) == 0
+        assert use_up(name, share) == share
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
     def all_closed():  # close() does not wait for the service to hear of it
         with suppress(OSError):
@@ -306,6 +339,23 @@ def test_as_many_files_as_may_be_open(service):
     wait_for(all_closed)
     with opened(service) as fd:
         assert len(exchange(fd, GET_RANDOM)) == 20
+
+
+def test_what_waits_for_a_file_that_is_closed_is_forgotten(service):
+    with opened(service) as running:
+        assert result_of(exchange(running, CREATE_PARENT)) == 0
+        os.write(running, CREATE_CHILD)
+        for _ in range(3000):
+            with opened(service) as fd:
+                os.write(fd, CREATE_CHILD)
+        begin = time.monotonic()
+        with opened(service) as fd:
+            assert len(exchange(fd, GET_RANDOM)) == 20
+        assert time.monotonic() - begin < 20  # a key or two, not three thousand
+        with open(f"/proc/{service.process.pid}/status", encoding="ascii") as file:
+            used = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+        assert used < 120_000
+        assert result_of(os.read(running, 4096)) == 0
 
 
 def test_close_while_the_command_runs(service):
@@ -516,6 +566,37 @@ def test_requests_byte_by_byte_and_several_at_once(control):
     assert os.read(control, 3) + os.read(control, 100) == bytes(8)
     os.write(control, ptm_socket.pack(ptm.GetConfig()) * 3)
     assert os.read(control, 100) == bytes(24)
+
+
+def test_many_requests_in_one_write_leave_others_their_turns(service, control):
+    """8192 resets take seconds; who uses the TPM meanwhile waits for one or two of them."""
+    os.write(control, ptm_socket.pack(ptm.Init(1)) * 8000)
+    longest, count = 0.0, 0
+    with opened(service) as fd:
+        while not select.select([control], [], [], 0)[0] or count < 20:
+            begin = time.monotonic()
+            exchange(fd, GET_RANDOM)
+            longest, count = max(longest, time.monotonic() - begin), count + 1
+        with raises(errno.EBUSY):  # there is more to do, as there was all the time
+            os.write(control, ptm_socket.pack(ptm.GetConfig()))
+    assert longest < 0.5
+    data = b""
+    while len(data) < 4 * 8000:
+        piece = os.read(control, 65536)
+        assert piece
+        data += piece
+    assert not any(data)
+
+
+def test_requests_of_a_control_file_that_is_closed_are_forgotten(service):
+    with opened(service, "control") as control:
+        os.write(control, ptm_socket.pack(ptm.Init(1)) * 8000)
+    begin = time.monotonic()
+    with opened(service, "control") as control:
+        assert ask(control, ptm.GetConfig()) == ptm.ConfigReply(0, 0)
+    service.stop()
+    assert time.monotonic() - begin < 2
+    assert sum(told[0] == "controlled" for told in service.heard()) < 8000
 
 
 def test_each_control_file_has_its_own_decoder(service, control):

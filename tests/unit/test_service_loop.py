@@ -207,7 +207,49 @@ def test_a_job_that_waits_can_be_withdrawn(loop):
     assert not executor.withdraw(7)  # it runs
     loop.run()
     assert done == [1, 3]
-    assert executor.owner == 0
+    assert executor.owner is None
+
+
+def test_users_take_turns_and_the_jobs_of_each_keep_their_order(loop):
+    executor = Executor(loop.post)
+    done = []
+    for number in range(4):
+        executor.submit(lambda number=number: ("much", number), done.append, user=1)
+    executor.submit(lambda: ("little", 0), done.append, user=2)
+    executor.submit(lambda: ("own", 0), done.append)
+    executor.submit(lambda: ("little", 1), lambda result: (done.append(result), loop.post(loop.stop)), user=2)
+    loop.run()
+    while executor.busy:
+        executor.join()
+        loop.run_posted()
+    assert done == [("much", 0), ("little", 0), ("own", 0), ("much", 1), ("little", 1), ("much", 2), ("much", 3)]
+
+
+def test_at_the_end_what_runs_is_finished_and_only_the_essential_is_begun(loop):
+    executor = Executor(loop.post)
+    done = []
+    executor.submit(lambda: "runs", done.append, user=1)
+    for number in range(400):
+        executor.submit(lambda: "waits", done.append, user=number % 3)
+    executor.submit(lambda: "essential", done.append, user=2, is_essential=True)
+    executor.end()
+    executor.submit(lambda: "late", done.append)
+    while executor.busy:
+        executor.join()
+        loop.run_posted()
+    assert done == ["runs", "essential"]
+
+
+def test_timers_run_once_in_their_order_and_the_next_is_what_the_loop_lends_until(loop):
+    ran = []
+    loop.after(0.03, lambda: (ran.append("later"), loop.stop()))
+    loop.after(0.01, lambda: ran.append("sooner"))
+    assert loop.lend()[1] == pytest.approx(time.monotonic() + 0.01, abs=0.009)
+    begin = time.monotonic()
+    loop.run()
+    assert ran == ["sooner", "later"]
+    assert time.monotonic() - begin >= 0.025
+    assert loop.lend()[1] == 0.0  # it has stopped
 
 
 def test_what_does_not_fit_now_is_written_when_there_is_room(loop, pipe):

@@ -27,6 +27,7 @@ openers = st.lists(
         pid=st.integers(0, 2**22),
         in_transfer=st.booleans(),
         response=st.binary(max_size=100),
+        position=st.integers(0, 100),
     ),
     max_size=5,
 )
@@ -60,6 +61,7 @@ def handover(**changes):
         "restarts": 2,
         "snapshot": snapshot(),
         "openers": [],
+        "requests": [],
     }
     return Handover(**{**values, **changes})
 
@@ -68,10 +70,15 @@ def adopted(park):
     return Park.adopt(os.dup(park.fd))
 
 
-@given(openers=openers, permanent=st.binary(max_size=500), volatile=st.binary(max_size=500))
-def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile):
+@given(
+    openers=openers,
+    permanent=st.binary(max_size=500),
+    volatile=st.binary(max_size=500),
+    requests=st.lists(st.binary(max_size=100), max_size=3),
+)
+def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile, requests):
     park = Park.create("vtpm0")
-    left = handover(snapshot=snapshot(permanent=permanent, volatile=volatile), openers=openers)
+    left = handover(snapshot=snapshot(permanent=permanent, volatile=volatile), openers=openers, requests=requests)
     park.leave(left)
     successor = adopted(park)
     assert successor.device_name == "vtpm0"
@@ -86,7 +93,7 @@ def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, p
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
     stopped = snapshot(power="stopped", permanent=b"", volatile=b"", offered={"permall": b"new", "volatilestate": b"too"})
-    left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread")])
+    left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread", 2)])
     park.leave(left)
     assert adopted(park).read() == left
 

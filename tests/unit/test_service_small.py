@@ -1,12 +1,17 @@
 """The daemon's small parts: command line, sd_notify, log, rights, status socket."""
 
 import array
+import grp
 import json
 import os
 import pwd
+import queue
+import resource
 import signal
 import socket
 import sys
+import threading
+import time
 
 import pytest
 
@@ -136,39 +141,122 @@ def test_an_internal_fault_names_its_place():
     assert ":" in error.message.rsplit(" at ", 1)[1]
 
 
+def known(authorization, caller, posted):
+    """What is found out about a caller, at once or after a look-up."""
+    rights = authorization.rights(caller)
+    if rights is None:
+        found = []
+        authorization.look_up(caller, found.append)
+        while not found:
+            posted.get(timeout=10)()
+        (rights,) = found
+    return rights
+
+
 def test_rights():
+    posted = queue.Queue()
     someone = next(user for user in pwd.getpwall() if user.pw_uid not in (0, os.geteuid()))
-    authorization = Authorization("no-such-group")
+    authorization = Authorization("no-such-group", posted.put)
     assert authorization.rights(Caller(0, 0, 1)) == (True, True)
     assert authorization.rights(Caller(os.geteuid(), 12345, 1)) == (True, True)
-    assert authorization.rights(Caller(someone.pw_uid, someone.pw_gid, 1)) == (False, False)
-    authorization.group = str(someone.pw_gid)
-    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) == (True, False)  # by the group database
+    assert known(authorization, Caller(someone.pw_uid, someone.pw_gid, 1), posted) == (False, False)
+    authorization.change_group(str(someone.pw_gid))
     assert authorization.rights(Caller(4000000, someone.pw_gid, 1)) == (True, False)  # by the process's own group
-    assert authorization.rights(Caller(4000000, 99999, 1)) == (False, False)  # nobody we know
+    assert authorization.rights(Caller(4000000, 99999, 1, (5, someone.pw_gid))) == (True, False)  # by another one
+    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) is None
+    assert known(authorization, Caller(someone.pw_uid, 99999, 1), posted) == (True, False)  # by the group database
+    assert authorization.rights(Caller(someone.pw_uid, 99999, 1)) == (True, False)  # remembered for a moment
+    assert known(authorization, Caller(4000000, 99999, 1), posted) == (False, False)  # nobody we know
+    name = grp.getgrgid(someone.pw_gid).gr_name
+    authorization.change_group(name)
+    assert authorization.rights(Caller(4000000, someone.pw_gid, 1)) is None  # what number the name has is not known
+    assert known(authorization, Caller(4000000, someone.pw_gid, 1), posted) == (True, False)
+    assert authorization.rights(Caller(4000001, someone.pw_gid, 1)) == (True, False)
+
+
+def test_while_databases_are_silent_nobody_waits_but_who_is_asked_about(monkeypatch):
+    posted, silence, found = queue.Queue(), threading.Event(), []
+    authorization = Authorization("0", posted.put)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: silence.wait(10) and (_ for _ in ()).throw(KeyError(uid)))
+    begin = time.monotonic()
+    for uid in range(5000000, 5000100):
+        for _ in range(3):
+            authorization.look_up(Caller(uid, 1, 1), lambda rights, uid=uid: found.append((uid, rights)))
+    assert time.monotonic() - begin < 1
+    assert sum(thread.name == "look-up" for thread in threading.enumerate()) <= 4
+    assert authorization.rights(Caller(0, 0, 1)).control
+    silence.set()
+    while len(found) < 300:
+        posted.get(timeout=10)()
+    assert {rights.control for _uid, rights in found} == {False}
+
+
+class Watcher:
+    """The loop, run by the test."""
+
+    def __init__(self):
+        self.readable, self.later = {}, []
+
+    def add(self, fd, callback):
+        self.readable[fd] = callback
+
+    def remove(self, fd):
+        del self.readable[fd]
+
+    def after(self, _delay_s, callback):
+        self.later.append(callback)
+
+    def serve(self):
+        for callback in list(self.readable.values()):
+            callback()
 
 
 def test_the_status_socket_gives_one_object_to_each_who_connects(tmp_path):
-    path = str(tmp_path / "status")
+    path, watcher = str(tmp_path / "status"), Watcher()
     (tmp_path / "status").write_text("left by a killed process")
-    server = StatusServer(path, lambda: {"instance": "vtpm0"})
+    server = StatusServer(path, lambda: {"instance": "vtpm0"}, watcher, pytest.fail)
     server.open()
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
-            server.serve_one()
+            watcher.serve()
             assert json.loads(client.makefile().read()) == {"instance": "vtpm0"}
     server.close()
     assert not os.path.exists(path)
+    assert not watcher.readable
 
 
 def test_a_client_that_leaves_early_does_no_harm(tmp_path):
-    server = StatusServer(str(tmp_path / "status"), lambda: {"text": "x" * 5_000_000})
+    watcher = Watcher()
+    server = StatusServer(str(tmp_path / "status"), lambda: {"text": "x" * 5_000_000}, watcher, pytest.fail)
     server.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(server.path)
-    server.serve_one()
-    server.serve_one()  # nobody there
+    watcher.serve()
+    watcher.serve()  # nobody there
+    server.close()
+
+
+def test_without_descriptors_connections_wait_and_that_is_said_once(tmp_path):
+    watcher, failures = Watcher(), []
+    server = StatusServer(str(tmp_path / "status"), lambda: {"instance": "vtpm0"}, watcher, failures.append)
+    server.open()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.path)
+        client.settimeout(10)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for _ in range(3):
+                watcher.serve()
+                assert not watcher.readable  # or the loop would turn without an end
+                watcher.later.pop()()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        watcher.serve()
+        assert json.loads(client.makefile().read()) == {"instance": "vtpm0"}
+    assert [failure.code for failure in failures] == [Code.TOO_MANY]
+    assert "LimitNOFILE" in failures[0].remedy
     server.close()
 
 

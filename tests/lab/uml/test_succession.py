@@ -202,7 +202,7 @@ def test_reload(tpm2):
     log = tpm2.log()
     assert "[tpm] version has changed: not before a restart of the service" in log
     assert "[log] level has changed: now in force" in log
-    assert [m for m in tpm2.messages if "RELOADING" in m]
+    wait_for(lambda: [m for m in tpm2.messages if "RELOADING" in m], "systemd to be told")
     Client(tpm2.device)(GET_RANDOM)
     assert "TPM2_GetRandom: success TPM_CC=0x17b TPM_RC=0x0" in tpm2.log()
     tpm2.configure("[nonsense]\n")
