@@ -255,6 +255,7 @@ def _decode(data: bytes) -> Handover:
 
 def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
     handle, uid, gid, pid, in_transfer, *more = fields
+    (position,) = more or (0,)  # there was none in the first version
     return OpenerRecord(
         _number(handle, _UINT64_MAX),
         _number(uid, _UINT32_MAX),
@@ -262,7 +263,7 @@ def _opener(fields: "list[Any]", response: bytes) -> OpenerRecord:
         _number(pid, _UINT32_MAX),
         _flag(in_transfer),
         response,
-        _number(more[0], len(response)) if more else 0,
+        _number(position, len(response)),
     )
 
 

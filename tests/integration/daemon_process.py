@@ -31,7 +31,7 @@ class DaemonProcess:
     def spawn(self, *, sockets=(), environment=(), prefix=()):
         """Start it without waiting. `sockets`: (name, listening socket) that systemd would pass; `prefix`: what runs it."""
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        variables = dict(os.environ, RUNTIME_DIRECTORY=self.directory, **dict(environment))
+        variables = {**os.environ, "RUNTIME_DIRECTORY": self.directory, **dict(environment)}
         command = self.words
         if sockets:
             # LISTEN_PID must be the daemon's own: exec, from a shell that knows its number

@@ -137,7 +137,7 @@ def test_the_daemon(folder, tpm, fuse):
             client.sendall(GET_RANDOM if "2.0" in tpm else bytes.fromhex("00c1 0000000e 00000046 00000008"))
             assert result_of(client.recv(4096)) == 0
         status = daemon.status()
-        assert status["identity"] == {"keys": {}, "change": None}
+        assert status["identity"] == {"keys": {}, "change": None, "clones": []}
         assert (status["fuse"] is not None) == fuse
         Path(daemon.config).write_text(text + "\n[devise]\n")  # and what it says of a file that is wrong
         daemon.process.send_signal(signal.SIGHUP)

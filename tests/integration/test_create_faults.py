@@ -187,7 +187,7 @@ def test_a_directory_of_root_s_with_something_else_in_it_is_not_given_away(mount
     status, values = mounted.create("vm1", *QUICK, user="nobody")
     assert (status, values["error"]["code"]) == (74, "state-unwritable")
     assert "belongs to root, and has something else in it" in values["error"]["message"]
-    assert f"chown {NOBODY}:" in values["error"]["remedy"]
+    assert f"chown -h {NOBODY}:" in values["error"]["remedy"]
     assert (names_in(place), place.stat().st_uid, stat.S_IMODE(place.stat().st_mode)) == (before, 0, 0o755)
     assert not list(mounted.config.iterdir())
 

@@ -28,7 +28,7 @@ openers = st.lists(
         in_transfer=st.booleans(),
         response=st.binary(max_size=100),
         position=st.integers(0, 100),
-    ),
+    ).map(lambda opener: opener._replace(position=min(opener.position, len(opener.response)))),
     max_size=5,
 )
 
@@ -135,7 +135,7 @@ def fields(**changes):
     taken = snapshot()._asdict()
     for name in ("permanent", "volatile", "offered"):
         del taken[name]
-    values = {**plain, "snapshot": taken, "offered": [], "openers": [], "sizes": [1, 1]}
+    values = {**plain, "snapshot": taken, "offered": [], "openers": [], "requests": 0, "sizes": [1, 1]}
     values.update(changes)
     return values
 
@@ -173,6 +173,11 @@ def test_what_is_planted_below_is_a_handover_but_for_one_thing(park):
         {"openers": [[1, 0, 0, 1]], "sizes": [1, 1, 0]},
         {"openers": [[1, 0, 2**32, 1, False]], "sizes": [1, 1, 0]},
         {"openers": [["1", 0, 0, 1, False]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 0, 1, False, 1]], "sizes": [1, 1, 0]},
+        {"openers": [[1, 0, 0, 1, False, 0, 0]], "sizes": [1, 1, 0]},
+        {"requests": -1},
+        {"requests": 1},
+        {"requests": 1025, "sizes": [1, 1] + [0] * 1025},
         {"openers": [[1, 0, 0, 1, 1]], "sizes": [1, 1, 0]},
         {"openers": [[1, 0, 0, 1, False]] * 1025, "sizes": [1, 1] + [0] * 1025},
     ],
