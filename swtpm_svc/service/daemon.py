@@ -9,6 +9,8 @@ import gc
 import os
 import signal
 import time
+from contextlib import suppress
+from threading import Thread
 from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
@@ -82,6 +84,8 @@ class Daemon:
         self._executor = Executor(loop.post)
         self._started = time.time()
         self._restarts = 0
+        #: SIGHUPs so far.
+        self._reloads = 0
         self._throttle = Throttle(loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute"))
         self._events = EventLog(journal, self._throttle, config.tpm.version, self._show_status, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
@@ -337,18 +341,37 @@ class Daemon:
         )
 
     def _reload(self) -> None:
-        """SIGHUP: take over what can be changed at run time, and say what cannot."""
+        """SIGHUP: take over what can be changed at run time, and say what cannot.
+
+        What takes a disk, or a database of accounts that may be far away, is done beside the loop.
+        """
         self._notifier.reloading()
+        self._reloads += 1
+        try:
+            Thread(target=self._read_again, args=(self._reloads, self._config.control), name="reload", daemon=True).start()
+        except RuntimeError:  # no thread to be had (TasksMax=, memory): late is better than never
+            self._read_again(self._reloads, self._config.control)
+
+    def _read_again(self, number: int, current: ControlConfig) -> None:
+        config, group = None, None
         try:
             config = configuration.load(self._config.path, self._config.instance)
+            config = config._replace(control=self._usable_control(config.control, current))
         except VtpmError as error:
             self._journal.error(error)
         else:
-            self._apply(config)
+            with suppress(VtpmError):  # the start has said that there is no such group
+                group = configuration.group_id(config.control.group)
+        self._loop.post(lambda: self._take_over(number, config, group))
+
+    def _take_over(self, number: int, config: Optional[Config], group: Optional[int]) -> None:
+        if number != self._reloads:
+            return  # there was another SIGHUP since
+        if config is not None:
+            self._apply(config, group)
         self._notifier.ready(self._status_line())
 
-    def _apply(self, config: Config) -> None:
-        config = config._replace(control=self._usable_control(config.control))
+    def _apply(self, config: Config, group: Optional[int]) -> None:
         for table, key, reloads in configuration.changes(self._config, config):
             what = "now in force" if reloads else "not before a restart of the service"
             self._journal.log("notice", f"[{table}] {key} has changed: {what}", message_id=entries.RELOADED_ID)
@@ -356,12 +379,11 @@ class Daemon:
         self._journal.level = entries.LEVELS[config.log.level]
         self._dispatcher.trace = config.log.level == "debug"
         self._authorization.change_group(config.control.group)
-        self._frontends.set_control_group(config.control)
+        self._frontends.set_control_group(config.control, group)
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
 
-    def _usable_control(self, wanted: ControlConfig) -> ControlConfig:
+    def _usable_control(self, wanted: ControlConfig, current: ControlConfig) -> ControlConfig:
         """The [control] of now, where that of the file names a group that does not exist: nobody would be in it."""
-        current = self._config.control
         try:
             if wanted.group != current.group:
                 configuration.group_id(wanted.group)

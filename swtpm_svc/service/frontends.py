@@ -128,7 +128,9 @@ class Frontends:
 
     def _usable_group(self, name: str) -> Optional[int]:
         """The group for a UNIX socket; None where the process cannot give it to it."""
-        gid = self._group_id(name)
+        return self._usable(name, self._group_id(name))
+
+    def _usable(self, name: str, gid: Optional[int]) -> Optional[int]:
         if gid is None or os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
             return gid
         self._journal.error(
@@ -142,20 +144,23 @@ class Frontends:
         )
         return None
 
-    def set_control_group(self, control: ControlConfig) -> None:
-        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets it."""
+    def set_control_group(self, control: ControlConfig, number: Optional[int]) -> None:
+        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets it.
+
+        `number` is that of the group; None: there is no such group.
+        """
         if control == self._config.control:
             return
         self._config = self._config._replace(control=control)
         address = parse_address(self._config.socket.control)
         if address is not None and address.path in self._sockets.addresses:
-            gid = self._usable_group(control.group)
+            gid = self._usable(control.group, number)
             try:
                 os.chown(address.path, -1, os.getegid() if gid is None else gid, follow_symlinks=False)
             except OSError as error:
                 self._journal.log("warning", f"{address.path} keeps the group that it has: {error.strerror}")
         if self._fuse is not None:
-            self._fuse.set_control_group(self._group_id(control.group))
+            self._fuse.set_control_group(number)
 
     def when_ready(self, done: Callable[[Optional[VtpmError]], None]) -> None:
         """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what failed."""
