@@ -3,7 +3,7 @@
 #
 # The root file system is the host's own, read-only; a tmpfs above it takes every change, so nothing of the host is altered.
 # All that comes in or goes out is the scratch folder of uml.sh, here /lab: skeleton/ (laid over the root), fstab, settings,
-# command, the kernel's modules, out/ (results), up (seconds the boot took), rc (exit status), dmesg.
+# command, init (this file), the kernel's modules, out/ (results), up (seconds the boot took), rc (exit status), dmesg.
 # A process costs a tenth of a second in this machine: hence one `mount -a`, and built-ins where the shell has them.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 umask 022
@@ -13,18 +13,17 @@ load() { insmod "$1" || die "$1 does not load"; }
 
 if [ "${1:-}" != second ]; then
   # First life, in the host's root: put the new root together and move into it.
-  # these come from the kernel's command line: what the kernel does not know it hands to process 1
+  # from the kernel's command line: what the kernel does not know it hands to process 1
   : "${lab_scratch:?}"
   mount -t proc proc /proc || exit 1
   if [ -n "${lab_probe:-}" ]; then mount -t hostfs -o "$lab_scratch" none /mnt && : >/mnt/first-process; power_off; fi   # asked by uml-kernel.sh
-  : "${lab_init:?}"
   load "$lab_scratch/overlay.ko"
   { mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/changes /mnt/overlay /mnt/root /mnt/lab /mnt/project; } || die "no tmpfs"
   mount -t hostfs -o "$lab_scratch" none /mnt/lab || die "no $lab_scratch"
   mount -t overlay -o lowerdir=/mnt/lab/skeleton:/,upperdir=/mnt/changes,workdir=/mnt/overlay overlay /mnt/root || die "no overlay"
   mount -a -T /mnt/lab/fstab || die "not all of $lab_scratch/fstab could be mounted"
   { cd /mnt/root && pivot_root . mnt && umount -l /mnt; } || die "no pivot_root"
-  exec chroot . /bin/bash "$lab_init" second
+  exec chroot . /bin/bash /lab/init second
 fi
 
 # shellcheck source=/dev/null

@@ -42,9 +42,9 @@ uml_probe() {
   identity=$({ cat "$1"; uname -rm; grep -m 2 -E '^(model name|flags|CPU part|Features)' /proc/cpuinfo; } | sha256sum | cut -c 1-32)
   known=$uml_cache/probed/$identity
   if [ -f "$known" ]; then cat "$known"; return; fi
-  scratch=$(mktemp -d /tmp/vtpm-uml.XXXXXX)
+  scratch=$(mktemp -d /tmp/vtpm-uml.XXXXXX); cp "$uml_lab/uml-init.sh" "$scratch/init"
   TMPDIR=$(uml_memory 64) timeout -k 2 "$limit" "$1" mem=64M "umid=probe$$" "uml_dir=$scratch" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
-    loglevel=3 "init=$uml_lab/uml-init.sh" lab_probe=1 "lab_scratch=$scratch" con=null con0=null,fd:1 ssl=null </dev/null >"$scratch/log" 2>&1 || rc=$?
+    loglevel=3 "init=$scratch/init" lab_probe=1 "lab_scratch=$scratch" con=null con0=null,fd:1 ssl=null </dev/null >"$scratch/log" 2>&1 || rc=$?
   if [ ! -e "$scratch/first-process" ]; then
     case $rc in
       124 | 137) answer="$1 did not reach its first process in $limit s";;

@@ -38,6 +38,8 @@ trap 'exit 130' INT; trap 'exit 143' TERM
 # what is laid over the host's files: accounts, udev rules, mount points
 skeleton=$scratch/skeleton
 mkdir -p "$scratch/out" "$skeleton"/{etc/udev/rules.d,usr/libexec/vtpm,var/lib/vtpm,dev,proc,sys,run,tmp,var/tmp,mnt,root,lab}
+# the kernel takes no path with a space in it
+cp "$here/uml-init.sh" "$scratch/init"
 cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/" || { echo "uml.sh: not all modules are in $UML_MODULES" >&2; exit 125; }
 chmod 755 "$scratch" "$skeleton"; chmod 777 "$scratch/out"; chmod 700 "$skeleton/root"
 cp /etc/passwd /etc/group "$skeleton/etc/"
@@ -61,8 +63,9 @@ printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m swtpm_svc.service.udev_properti
 chmod 755 "$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
 
 # mounted by uml-init.sh in one go. The project is bound aside and back, as it may lie in /tmp
+mount_point=${project// /\\040}
 cat >"$scratch/fstab" <<FSTAB
-/mnt/root$project  /mnt/project            none     bind
+/mnt/root$mount_point  /mnt/project            none     bind
 proc               /mnt/root/proc          proc     nosuid,nodev,noexec
 sysfs              /mnt/root/sys           sysfs    nosuid,nodev,noexec
 devtmpfs           /mnt/root/dev           devtmpfs mode=755
@@ -74,7 +77,7 @@ tmpfs              /mnt/root/tmp           tmpfs    mode=1777,nosuid,nodev
 tmpfs              /mnt/root/var/tmp       tmpfs    mode=1777,nosuid,nodev
 tmpfs              /mnt/root/var/lib/vtpm  tmpfs    mode=750,uid=$vtpm_uid,gid=$vtpm_gid,nosuid,nodev
 /mnt/lab           /mnt/root/lab           none     bind
-/mnt/project       /mnt/root$project       none     bind,X-mount.mkdir
+/mnt/project       /mnt/root$mount_point       none     bind,X-mount.mkdir
 FSTAB
 
 { printf 'PROJECT=%q INTERACTIVE=%q\n' "$project" "$interactive"
@@ -93,7 +96,7 @@ FSTAB
 memory=${LAB_MEM:-512}
 backing=$(uml_memory "$memory")
 machine=("$UML_KERNEL" "${UML_OPTIONS[@]}" "mem=${memory}M" "umid=vtpm$$" "uml_dir=$scratch" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet loglevel=3
-  "init=$here/uml-init.sh" "lab_init=$here/uml-init.sh" "lab_scratch=$scratch" con=null)
+  "init=$scratch/init" "lab_scratch=$scratch" con=null)
 start=$(date +%s%N) rc=0
 if [ "$interactive" = 1 ]; then
   terminal=$(stty -g)
