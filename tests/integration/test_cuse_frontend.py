@@ -631,6 +631,7 @@ def test_who_has_to_be_looked_up_waits_alone(service, kernel, look_ups):
     assert kernel.replies[waits[0]] == (errno.EPERM, b"")
     assert exchange(kernel, other, PCR_READ_16) == extended
     second(Rights(control=True, secrets=False))
+    service.finish_work()
     kernel.collect()
     assert kernel.replies[waits[1]][0] == 0
     assert service.park.waiters.take_over() == []
