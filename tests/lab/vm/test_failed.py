@@ -1,6 +1,7 @@
 """A TPM that cannot be stored, under systemd: what is seen of it, what a restart keeps, and that nobody has to do anything."""
 
 import os
+from contextlib import suppress
 
 import pytest
 from device_clients import Client, wait_for
@@ -26,19 +27,15 @@ TPM_RC_FAILURE = 0x101
 FAILED_ID, HEALED_ID = "ff37e3df739c4d61b1c494c75619fafb", "915b4fccb0e74e5c975b27a1cb1c0a0e"
 
 
-#: On the file system of the state.
-FILLER = "/var/lib/filler-of-test"
+#: A file system of its own, so that only the state is without room, and not the audit log.
+STATE = f"/var/lib/vtpm/{NAME}"
+FILLER = f"{STATE}/filler"
 
 
 def fill():
-    """All that is not reserved for root."""
-    part = 1
-    with open(FILLER, "ab") as file:
-        while part <= 1 << 20 and (free := os.statvfs("/var/lib").f_bavail * os.statvfs("/var/lib").f_frsize):
-            try:
-                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, max(1, free // part))
-            except OSError:
-                part *= 2  # the file system wants some for itself
+    with open(FILLER, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def make_room():
@@ -48,11 +45,14 @@ def make_room():
 @pytest.fixture
 def small(configure):
     """An opener of an instance whose disk is full or not, as the test says."""
+    os.makedirs(STATE, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "size=256k,mode=0755", "none", STATE)
+    run("restorecon", "-R", STATE)
     configure(NAME, '[tpm]\nstartup = "clear"\n')
     systemctl("start", NAME)
     yield Client(f"/dev/{NAME}")
-    if os.path.exists(FILLER):
-        make_room()
+    systemctl("stop", NAME)
+    run("umount", STATE)
 
 
 def entries(identifier):

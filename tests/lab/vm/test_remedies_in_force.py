@@ -52,6 +52,7 @@ def test_state_that_is_damaged(configure):
     systemctl("start", "vtpm7")
     systemctl("stop", "vtpm7")
     with open("/var/lib/vtpm/vtpm7/tpm2-00.permall", "r+b") as file:
+        file.seek(100)  # behind the header, which says of what format it is
         file.write(b"damaged")
     systemctl("start", "vtpm7", expect=None)
     assert show("vtpm7", "ExecMainStatus") == "65"
