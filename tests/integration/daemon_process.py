@@ -28,8 +28,8 @@ class DaemonProcess:
             file.write(text)
         self.process = None
 
-    def spawn(self, *, sockets=(), environment=(), prefix=()):
-        """Start it without waiting. `sockets`: (name, listening socket) that systemd would pass; `prefix`: what runs it."""
+    def spawn(self, *, sockets=(), environment=()):
+        """Start it without waiting. `sockets`: (name, listening socket) that systemd would pass."""
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         variables = {**os.environ, "RUNTIME_DIRECTORY": self.directory, **dict(environment)}
         command = self.words
@@ -41,7 +41,7 @@ class DaemonProcess:
             command = ["bash", "-c", f'export LISTEN_PID=$$; exec "$@" {moves}', "-", *command]
             self.process = subprocess.Popen(command, env=variables, stderr=log, pass_fds=fds)
         else:
-            self.process = subprocess.Popen([*prefix, *command], env=variables, stderr=log)
+            self.process = subprocess.Popen(command, env=variables, stderr=log)
         os.close(log)
 
     def start(self, **kw):

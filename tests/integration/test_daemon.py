@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import other_user
 import pytest
 from daemon_process import DaemonProcess
 from device_clients import wait_for
@@ -221,21 +222,18 @@ def test_a_socket_that_does_not_listen_is_refused(make, tmp_path):
 def test_a_user_with_a_number_of_ten_digits_and_without_a_name(make):
     """As containers have them. What is configured by that number works, for the user's group too."""
     number, other = 1000660000, 1000660001
-
-    def as_user(uid):
-        return ["setpriv", f"--reuid={uid}", f"--regid={number}", "--clear-groups"]
-
     with tempfile.TemporaryDirectory(prefix="vtpm-container-", dir="/tmp") as folder:
         daemon = DaemonProcess(folder, device_keys=f'group = "{number}"', more=f'[control]\ngroup = "{number}"\n')
         for path in (folder, daemon.state):
             os.chown(path, number, number)
             os.chmod(path, 0o750)
         try:
-            daemon.start(prefix=as_user(number))
+            daemon.words = other_user.words("swtpm_svc.service.main", number, number, *daemon.words[3:])
+            daemon.start()
             assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in (daemon.control, daemon.data)} == {(number, number)}
             with daemon.connect() as client:
                 assert result_of(ask(client)) == 0
-            words = [*as_user(other), sys.executable, "-m", "swtpm_svc.cli.vtpmctl", "locality", daemon.control, "1"]
+            words = other_user.words("swtpm_svc.cli.vtpmctl", other, number, "locality", daemon.control, "1")
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             assert (done.returncode, done.stderr) == (0, "")
             assert "warning" not in daemon.log()
