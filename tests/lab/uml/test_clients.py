@@ -21,7 +21,8 @@ PTM_INIT = 0xC0045001  # swtpm_ioctls(3)
 
 def program(text, user, *arguments):
     """Start a Python program as another user; it tells with a line that it has done what it is for, and then waits."""
-    command = ["runuser", "-u", user, "--", sys.executable, "-I", "-c", textwrap.dedent(text), *map(str, arguments)]
+    python = os.path.realpath(sys.executable)  # not that of .venv, which may be where only root can read it
+    command = ["runuser", "-u", user, "--", python, "-I", "-c", textwrap.dedent(text), *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
