@@ -173,6 +173,8 @@ class Park:
         """Write what a successor needs; complete from the last statement on."""
         import json
 
+        # files that were open when a process was killed come on top; those left out are to the successor what these were
+        handover = handover._replace(openers=handover.openers[:MAX_OPENERS])
         snapshot = handover.snapshot
         blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]
         blobs += [opener.response for opener in handover.openers]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
+from swtpm_svc.frontends.opener import MAX_OPENERS
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.tpm.power import Snapshot
 from swtpm_svc.wire import fuse
@@ -89,6 +90,13 @@ def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, p
     assert successor.read() is None
     successor.close()
     park.close()
+
+
+def test_more_open_files_than_may_be_opened_cost_no_handover(park):
+    """Those of a process that was killed come on top of those that were opened since."""
+    left = handover(openers=[OpenerRecord(number, 0, 0, 1, False, b"", 0) for number in range(MAX_OPENERS + 1)])
+    park.leave(left)
+    assert adopted(park).read() == left._replace(openers=left.openers[:MAX_OPENERS])
 
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
