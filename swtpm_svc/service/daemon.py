@@ -242,6 +242,8 @@ class Daemon:
             self._restarts = handover.restarts + 1
             if self._cuse is not None:
                 self._cuse.adopt(handover.openers)
+                if not resumed:
+                    self._cuse.lose(handover.requests)
         if resumed and handover is not None:
             self._journal.log(
                 "info", f"goes on where its predecessor stopped, {len(handover.openers)} openers", message_id=entries.RESUMED_ID
