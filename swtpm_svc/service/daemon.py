@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
@@ -445,9 +445,9 @@ class Daemon:
 
     def _submit(self, work: Callable[[], None]) -> None:
         """Do `work`, which may take as long as a disk does, where nobody waits for it once there are clients."""
-        if self._is_announced:
+        if self._is_announced and current_thread() is main_thread():
             self._executor.submit(work, lambda _none: None, is_essential=True)
-        else:
+        else:  # nobody waits yet, or this is the worker, whose job it is a part of
             work()
 
     def _finish_work(self) -> None:
