@@ -406,13 +406,13 @@ class Daemon:
         """The TPM has failed, or (None) goes on. From any thread."""
         if failure is None:
             words = "the state can be stored again: the TPM goes on from the last command that was acknowledged"
-            self._journal.log("notice", words, message_id=entries.HEALED_ID)
+            self._events.told("notice", words, entries.HEALED_ID)
         elif failure.heals:
-            self._journal.log(
+            self._events.told(
                 "error",
                 "the TPM has failed: its state cannot be stored; it answers each command with failure until it can be, "
                 "and then goes on with its PCRs and sessions",
-                message_id=TABLE[Code.TPM_FAILED].message_id,
+                TABLE[Code.TPM_FAILED].message_id,
                 VTPM_ERROR=failure.cause.code.value,
             )
         self._loop.post(self._show_status)

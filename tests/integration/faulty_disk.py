@@ -149,6 +149,7 @@ def serve(mountpoint, rules):
             del self.names[name]
 
         async def link(self, inode, parent, name, ctx):
+            await self.obey("link")
             self.names[name] = inode
             self.nodes[inode].links += 1
             return self.entry(inode)
