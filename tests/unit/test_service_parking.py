@@ -75,7 +75,7 @@ def adopted(park):
     openers=openers,
     permanent=st.binary(max_size=500),
     volatile=st.binary(max_size=500),
-    requests=st.lists(st.binary(max_size=100), max_size=3),
+    requests=st.lists(st.binary(min_size=fuse.IN_HEADER.size, max_size=100), max_size=3),
 )
 def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile, requests):
     park = Park.create("vtpm0")
@@ -185,6 +185,7 @@ def test_what_is_planted_below_is_a_handover_but_for_one_thing(park):
         {"openers": [[1, 0, 0, 1, False, 0, 0]], "sizes": [1, 1, 0]},
         {"requests": -1},
         {"requests": 1},
+        {"requests": 1, "sizes": [1, 0, 1]},
         {"requests": 1025, "sizes": [1, 1] + [0] * 1025},
         {"openers": [[1, 0, 0, 1, 1]], "sizes": [1, 1, 0]},
         {"openers": [[1, 0, 0, 1, False]] * 1025, "sizes": [1, 1] + [0] * 1025},
