@@ -100,8 +100,6 @@ class Daemon:
         self._stall: Optional[StallWatch] = None
         #: The status line that systemd has.
         self._shown = ""
-        #: What there is on disk, as far as it could be looked at.
-        self._files: dict[str, Any] = {}
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
@@ -468,10 +466,9 @@ class Daemon:
         return self._shown
 
     def _describe_files(self) -> "dict[str, Any]":
-        """From before, while a disk may keep everybody waiting who looks at it."""
-        if not self._executor.busy or not self._files:
-            self._files = {"generation": self._store.generation, "bytes": self._store.sizes()}
-        return self._files
+        """What was stored last: a disk may keep everybody waiting who looks at it."""
+        generation, sizes = self._store.seen
+        return {"generation": generation, "bytes": sizes}
 
     def _openers(self) -> "list[tuple[OpenerRecord, bool]]":
         return self._cuse.openers() if self._cuse is not None else []

@@ -91,6 +91,7 @@ def serve(mountpoint, rules):
             return self.entry(self.number(name))
 
         async def getattr(self, inode, ctx=None):
+            await self.obey("getattr")
             return self.entry(inode)
 
         async def setattr(self, inode, attr, fields, fh, ctx=None):

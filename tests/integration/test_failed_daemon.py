@@ -274,6 +274,27 @@ def test_a_disk_that_takes_a_probe_and_refuses_a_state_does_not_fill_the_journal
         assert "more times within a minute" in lines[-1]
 
 
+@pytest.mark.needs("root", "fuse")
+def test_a_status_does_not_wait_for_a_disk(make, faulty_disk):
+    """Anybody may ask for it, and nobody else is to wait for a server of files that does not answer."""
+    daemon = make()
+    os.rmdir(daemon.state)
+    os.symlink(faulty_disk.path, daemon.state)
+    daemon.start()
+    before = daemon.status()["state"]
+    ask(daemon, NV_DEFINE_COUNTER)
+    stored = daemon.status()["state"]
+    assert stored["bytes"]["permall"] > before["bytes"]["permall"]
+    assert stored["generation"] > before["generation"]
+    faulty_disk.stall(20, "getattr", "read")
+    began = time.monotonic()
+    assert daemon.status()["state"] == stored
+    assert result_of(ask(daemon, GET_RANDOM)) == 0
+    assert time.monotonic() < began + 5
+    faulty_disk.mend()
+    assert daemon.stop() == 0
+
+
 STALL_S = 8.0
 
 
