@@ -464,6 +464,7 @@ class CuseFrontend:
     def take_on(self, frames: "list[bytes]") -> None:
         """Serve the requests that waited with a predecessor. To those that it has answered, no second answer gets through."""
         for frame in frames:
+            self._waiters.discard(cuse.unique_of(memoryview(frame)))
             reply = self.answer(memoryview(frame))
             if reply is not None:
                 self._send(reply)

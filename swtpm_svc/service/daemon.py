@@ -235,6 +235,8 @@ class Daemon:
             self._taken_on = handover.requests
             again = {cuse.unique_of(memoryview(frame)) for frame in handover.requests}
             unanswered = [unique for unique in unanswered if unique not in again]
+            for unique in again:  # until they are taken on: a kill before that would leave nobody to answer them
+                park.waiters.add(unique)
         if handover is not None:
             self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1

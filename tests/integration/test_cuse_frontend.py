@@ -713,6 +713,8 @@ def test_a_successor_carries_out_what_waited(service, kernel):
     successor.adopt([record for record, _pending in predecessor.openers()])
     kernel.serve_one = successor.serve_one
     del kernel.replies[answered]  # the kernel knows no request that was answered, and says ENOENT
+    for unique in (second, answered, third, fourth):  # as the daemon does, in case it is killed before
+        service.park.waiters.add(unique)
     successor.take_on(predecessor.waiting())
     service.finish_work()
     assert all(kernel.replies[each][0] == 0 for each in (second, third, fourth))
