@@ -13,6 +13,7 @@ successor gets the request itself, and asks it again.
 
 import errno
 import os
+from contextlib import suppress
 from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from typing import Any, Callable, NamedTuple, Optional, Protocol
 
@@ -463,9 +464,18 @@ class CuseFrontend:
     def take_on(self, frames: "list[bytes]") -> None:
         """Serve the requests that waited with a predecessor. To those that it has answered, no second answer gets through."""
         for frame in frames:
+            self._waiters.discard(cuse.unique_of(memoryview(frame)))
             reply = self.answer(memoryview(frame))
             if reply is not None:
                 self._send(reply)
+
+    def lose(self, frames: "list[bytes]") -> None:
+        """Requests that waited with a predecessor are not served: who was told that his write is done learns it by reading."""
+        for frame in frames:
+            with suppress(ProtocolError):
+                request = cuse.decode(memoryview(frame))
+                if isinstance(request, cuse.Write) and request.flags & os.O_NONBLOCK:
+                    self._opener(request.handle, request.caller).lost = True
 
     def wake_all(self, poll_handles: "list[int]") -> None:
         """Have all who polled with a predecessor poll again."""

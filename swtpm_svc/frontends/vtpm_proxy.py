@@ -53,9 +53,17 @@ class VtpmProxyFrontend:
             return
         self._dispatcher.commands += 1
         # essential: for a command that is not answered, the driver waits for minutes
-        response = self._dispatcher.execute(KERNEL, command, code, self._answer, locality=self._locality, is_essential=True)
+        response = self._dispatcher.execute(KERNEL, command, code, self._answer_later, locality=self._locality, is_essential=True)
         if response is not None:
             self._answer(response)
+        else:
+            self._watcher.remove(self.tpm.fd)
+
+    def _answer_later(self, response: bytes) -> None:
+        """Only then the next command is read: until it is, the driver takes no answer to one that it has given up."""
+        self._answer(response)
+        if self._open:
+            self._watcher.add(self.tpm.fd, self._on_readable)
 
     def _set_locality(self, command: bytearray) -> bytes:
         locality = command[HEADER_SIZE] if len(command) > HEADER_SIZE else 0

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
@@ -100,8 +100,6 @@ class Daemon:
         self._stall: Optional[StallWatch] = None
         #: The status line that systemd has.
         self._shown = ""
-        #: What there is on disk, as far as it could be looked at.
-        self._files: dict[str, Any] = {}
         #: A client has shut the TPM down: the service ends, and nothing is left to a successor.
         self._is_shut_down = False
         self._device_is_gone = False
@@ -237,11 +235,15 @@ class Daemon:
             self._taken_on = handover.requests
             again = {cuse.unique_of(memoryview(frame)) for frame in handover.requests}
             unanswered = [unique for unique in unanswered if unique not in again]
+            for unique in again:  # until they are taken on: a kill before that would leave nobody to answer them
+                park.waiters.add(unique)
         if handover is not None:
             self._dispatcher.commands = handover.commands
             self._restarts = handover.restarts + 1
             if self._cuse is not None:
                 self._cuse.adopt(handover.openers)
+                if not resumed:
+                    self._cuse.lose(handover.requests)
         if resumed and handover is not None:
             self._journal.log(
                 "info", f"goes on where its predecessor stopped, {len(handover.openers)} openers", message_id=entries.RESUMED_ID
@@ -404,13 +406,13 @@ class Daemon:
         """The TPM has failed, or (None) goes on. From any thread."""
         if failure is None:
             words = "the state can be stored again: the TPM goes on from the last command that was acknowledged"
-            self._journal.log("notice", words, message_id=entries.HEALED_ID)
+            self._events.told("notice", words, entries.HEALED_ID)
         elif failure.heals:
-            self._journal.log(
+            self._events.told(
                 "error",
                 "the TPM has failed: its state cannot be stored; it answers each command with failure until it can be, "
                 "and then goes on with its PCRs and sessions",
-                message_id=TABLE[Code.TPM_FAILED].message_id,
+                TABLE[Code.TPM_FAILED].message_id,
                 VTPM_ERROR=failure.cause.code.value,
             )
         self._loop.post(self._show_status)
@@ -443,9 +445,9 @@ class Daemon:
 
     def _submit(self, work: Callable[[], None]) -> None:
         """Do `work`, which may take as long as a disk does, where nobody waits for it once there are clients."""
-        if self._is_announced:
+        if self._is_announced and current_thread() is main_thread():
             self._executor.submit(work, lambda _none: None, is_essential=True)
-        else:
+        else:  # nobody waits yet, or this is the worker, whose job it is a part of
             work()
 
     def _finish_work(self) -> None:
@@ -466,10 +468,9 @@ class Daemon:
         return self._shown
 
     def _describe_files(self) -> "dict[str, Any]":
-        """From before, while a disk may keep everybody waiting who looks at it."""
-        if not self._executor.busy or not self._files:
-            self._files = {"generation": self._store.generation, "bytes": self._store.sizes()}
-        return self._files
+        """What was stored last: a disk may keep everybody waiting who looks at it."""
+        generation, sizes = self._store.seen
+        return {"generation": generation, "bytes": sizes}
 
     def _openers(self) -> "list[tuple[OpenerRecord, bool]]":
         return self._cuse.openers() if self._cuse is not None else []

@@ -71,6 +71,11 @@ class EventLog:
         if self._admits(error.message, "error", error.message, {"VTPM_ERROR": error.code.value}, burst=_BURST):
             self._journal.error(error)
 
+    def told(self, level: str, words: str, message_id: str, **fields: str) -> None:
+        """What has become of the TPM, which clients can repeat at will where a disk takes a probe and refuses a state."""
+        if self._admits(words, level, words, fields, burst=_BURST):
+            self._journal.log(level, words, message_id=message_id, **fields)
+
     def _admits(
         self, kind: Hashable, level: str, what: str, fields: Fields, *, caller: Optional[Caller] = None, burst: int = 1
     ) -> bool:

@@ -173,6 +173,8 @@ class Park:
         """Write what a successor needs; complete from the last statement on."""
         import json
 
+        # files that were open when a process was killed come on top; those left out are to the successor what these were
+        handover = handover._replace(openers=handover.openers[:MAX_OPENERS])
         snapshot = handover.snapshot
         blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]
         blobs += [opener.response for opener in handover.openers]
@@ -233,6 +235,8 @@ def _decode(data: bytes) -> Handover:
     requests = _number(fields.get("requests", 0), _REQUESTS_MAX)  # there were none in the first version
     if len(blobs) != len(offered) + len(openers) + requests or len(openers) > MAX_OPENERS or not {*offered} <= {*NAMES}:
         raise ValueError("its parts do not fit")
+    if any(len(request) < fuse.IN_HEADER.size for request in blobs[len(blobs) - requests :]):
+        raise ValueError("a request without a header")
     snapshot = Snapshot(
         power=Power(plain["power"]).value,
         locality=_number(plain["locality"], _LOCALITY_MAX),

@@ -16,6 +16,7 @@ encrypted state without one, for a mistake must not decide whether secrets are k
 State that cannot be used is refused and left as it is. A TPM is only made anew in a directory where there are no traces of one.
 """
 
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Optional
 
@@ -95,6 +96,8 @@ class Store:
     def __init__(self, directory: Directory, lock: StateLock, version: str, key: Optional[StateKey]) -> None:
         self.version = version
         self.stores = 0
+        #: `generation` and `sizes` as of what this process did last: to look at them again may take as long as a disk does.
+        self.seen: tuple[str, dict[str, int]] = ("-", {})
         self.key = key
         self._directory = directory
         self._lock = lock
@@ -115,6 +118,7 @@ class Store:
         store = cls(opened, lock, version, key)
         try:
             store._check()
+            store._look()
         except BaseException:
             store.close()
             raise
@@ -172,6 +176,8 @@ class Store:
         data = blob.encode_checked(payload, self.key)
         self._directory.replace(self._file(name), self._temporary(name), data, keep_as=keep_as)
         self.stores += 1
+        with suppress(VtpmError):  # it is stored
+            self._look()
 
     def probe(self) -> None:
         """Can the permanent state be stored? Tries with as many bytes, in the same steps; all state stays as it is.
@@ -201,9 +207,15 @@ class Store:
 
     def delete(self, name: str, *, must_exist: bool) -> None:
         """Remove a state file, durably. Raises: VtpmError STATE_MISSING (only with must_exist), STATE_UNWRITABLE."""
-        if not self._directory.remove(self._file(name)) and must_exist:
+        was_there = self._directory.remove(self._file(name))
+        with suppress(VtpmError):
+            self._look()
+        if must_exist and not was_there:
             remedy = "nothing is to be done: it was not stored, or is gone already"
             raise VtpmError(Code.STATE_MISSING, f"there is no {self._path(name)} to remove", remedy=remedy)
+
+    def _look(self) -> None:
+        self.seen = self.generation, self.sizes()
 
     def load_identity(self) -> Optional[bytes]:
         """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""

@@ -57,8 +57,8 @@ class Executor:
     ) -> None:
         """Run `work` on the worker when it is the turn of `user`, then `done(result)` on the serving thread.
 
-        `work` must not raise. `user` is None for what the service itself wants. `owner` is for `owner` and `withdraw`. An
-        essential job is done also when the service ends.
+        What `work` raises is raised on the serving thread, in place of `done`. `user` is None for what the service itself
+        wants. `owner` is for `owner` and `withdraw`. An essential job is done also when the service ends.
         """
         if self._is_ending and not is_essential:
             return
@@ -104,14 +104,20 @@ class Executor:
             self._run(job)
 
     def _run(self, job: _Job) -> None:
-        result = job.work()
-        self._post(lambda: self._finish(job, result))
+        result, fault = None, None
+        try:
+            result = job.work()
+        except Exception as error:  # else the worker would be in use for ever
+            fault = error
+        self._post(lambda: self._finish(job, result, fault))
 
-    def _finish(self, job: _Job, result: Any) -> None:
+    def _finish(self, job: _Job, result: Any, fault: Optional[Exception]) -> None:
         self._running = self._thread = None
         waiting = self._queues.pop(job.user, None)
         if waiting is not None:
             self._queues[job.user] = waiting  # after all who had no turn meanwhile
         if self._queues:
             self._next()
+        if fault is not None:
+            raise fault
         job.done(result)

@@ -78,6 +78,8 @@ class Tpm:
         self._volatile_is_stored = False
         #: The last command was a TPM2_Shutdown that succeeded.
         self._is_shut_down = False
+        #: libtpms has a TPM: it cannot be asked for anything else (a TPM 1.2 of 0.9.2 crashes then).
+        self._is_there = False
         #: Between `hash_start` and `hash_end`.
         self._is_hashing = False
         #: State blobs that were set and wait for the next power-on.
@@ -221,7 +223,7 @@ class Tpm:
         except VtpmError:
             self._terminate(self.power)
             raise
-        self.power, self.failure = Power.RUNNING, None
+        self.power, self.failure, self._is_there = Power.RUNNING, None, True
         self._is_shut_down = False
 
     def _validate(self, name: str, kind: int) -> None:
@@ -248,7 +250,7 @@ class Tpm:
     def _terminate(self, power: Power) -> None:
         libtpms.terminate()
         self._storage.staged = {}
-        self._is_hashing = False
+        self._is_hashing = self._is_there = False
         self.power, self.failure = power, None
 
     def _stir(self) -> None:
@@ -326,7 +328,7 @@ class Tpm:
             return self._dialect.in_failure
 
     def _undo(self, before: Snapshot, cause: VtpmError, *, is_torn: bool) -> None:
-        self._terminate(Power.OFF)
+        self._terminate(Power.FAILED)  # it has power still, also for who looks while it goes back
         try:
             self._restore(before)
         except VtpmError as error:
@@ -366,8 +368,8 @@ class Tpm:
         return self.power is Power.RUNNING or (self.failure is not None and self.failure.heals and self._heal())
 
     def _takes_commands(self) -> bool:
-        """A TPM that has failed for good answers itself: TPM2_GetTestResult may tell why."""
-        return self.failure is not None and (not self.failure.heals or self._heal())
+        """A TPM that has failed for good answers itself, if it is there: TPM2_GetTestResult may tell why."""
+        return self.failure is not None and (self._heal() if self.failure.heals else self._is_there)
 
     def _heal(self) -> bool:
         try:
@@ -457,7 +459,7 @@ class Tpm:
         return self._guarded(libtpms.hash_end)
 
     def get_established(self) -> bool:
-        return libtpms.get_established()
+        return self._is_there and libtpms.get_established()
 
     def reset_established(self, locality: int) -> int:
         """Clear tpmEstablished as `locality`; returns the TPM result code."""

@@ -91,6 +91,7 @@ def serve(mountpoint, rules):
             return self.entry(self.number(name))
 
         async def getattr(self, inode, ctx=None):
+            await self.obey("getattr")
             return self.entry(inode)
 
         async def setattr(self, inode, attr, fields, fh, ctx=None):
@@ -149,6 +150,7 @@ def serve(mountpoint, rules):
             del self.names[name]
 
         async def link(self, inode, parent, name, ctx):
+            await self.obey("link")
             self.names[name] = inode
             self.nodes[inode].links += 1
             return self.entry(inode)

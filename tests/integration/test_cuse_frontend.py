@@ -713,12 +713,30 @@ def test_a_successor_carries_out_what_waited(service, kernel):
     successor.adopt([record for record, _pending in predecessor.openers()])
     kernel.serve_one = successor.serve_one
     del kernel.replies[answered]  # the kernel knows no request that was answered, and says ENOENT
+    for unique in (second, answered, third, fourth):  # as the daemon does, in case it is killed before
+        service.park.waiters.add(unique)
     successor.take_on(predecessor.waiting())
     service.finish_work()
     assert all(kernel.replies[each][0] == 0 for each in (second, third, fourth))
     assert kernel.read(running)[1][6:10] == kernel.read(waiting)[1][6:10] == bytes(4)
     assert len(kernel.replies[third][1]) == 20
     assert service.park.waiters.take_over() == []
+
+
+def test_a_successor_with_another_tpm_lets_nobody_wait_for_a_response(service, kernel):
+    running, quiet = kernel.open(), kernel.open()
+    kernel.send(fuse.Opcode.WRITE, kernel.write_body(running, CREATE_RSA))
+    kernel.send(fuse.Opcode.WRITE, kernel.write_body(quiet, GET_RANDOM, os.O_NONBLOCK))
+    kernel.poll(quiet, poll_handle=9, schedule=True)
+    service.executor.end()
+    service.finish_work()
+    successor = service.make_frontend()
+    successor.adopt([record for record, _pending in service.frontend.openers()])
+    successor.lose([*service.frontend.waiting(), b"", bytes(200)])
+    kernel.serve_one = successor.serve_one
+    assert kernel.poll(quiet) & POLLIN
+    assert kernel.read(quiet)[0] == errno.EIO
+    assert kernel.read(running)[0] == 0
 
 
 def test_a_successor_of_a_killed_process_serves_files_it_never_saw_opened(service, kernel):

@@ -14,7 +14,7 @@ from daemon_process import DaemonProcess
 from device_clients import wait_for
 from reading_users import PROGRAM as SAYS_WHO_READS
 from socket_service import free_ports
-from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, result_of
+from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, STARTUP_CLEAR, result_of
 
 from swtpm_svc.wire import ptm, ptm_socket
 
@@ -37,6 +37,37 @@ def make(tmp_path):
 def ask(client, command=GET_RANDOM):
     client.sendall(command)
     return client.recv(4096)
+
+
+SAYS_WHO_SUBMITS = """
+import sys, threading
+from swtpm_svc.service.main import main
+from swtpm_svc.tpm.executor import Executor
+
+submit = Executor.submit
+
+def told(*args, **kw):
+    print("submits:", threading.current_thread().name, file=sys.stderr, flush=True)
+    submit(*args, **kw)
+
+Executor.submit = told
+sys.exit(main())
+"""
+
+
+def test_work_is_given_to_the_worker_by_the_serving_thread_only(make, tmp_path):
+    """The queues have no lock. What is new about the TPM's identity is found out on the worker when a Startup is stored there."""
+    (tmp_path / "program.py").write_text(SAYS_WHO_SUBMITS)
+    daemon = make(startup="none")
+    place = daemon.words.index("-m")
+    daemon.words[place : place + 2] = [str(tmp_path / "program.py")]
+    daemon.start()
+    with daemon.connect() as client:
+        assert result_of(ask(client, STARTUP_CLEAR)) == 0
+    wait_for(lambda: daemon.status()["identity"] is not None, "the look at the identity")
+    daemon.settle()
+    assert daemon.stop() == 0
+    assert {line for line in daemon.log().splitlines() if "submits:" in line} == {"submits: MainThread"}
 
 
 def test_a_tpm_without_a_device(make):

@@ -253,6 +253,48 @@ class Systemd:
         return {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
 
 
+@pytest.mark.needs("root", "fuse")
+def test_a_disk_that_takes_a_probe_and_refuses_a_state_does_not_fill_the_journal(make, faulty_disk):
+    """Each command heals the TPM, and makes it fail again."""
+    daemon = make()
+    os.rmdir(daemon.state)
+    os.symlink(faulty_disk.path, daemon.state)
+    daemon.start()
+    ask(daemon, NV_DEFINE_COUNTER)
+    faulty_disk.fail("EIO", "link")
+    for _ in range(60):
+        assert ask(daemon, NV_INCREMENT) == IN_FAILURE["2.0"]
+    assert daemon.status()["tpm"]["healed"] > 50
+    faulty_disk.mend()
+    assert daemon.stop() == 0
+    log = daemon.log()
+    for words in ("the state can be stored again", "the TPM has failed: its state", "Input/output error"):
+        lines = [line for line in log.splitlines() if words in line]
+        assert 2 <= len(lines) <= 22, words
+        assert "more times within a minute" in lines[-1]
+
+
+@pytest.mark.needs("root", "fuse")
+def test_a_status_does_not_wait_for_a_disk(make, faulty_disk):
+    """Anybody may ask for it, and nobody else is to wait for a server of files that does not answer."""
+    daemon = make()
+    os.rmdir(daemon.state)
+    os.symlink(faulty_disk.path, daemon.state)
+    daemon.start()
+    before = daemon.status()["state"]
+    ask(daemon, NV_DEFINE_COUNTER)
+    stored = daemon.status()["state"]
+    assert stored["bytes"]["permall"] > before["bytes"]["permall"]
+    assert stored["generation"] > before["generation"]
+    faulty_disk.stall(20, "getattr", "read")
+    began = time.monotonic()
+    assert daemon.status()["state"] == stored
+    assert result_of(ask(daemon, GET_RANDOM)) == 0
+    assert time.monotonic() < began + 5
+    faulty_disk.mend()
+    assert daemon.stop() == 0
+
+
 STALL_S = 8.0
 
 

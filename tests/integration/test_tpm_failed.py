@@ -443,6 +443,29 @@ def test_libtpms_own_failure_mode_is_a_failure_that_does_not_heal(make_tpm, vers
     assert (tpm.power, tpm.failure, tpm.healed) == (Power.RUNNING, None, 0)
 
 
+def test_it_has_power_while_it_goes_back_and_fails_for_good_if_it_cannot(make_tpm, version, monkeypatch):
+    """libtpms has no TPM then: one of 2.0 gave no response at all, a 1.2 ended the service by a signal."""
+    storage = MemoryStorage()
+    tpm = started(make_tpm(version, storage))
+    seen = []
+
+    def refuse(_before):
+        seen.append(tpm.is_powered)
+        raise VtpmError(Code.HANDOVER_REFUSED, "refused")
+
+    monkeypatch.setattr(tpm, "_restore", refuse)
+    storage.failure = VtpmError(Code.STATE_FULL, "full")
+    assert run(tpm, STORING[version]) == IN_FAILURE[version]
+    assert seen == [True], "who connects by mssim meanwhile must not take it for one that is off, and reset it"
+    storage.failure = None
+    assert run(tpm, RANDOM[version]) == IN_FAILURE[version]
+    assert not tpm.get_established()
+    assert (tpm.power, tpm.failure.heals, tpm.snapshot().power) == (Power.FAILED, False, "off")
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
+    done(tpm, RANDOM[version])
+
+
 @pytest.mark.parametrize(
     ("sequence", "results"),
     [("d", [0x1A]), ("e", [0x1A]), ("sede", [0, 0, 0x1A, 0x1A]), ("ssde", [0, 9, 0, 0]), ("sdede", [0, 0, 0, 0x1A, 0x1A])],

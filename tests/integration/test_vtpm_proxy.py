@@ -1,13 +1,16 @@
 """The vtpm_proxy front end with a real TPM. The kernel's end of the descriptor is played by a socket that keeps messages
 apart, as the driver does; the driver itself is in tests/lab/vm/test_kernel_tpm.py."""
 
+import fcntl
 import socket
+import struct
+import termios
 import threading
 
 import pytest
 from memory_storage import MemoryStorage
 from socket_service import ALL, Recorder
-from tpm_commands import CREATE_RSA, GET_RANDOM, PCR_READ_16, STARTUP_CLEAR, result_of, with_session
+from tpm_commands import CREATE_RSA, GET_RANDOM, NV_DEFINE_COUNTER, PCR_READ_16, STARTUP_CLEAR, result_of, with_session
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends import vtpm_proxy_device
@@ -77,6 +80,22 @@ def test_commands_and_responses(kernel):
     assert result_of(kernel.ask(GET_RANDOM)) == 0
     assert result_of(kernel.ask(CREATE_RSA)) == 0, "on the worker"
     assert result_of(kernel.ask(PCR_READ_16)) == 0
+
+
+def test_the_next_command_is_read_when_the_one_before_is_answered(kernel, monkeypatch):
+    """The driver gives a command up in time, and takes a late answer for that of the next one once that has been read."""
+    kernel.ask(STARTUP_CLEAR)
+    stalled = threading.Event()
+    monkeypatch.setattr(kernel.tpm._storage, "commit", lambda: stalled.wait(30))
+    kernel.end.sendall(NV_DEFINE_COUNTER)
+    while not kernel.executor.busy:
+        threading.Event().wait(0.01)
+    kernel.end.sendall(PCR_READ_16)
+    threading.Event().wait(0.2)
+    unread = struct.unpack("i", fcntl.ioctl(kernel.frontend.tpm.fd, termios.FIONREAD, bytes(4)))
+    assert unread == (len(PCR_READ_16),)
+    stalled.set()
+    assert [len(kernel.end.recv(4096)) for _ in range(2)] == [19, 62]
 
 
 def test_the_driver_says_at_which_locality_its_commands_are(kernel):

@@ -210,6 +210,17 @@ def test_a_job_that_waits_can_be_withdrawn(loop):
     assert executor.owner is None
 
 
+def test_a_fault_in_a_job_is_told_and_the_next_one_is_done(loop):
+    executor, faults, done = Executor(loop.post), [], []
+    loop.on_fault = faults.append
+    executor.submit(lambda: 1 / 0, done.append)
+    executor.submit(lambda: 2, lambda result: (done.append(result), loop.stop()))
+    loop.after(5, loop.stop)
+    loop.run()
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+    assert (done, executor.busy) == ([2], False)
+
+
 def test_users_take_turns_and_the_jobs_of_each_keep_their_order(loop):
     executor = Executor(loop.post)
     done = []

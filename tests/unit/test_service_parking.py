@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from mmap import PAGESIZE
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.cuse import SLOT_SIZE, OpenerRecord
+from swtpm_svc.frontends.opener import MAX_OPENERS
+from swtpm_svc.service.daemon import Daemon
 from swtpm_svc.service.parking import Handover, Park
 from swtpm_svc.tpm.power import Snapshot
 from swtpm_svc.wire import fuse
@@ -74,7 +77,7 @@ def adopted(park):
     openers=openers,
     permanent=st.binary(max_size=500),
     volatile=st.binary(max_size=500),
-    requests=st.lists(st.binary(max_size=100), max_size=3),
+    requests=st.lists(st.binary(min_size=fuse.IN_HEADER.size, max_size=100), max_size=3),
 )
 def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, permanent, volatile, requests):
     park = Park.create("vtpm0")
@@ -89,6 +92,27 @@ def test_what_is_left_is_what_a_successor_reads_until_it_is_forgotten(openers, p
     assert successor.read() is None
     successor.close()
     park.close()
+
+
+def test_more_open_files_than_may_be_opened_cost_no_handover(park):
+    """Those of a process that was killed come on top of those that were opened since."""
+    left = handover(openers=[OpenerRecord(number, 0, 0, 1, False, b"", 0) for number in range(MAX_OPENERS + 1)])
+    park.leave(left)
+    assert adopted(park).read() == left._replace(openers=left.openers[:MAX_OPENERS])
+
+
+def test_a_successor_that_is_killed_before_it_takes_requests_on_leaves_their_ids(park):
+    request = fuse.IN_HEADER.pack(fuse.IN_HEADER.size, fuse.Opcode.READ, 77, 0, 0, 1, 0)
+    park.waiters.add(77)
+    park.leave(handover(requests=[request]))
+    successor = object.__new__(Daemon)
+    successor._cuse, successor._dispatcher = None, SimpleNamespace(commands=0)
+    successor._journal = SimpleNamespace(log=lambda *_args, **_kw: None)
+    taken = adopted(park)
+    successor._succeed(taken, taken.read(), resumed=True)
+    assert successor._taken_on == [request]
+    after_a_kill = adopted(park)
+    assert (after_a_kill.read(), after_a_kill.unanswered()) == (None, [77])
 
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
@@ -177,6 +201,7 @@ def test_what_is_planted_below_is_a_handover_but_for_one_thing(park):
         {"openers": [[1, 0, 0, 1, False, 0, 0]], "sizes": [1, 1, 0]},
         {"requests": -1},
         {"requests": 1},
+        {"requests": 1, "sizes": [1, 0, 1]},
         {"requests": 1025, "sizes": [1, 1] + [0] * 1025},
         {"openers": [[1, 0, 0, 1, 1]], "sizes": [1, 1, 0]},
         {"openers": [[1, 0, 0, 1, False]] * 1025, "sizes": [1, 1] + [0] * 1025},
