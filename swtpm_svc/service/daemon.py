@@ -312,6 +312,7 @@ class Daemon:
         if self._cuse is not None:
             self._loop.remove(self._cuse.fd)  # the kernel keeps what comes now for a successor
         self._notifier.stopping("Stopping")
+        self._notifier.extend_timeout(LONG_WORK_S)  # what is stored at the end may wait for a disk
         self._executor.end()
         self._finish_work()
         if self._is_shut_down or self._device_is_gone:

@@ -68,10 +68,10 @@ class Executor:
         self.on_work()
 
     def withdraw(self, owner: object) -> bool:
-        """Forget the job of `owner` that waits; False when it runs, or there is none."""
+        """Forget the job of `owner` that waits; False when it runs or is essential, or there is none."""
         for user, queue in self._queues.items():
             for job in queue:
-                if job.owner == owner:
+                if job.owner == owner and not job.is_essential:
                     queue.remove(job)
                     if not queue:
                         del self._queues[user]
