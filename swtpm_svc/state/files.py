@@ -87,7 +87,7 @@ class Directory:
             raise read_error(self.path, error) from None
         if len(found) > NAMES_MAX:
             cause = f"{self.path} has more than {NAMES_MAX} files, which no TPM's directory has"
-            raise VtpmError(Code.STATE_UNREADABLE, cause, remedy=f"see what they are: ls {quote(self.path)} | head")
+            raise VtpmError(Code.STATE_UNREADABLE, cause, remedy=f"see what they are: ls -bU {quote(self.path)} | head")
         return found
 
     def check_writable(self) -> None:
