@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.files import read_error, write_error
+from swtpm_svc.state.files import is_draft, read_error, write_error
 
 #: Where the local CA is.
 DIRECTORY = "/var/lib/vtpm-ca"
@@ -211,7 +211,7 @@ class LockedCaDirectory:
         try:
             names = os.listdir(self._folder)
             for name in names:
-                if name.startswith(NEW):
+                if is_draft(name):
                     self._remove(name)
             if NEXT in names:
                 self._promote()

@@ -38,8 +38,16 @@ _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 #: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
 _OURS = ("tpm-00.", "tpm2-00.", "TMP-00.", "TMP2-00.", ".lock", "identity.json")
 _NAMED_MAX = 8
+#: What is being made, before it gets its name: these characters, and secrets.token_hex(4).
+_DRAFT, _DRAFT_DIGITS = ".new-", 8
 #: Another user may have filled a directory that is looked at.
 NAMES_MAX = 10_000
+
+
+def is_draft(name: str) -> bool:
+    """Is that what a run that was killed has left beside what it was making? Others may have a .new-release there."""
+    digits = name[len(_DRAFT) :]
+    return name.startswith(_DRAFT) and len(digits) == _DRAFT_DIGITS and set(digits) <= set("0123456789abcdef")
 
 
 class Directory:
