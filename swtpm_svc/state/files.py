@@ -287,6 +287,9 @@ class Directory:
 def begins(path: str, *beginnings: bytes, dir_fd: Optional[int] = None) -> bool:
     """Is that a regular file, to be read, with one of these beginnings? Follows no link, and waits for nothing."""
     try:
+        # first: to open a device can have an effect (a watchdog, a tape), and a link of another user's may lead into /dev
+        if not stat.S_ISREG(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+            return False
         fd = os.open(path, _READ_FLAGS, dir_fd=dir_fd)
     except OSError:
         return False
