@@ -172,11 +172,14 @@ class VtpmError(Exception):
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
 
 
+#: What no shell gives a meaning to.
+_UNQUOTED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./_-")
+
+
 def quote(word: str) -> str:
     """A path or name in a command of a remedy, as a shell takes it: it is going to be typed or pasted."""
-    import shlex  # only on the way out with an error
-
-    return shlex.quote(word)
+    # not with shlex: who says this may run as a user to whom an interpreter in /root is closed, and can import nothing
+    return word if word and _UNQUOTED.issuperset(word) else "'" + word.replace("'", "'\"'\"'") + "'"
 
 
 def selinux_remedy(error: BaseException, enforce_path: str = "/sys/fs/selinux/enforce") -> Optional[str]:

@@ -18,7 +18,7 @@ from swtpm_svc.provision.tpm12 import secret_of
 from swtpm_svc.service import config
 from swtpm_svc.service.config import Config
 from swtpm_svc.state.encryption import MODES
-from swtpm_svc.state.files import check_directory, write_error
+from swtpm_svc.state.files import check_directory, is_draft, write_error
 from swtpm_svc.state.filling import NEW
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
@@ -167,7 +167,7 @@ def _write_new(path: str, name: str, text: str) -> None:
     temporary = f"{directory}/{NEW}{secrets.token_hex(4)}"
     try:
         for other in os.listdir(directory):
-            if other.startswith(NEW):
+            if is_draft(other):
                 with suppress(OSError):
                     os.unlink(f"{directory}/{other}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -19,6 +19,7 @@ import swtpm_svc
 from swtpm_svc.cli import status
 from swtpm_svc.cli.status import Places, Status
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.frontends import fuse_mount
 from swtpm_svc.service import clones, config
 from swtpm_svc.state import store
 
@@ -147,7 +148,8 @@ def _instance(found: Status) -> "list[Finding]":
         problems = found.problems
         findings = [good(name, _served(found))] if not problems else []
     # systemd fails such a unit before its daemon can say why (238/STATE_DIRECTORY)
-    misplaced = store.wrong_place(found.config.state.directory) if found.config is not None else None
+    directory = found.config.state.directory if found.config is not None else None
+    misplaced = store.wrong_place(directory) if directory is not None and not fuse_mount.has_on_it(directory) else None
     problems = [*problems, misplaced] if misplaced is not None else problems
     return findings + [Finding(FAIL, name, one.message, one.of(name)) for one in problems]
 

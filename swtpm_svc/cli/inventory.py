@@ -104,7 +104,7 @@ def _notes(loaded: Config) -> "list[str]":
     if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
         notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
     missing = loaded.state.directory
-    if missing != f"{config.STATE_DIRECTORY}/{loaded.instance}" and not os.path.lexists(missing):
+    if missing != f"{config.STATE_DIRECTORY}/{loaded.instance}" and not (_is_on_mount(missing) or os.path.lexists(missing)):
         notes.append(
             f"there is no {missing}: mount what belongs there, or make it: install -d -m 0700 -o vtpm -g vtpm {quote(missing)}"
         )
@@ -172,7 +172,7 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
             remedy=f"see what it is: ls -ld {device.node}; give the TPM's device another name",
         )
     for place in config_places.places(loaded):
-        mode = None if _is_mount(place.where) else _mode(place.where)
+        mode = _mode(place.where)
         if mode and place.is_directory and not stat.S_ISDIR(mode):
             code = Code.STATE_MISSING if place.code is Code.STATE_LOCKED else place.code
             raise _obstacle(loaded, code, f'{place.what}: found "{place.where}", which is not a directory', place.where)
@@ -190,18 +190,20 @@ def _obstacle(loaded: Config, code: Code, cause: str, path: str) -> VtpmError:
 
 
 def _resolved(path: str) -> str:
-    """Where links lead to. A mount of ours is where it is: who looks at one whose service hangs waits for ever."""
-    return path if _is_mount(path) else os.path.realpath(path)
+    """Where links lead to. A mount of ours, and what is below one, is where it is."""
+    return path if _is_on_mount(path) else os.path.realpath(path)
 
 
-def _is_mount(path: str) -> bool:
+def _is_on_mount(path: str) -> bool:
     from swtpm_svc.frontends import fuse_mount
 
-    return fuse_mount.is_ours(path)
+    return fuse_mount.has_on_it(path)
 
 
 def _mode(path: str) -> Optional[int]:
     """Of what a path leads to; None: nothing, or it may not be looked at."""
+    if _is_on_mount(path):
+        return None
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):

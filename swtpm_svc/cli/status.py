@@ -318,7 +318,9 @@ def describe_access(owner: str, group: str, mode: int) -> str:
 
 def _state_files(loaded: Optional[Config]) -> Optional[StateFiles]:
     """Needs no daemon, but the rights to look: the directory is the service's own, 0700."""
-    if loaded is None:
+    from swtpm_svc.frontends import fuse_mount
+
+    if loaded is None or fuse_mount.has_on_it(loaded.state.directory):
         return None
     sizes, generation = {}, None
     for name in store.NAMES:

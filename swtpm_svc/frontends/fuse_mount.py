@@ -95,6 +95,12 @@ def is_ours(directory: str) -> bool:
     return bool(mounts) and mounts[-1].type == TYPE
 
 
+def has_on_it(path: str) -> bool:
+    """Is `path` a mount of ours, or below one? Who looks at such a one waits for ever if its service hangs."""
+    parts = os.path.abspath(path).split("/")
+    return any(is_ours("/".join(parts[:depth])) for depth in range(2, len(parts) + 1))  # from above, and no further
+
+
 def mounts_at(directory: str) -> "list[Mount]":
     """What is mounted at exactly this directory, from the bottom to the top."""
     point = _resolve(directory)

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.provision import ca_chain, validity
-from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, unusable
+from swtpm_svc.provision.ca_directory import DIRECTORY, RESTORE, CaDirectory, FileSet, option, unusable
 from swtpm_svc.provision.ca_signer import Command, PrivateKey, PublicKey, external_key, signature_hash, verify
 
 CHAIN, ISSUER_KEY, ROOT_KEY, SIGNER = "chain.pem", "issuer-key.pem", "root-key.pem", "signer.json"
@@ -63,7 +63,7 @@ class Authority(NamedTuple):
         Raises:
             VtpmError CA_SIGNER: the external signer failed. CA_UNUSABLE: the issuer's certificate has expired.
         """
-        _refuse(validity.expired(self.chain, self.directory))
+        _refuse(validity.expired(self.chain, self.directory, self.directory))
         builder = (
             builder.issuer_name(self.certificate.subject)
             .serial_number(x509.random_serial_number())  # 159 random bits, positive
@@ -78,8 +78,10 @@ class Authority(NamedTuple):
 
         That it is yet to begin is no error: the clock may have been set back, and the CA is good.
         """
-        remedy = f"set the clock, if it is wrong; else move {self.directory} aside, and make a new CA: vtpmctl ca create"
-        return validity.expired(self.chain, self.directory) or validity.early(self.chain, self.directory, remedy)
+        anew = f"vtpmctl ca create{option(self.directory)}"
+        remedy = f"set the clock, if it is wrong; else move {quote(self.directory)} aside, and make a new CA: {anew}"
+        expired = validity.expired(self.chain, self.directory, self.directory)
+        return expired or validity.early(self.chain, self.directory, remedy)
 
 
 def load(directory: str = DIRECTORY) -> Authority:
@@ -90,8 +92,8 @@ def load(directory: str = DIRECTORY) -> Authority:
     """
     authority = _find(CaDirectory(directory))
     if authority is None:
-        where = "" if directory == DIRECTORY else f" --ca {quote(directory)}"
-        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy=f"make one: vtpmctl ca create{where}")
+        remedy = f"make one: vtpmctl ca create{option(directory)}"
+        raise VtpmError(Code.STATE_MISSING, f"there is no CA in {directory}", remedy=remedy)
     return authority
 
 
@@ -134,7 +136,7 @@ def import_issuer(
     given = FileSet(files, owner.st_uid if owner else os.geteuid(), owner.st_gid if owner else os.getegid())
     try:
         authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
-        _refuse(validity.expired(authority.chain, "the certificates"))
+        _refuse(validity.expired(authority.chain, "the certificates", directory))
         _refuse(validity.early(authority.chain, "the certificates", "import it then; or set the clock, if that is wrong"))
     except VtpmError as error:
         if error.remedy == RESTORE:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.files import read_error, write_error
+from swtpm_svc.state.files import is_draft, read_error, write_error
 
 #: Where the local CA is.
 DIRECTORY = "/var/lib/vtpm-ca"
@@ -39,6 +39,11 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def unusable(path: str, cause: str, remedy: str = RESTORE) -> VtpmError:
     """A CA that is there and cannot be used. It is never replaced by a new one: what it has signed would be worth nothing."""
     return VtpmError(Code.CA_UNUSABLE, f"{path} {cause}", remedy=remedy)
+
+
+def option(directory: str) -> str:
+    """What names this CA in a command of a remedy: else it would be about the one in DIRECTORY, which is another."""
+    return "" if directory == DIRECTORY else f" --ca {quote(directory)}"
 
 
 class FileSet(NamedTuple):
@@ -112,9 +117,8 @@ class CaDirectory:
             if not stat.S_ISREG(found.st_mode):
                 raise unusable(path, "is no regular file")
             if found.st_mode & 0o077:
-                remedy = (
-                    f"chmod 600 {quote(path)}; if others can have read a key there, have another CA: vtpmctl ca import --force"
-                )
+                another = f"vtpmctl ca import --force{option(self.path)}"
+                remedy = f"chmod 600 {quote(path)}; if others can have read a key there, have another CA: {another}"
                 raise unusable(path, f"has the mode {found.st_mode & 0o777:04o}, others may use it", remedy)
             if found.st_uid not in (os.geteuid(), 0, os.fstat(folder).st_uid):
                 raise unusable(
@@ -189,7 +193,7 @@ class CaDirectory:
         is_new = found.st_uid == os.geteuid() and found.st_size == 0
         if not is_plain or not (is_new or found.st_uid == owner.st_uid):
             cause = f"is not a lock that was made here: a link, or the user {found.st_uid}'s"
-            raise unusable(path, cause, f"see what it is (ls -l {path}), and remove it")
+            raise unusable(path, cause, f"see what it is (ls -l {quote(path)}), and remove it")
         _give_to_owner(lock, folder)
         if found.st_mode & 0o077:
             os.fchmod(lock, 0o600)
@@ -207,7 +211,7 @@ class LockedCaDirectory:
         try:
             names = os.listdir(self._folder)
             for name in names:
-                if name.startswith(NEW):
+                if is_draft(name):
                     self._remove(name)
             if NEXT in names:
                 self._promote()

@@ -4,6 +4,8 @@ libtpms writes its whole state at each change, some twenty times for a TPM with 
 """
 
 import json
+import os
+import stat
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, internal
@@ -108,8 +110,10 @@ def _set_profile(profile: str) -> None:
 def _read_profile(path: str) -> str:
     remedy = 'name a file with one JSON object, such as {"Name": "default-v1"}, or one of libtpms\' profiles by its name'
     try:
-        with open(path, "rb") as file:
-            content = file.read(_PROFILE_MAX_BYTES + 1)
+        # O_NONBLOCK: a FIFO in the way is an error, and root's helper does not wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb") as file:
+            content = file.read(_PROFILE_MAX_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError as error:
         raise VtpmError(Code.STATE_UNREADABLE, f"the profile {path} cannot be read: {error.strerror}", remedy=remedy) from error
     try:

@@ -10,7 +10,7 @@ from typing import Optional
 from cryptography import x509
 
 from swtpm_svc.errors import VtpmError
-from swtpm_svc.provision.ca_directory import unusable
+from swtpm_svc.provision.ca_directory import option, unusable
 
 #: Where clocks without a battery start.
 BEGINNING = datetime(2000, 1, 1, tzinfo=timezone.utc)
@@ -43,14 +43,15 @@ def begin_below(chain: "tuple[x509.Certificate, ...]") -> datetime:
     return max(BEGINNING, *(period(certificate)[0] for certificate in chain))
 
 
-def expired(chain: "tuple[x509.Certificate, ...]", name: str) -> Optional[VtpmError]:
-    """What is wrong with a chain that is over; None: nothing. `name` is what the message calls it."""
+def expired(chain: "tuple[x509.Certificate, ...]", name: str, directory: str) -> Optional[VtpmError]:
+    """What is wrong with a chain that is over; None: nothing. `name` is what the message calls it, `directory` the CA's."""
     for certificate in chain:
         if state(certificate) == EXPIRED:
             return unusable(
                 name,
                 f"cannot be used: {_subject(certificate)} expired at {_words(period(certificate)[1])}",
-                "see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force",
+                "see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force"
+                + option(directory),
             )
     return None
 

@@ -39,7 +39,9 @@ def _read_bytes(path: str, instance: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             _refuse_special(path, os.fstat(descriptor).st_mode)
-            content = os.read(descriptor, FILE_MAX_BYTES + 1)
+            content = b""
+            while len(content) <= FILE_MAX_BYTES and (more := os.read(descriptor, FILE_MAX_BYTES + 1 - len(content))):
+                content += more  # a file server may give a part, and that may be a configuration, too
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):

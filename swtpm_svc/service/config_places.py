@@ -37,8 +37,6 @@ def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]"
         head, _, port = mssim.rpartition(":")
         found += [("[socket] mssim", mssim), ("the second port of [socket] mssim", f"{head}:{int(port) + 1}")]
     found.append(("the status socket", f"{run}/status"))
-    if config.vtpm_proxy.enabled:
-        found.append(("the record of [vtpm-proxy]", f"{run}/kernel-tpm"))
     result = [Place(what, where, Code.SOCKET_UNAVAILABLE) for what, where in found if where != "none"]
     result.append(Place("[state] directory", config.state.directory, Code.STATE_LOCKED))
     if config.fuse.enabled:

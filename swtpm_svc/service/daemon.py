@@ -362,6 +362,8 @@ class Daemon:
             config = config._replace(control=self._usable_control(config.control, current))
         except VtpmError as error:
             self._journal.error(error)
+        except Exception as error:  # systemd waits for the end of a reload
+            self._events.failed(internal("while reading the configuration", error))
         else:
             with suppress(VtpmError):  # the start has said that there is no such group
                 group = configuration.group_id(config.control.group)

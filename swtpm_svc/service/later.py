@@ -16,7 +16,9 @@ MODULES = (
     *(("tomllib",) if sys.version_info >= (3, 11) else ("tomli",)),
     "json",
     "difflib",
-    "shlex",
+    "re",
+    "socket",
+    "unicodedata",
     "systemd._journal",
     "swtpm_svc.provision.ek_templates",
     "swtpm_svc.provision.public_key",
@@ -26,12 +28,13 @@ MODULES = (
 
 
 def is_readable_by(account: Account) -> bool:
-    """May `account` read the modules? For root, which goes on with the groups of `account`."""
+    """May `account` read the modules, and the interpreter's? For root, which goes on with the groups of `account`."""
+    places = [place for place in (__file__, *sys.path) if os.path.exists(place)]
     os.initgroups(account.name, account.gid)
     os.setegid(account.gid)
     os.seteuid(account.uid)
     try:
-        return os.access(__file__, os.R_OK, effective_ids=True)
+        return all(os.access(place, os.R_OK, effective_ids=True) for place in places)
     finally:
         os.seteuid(0)
         os.setegid(0)

@@ -38,8 +38,16 @@ _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 #: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
 _OURS = ("tpm-00.", "tpm2-00.", "TMP-00.", "TMP2-00.", ".lock", "identity.json")
 _NAMED_MAX = 8
+#: What is being made, before it gets its name: these characters, and secrets.token_hex(4).
+_DRAFT, _DRAFT_DIGITS = ".new-", 8
 #: Another user may have filled a directory that is looked at.
 NAMES_MAX = 10_000
+
+
+def is_draft(name: str) -> bool:
+    """Is that what a run that was killed has left beside what it was making? Others may have a .new-release there."""
+    digits = name[len(_DRAFT) :]
+    return name.startswith(_DRAFT) and len(digits) == _DRAFT_DIGITS and set(digits) <= set("0123456789abcdef")
 
 
 class Directory:
@@ -87,7 +95,7 @@ class Directory:
             raise read_error(self.path, error) from None
         if len(found) > NAMES_MAX:
             cause = f"{self.path} has more than {NAMES_MAX} files, which no TPM's directory has"
-            raise VtpmError(Code.STATE_UNREADABLE, cause, remedy=f"see what they are: ls {quote(self.path)} | head")
+            raise VtpmError(Code.STATE_UNREADABLE, cause, remedy=f"see what they are: ls -bU {quote(self.path)} | head")
         return found
 
     def check_writable(self) -> None:
@@ -279,6 +287,9 @@ class Directory:
 def begins(path: str, *beginnings: bytes, dir_fd: Optional[int] = None) -> bool:
     """Is that a regular file, to be read, with one of these beginnings? Follows no link, and waits for nothing."""
     try:
+        # first: to open a device can have an effect (a watchdog, a tape), and a link of another user's may lead into /dev
+        if not stat.S_ISREG(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+            return False
         fd = os.open(path, _READ_FLAGS, dir_fd=dir_fd)
     except OSError:
         return False

@@ -28,7 +28,7 @@ from typing import Callable, NamedTuple, Optional
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import blob
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.files import Directory, read_error, write_error
+from swtpm_svc.state.files import Directory, is_draft, read_error, write_error
 from swtpm_svc.state.filling import MARKER, NEW, OURS, Owner, become, fill, filling
 from swtpm_svc.state.store import PERMALL, Store, file_name, traces, wrong_place
 
@@ -122,7 +122,7 @@ def install(
         refuse_existing(place, base)
         try:
             for name in os.listdir(base):
-                if name.startswith(NEW):
+                if is_draft(name):
                     _remove(base, name)
             stays = _clear(base, place)
             if stays is None:

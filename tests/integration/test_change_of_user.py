@@ -112,6 +112,16 @@ def test_create(folder, version):
     assert (status, values["error"]["code"]) == (73, "already-provisioned")
 
 
+def test_a_create_that_is_refused(folder):
+    """What an error says is put together as that user, too."""
+    for name in ("state", "etc", "state/.create.lock"):
+        (folder / name).mkdir()
+        os.chown(folder / name, NOBODY, NOBODY)
+    status, values, stderr = vtpmctl(folder, "create", "vm", "--no-certificates", "--ek", "ecc-p384")
+    assert (status, values["error"]["code"]) == (74, "state-unwritable")
+    assert "then move it away" in stderr
+
+
 @pytest.mark.parametrize(("tpm", "fuse"), [('version = "1.2"', False), ('version = "2.0"', False), ('version = "2.0"', True)])
 def test_the_daemon(folder, tpm, fuse):
     """Its own modules are closed to the user for real, so that it notices."""
@@ -147,3 +157,27 @@ def test_the_daemon(folder, tpm, fuse):
         assert daemon.stop() == 0
     assert "too late" not in daemon.log()
     assert "bug" not in daemon.log()
+
+
+def test_a_daemon_whose_interpreter_alone_is_closed(folder):
+    """As one that root's own tools have put into /root, with the program elsewhere."""
+    (folder / "closed").mkdir(mode=0o700)
+    (folder / "run").mkdir()
+    daemon = DaemonProcess(folder / "run")
+    for path in (folder / "run", *(folder / "run").rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    program = CLOSED + f"sys.path.append({str(folder / 'closed')!r})\n"
+    program += "runpy.run_module('swtpm_svc.service.main', run_name='__main__')\n"
+    daemon.words = [sys.executable, "-c", program, "--config", daemon.config, "--foreground", "--user", "nobody"]
+    daemon.start()
+    try:
+        assert daemon.status()["tpm"]["power"] == "running"
+        with open(daemon.config, "a", encoding="utf-8") as file:
+            file.write("\nx = \u00e9\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        while "LATIN SMALL LETTER E WITH ACUTE".lower() not in daemon.log():
+            assert "too late" not in daemon.log()
+            daemon.status()
+    finally:
+        assert daemon.stop() == 0
+    assert "too late" not in daemon.log()

@@ -395,6 +395,12 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(host: Host, words: Any, 
     assert [path for path in host.tree() if not path.startswith(str(host.ca))] == []
 
 
+def test_a_profile_that_is_a_pipe_keeps_nobody_waiting(host: Host, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    error = host.refused("vm1", "--profile", str(tmp_path / "pipe"))
+    assert (error["code"], "no JSON object" in error["message"]) == ("config-invalid", True)
+
+
 def _has_rsa4096() -> bool:
     from swtpm_svc.tpm import libtpms
 

@@ -70,18 +70,24 @@ def test_a_link_to_a_tpm_is_a_tpm(host: Host) -> None:
 
 def test_no_leftover_is_in_another_one_s_way(host: Host) -> None:
     """Whatever has such a name. What is no directory goes, and no link is followed; what is somebody's own stays."""
+    own = [".new-0000000f", ".new-12345", ".new-123456789", ".new-ABCDEF01", ".new-notes", ".new-release"]
     (host.folder / "mine").mkdir()
     (host.folder / "mine" / "file").write_text("mine")
     for folder in (host.state, host.config):
-        (folder / ".new-link").symlink_to(host.folder / "mine")
-        (folder / ".new-dangling").symlink_to("/nowhere")
-        (folder / ".new-file").write_text("")
-        (folder / ".new-full" / "inside").mkdir(parents=True)
-    (host.state / ".new-half").mkdir()
-    (host.state / ".new-half" / "tpm2-00.permall").write_text("half")
+        (folder / ".new-00000001").symlink_to(host.folder / "mine")
+        (folder / ".new-00000002").symlink_to("/nowhere")
+        (folder / ".new-00000003").write_text("")
+        (folder / ".new-0000000f" / "inside").mkdir(parents=True)
+        (folder / ".new-release").mkdir()
+        (folder / ".new-release" / "index.html").write_text("mine")
+        for name in own[1:5]:
+            (folder / name).write_text("mine")
+    (host.state / ".new-0abcdef0").mkdir()
+    (host.state / ".new-0abcdef0" / "tpm2-00.permall").write_text("half")
     host.made("vm1", *QUICK)
-    assert sorted(os.listdir(host.state)) == [".new-full", "vm1"]
-    assert sorted(os.listdir(host.config)) == [".new-full", "vm1.toml"]
+    assert sorted(os.listdir(host.state)) == [*own, "vm1"]
+    assert sorted(os.listdir(host.config)) == [*own, "vm1.toml"]
+    assert all((folder / ".new-release" / "index.html").read_text() == "mine" for folder in (host.state, host.config))
     assert (host.folder / "mine" / "file").read_text() == "mine"
     host.made("vm2", *QUICK)
 

@@ -16,6 +16,7 @@ import pytest
 from swtpm_svc.cli import doctor, vtpmctl
 from swtpm_svc.cli.status import Places
 from swtpm_svc.errors import Code, VtpmError, selinux_remedy
+from swtpm_svc.service import clones
 
 pytestmark = pytest.mark.needs("root")  # /dev/cuse and what is installed are root's
 
@@ -52,6 +53,7 @@ class System:
             "_label": lambda path: self.labels.get(path, "system_u:object_r:vtpm_cuse_device_t:s0"),
         }.items():
             monkeypatch.setattr(doctor, name, value)
+        monkeypatch.setattr(clones, "DIRECTORY", str(root / "keys"))
         monkeypatch.setattr(pwd, "getpwnam", lambda name: SimpleNamespace(pw_name=name, pw_uid=0, pw_gid=0))
         monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=0, gr_mem=self.groups[name]))
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -238,7 +240,7 @@ def test_a_record_of_another_form_is_shown_as_it_is(record):
 
 
 def test_a_failed_service(system, run):
-    (Path(system.places.config) / "vtpm0.toml").write_text("")
+    (Path(system.places.config) / "vtpm0.toml").write_text("[provision]\ncertificates = false\n")
     properties = "LoadState=loaded ActiveState=failed SubState=failed Result=exit-code"
     system.program("systemctl", f"printf '%s\\n' {properties}")
     result, out = run("vtpm0")

@@ -25,7 +25,6 @@ def refusal(text: str) -> VtpmError:
         ('[socket]\ncontrol = "/run/a"\ndata = "/run//./a"', "[socket] control", "is that of [socket] data"),
         ('[socket]\ndata = "/run/vtpm/vtpm0/ctrl.sock"', "[socket] control", "is that of [socket] data"),
         ('[socket]\ndata = "/run/vtpm/vtpm0/status"', "[socket] data", "is that of the status socket"),
-        ('[socket]\ndata = "/run/vtpm/vtpm0/kernel-tpm"\n[vtpm-proxy]\nenabled = true', "[socket] data", "of [vtpm-proxy]"),
         ('[socket]\ncontrol = "tcp:2321"\ndata = "tcp:127.0.0.1:2321"', "[socket] control", "is that of [socket] data"),
         ('[socket]\ncontrol = "tcp:localhost:2321"\ndata = "tcp:2321"', "[socket] control", "is that of [socket] data"),
         ('[socket]\ncontrol = "tcp:0.0.0.0:2321"\ndata = "tcp:10.0.0.1:2321"', "[socket] control", "is that of [socket] data"),

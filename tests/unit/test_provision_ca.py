@@ -447,7 +447,23 @@ def test_an_issuer_that_has_expired_since_signs_no_more(place, monkeypatch):
     authority, _ = ca.import_issuer(ca.pem(certificate("own", key)), key=key_pem(key), directory=str(place))
     monkeypatch.setattr(validity, "now", lambda: NOW + 2 * DAY)
     builder = x509.CertificateBuilder().subject_name(x509.Name([])).public_key(key.public_key())
-    assert "expired at" in refusal(authority.issue, builder).message
+    error = refusal(authority.issue, builder)
+    assert "expired at" in error.message
+    assert error.remedy.endswith(f"vtpmctl ca import --force --ca {place}"), "not the CA of the host, which is another"
+
+
+def test_remedies_are_about_the_ca_that_is_meant(tmp_path, monkeypatch):
+    place = tmp_path / "a b"
+    authority = ca.obtain(str(place))
+    (place / "current/issuer-key.pem").chmod(0o640)
+    assert refusal(ca.load, str(place)).remedy.endswith(f"vtpmctl ca import --force --ca '{place}'")
+    monkeypatch.setattr(validity, "now", lambda: datetime.datetime(1999, 1, 1, tzinfo=datetime.timezone.utc))
+    complaint = authority.complaint()
+    assert complaint is not None
+    assert complaint.remedy.endswith(f"move '{place}' aside, and make a new CA: vtpmctl ca create --ca '{place}'")
+    in_use = authority._replace(directory=ca.DIRECTORY).complaint()
+    assert in_use is not None
+    assert in_use.remedy.endswith("vtpmctl ca create")
 
 
 @pytest.mark.parametrize(

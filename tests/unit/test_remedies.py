@@ -136,9 +136,12 @@ def test_no_error_is_without_one():
                 assert [word for word in node.keywords if word.arg == "remedy"], f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("word", ["", "a b", "$(reboot)", "'", '"', "`x`", "a;b", "-", "*", "\n", "/a&b", "é"])
+@pytest.mark.parametrize(
+    "word", ["", "a b", "$(reboot)", "'", '"', "`x`", "a;b", "-", "*", "\n", "/a&b", "é", "/a-b_c.d+e,f:g=h%i@j", "~x", "#"]
+)
 def test_a_path_in_a_command_stays_one_word(word):
     assert shlex.split(f"ls {quote(word)}") == ["ls", word]
+    assert quote(word) == shlex.quote(word)
 
 
 def test_the_commands_of_ours_that_are_named_exist():
