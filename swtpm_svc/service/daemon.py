@@ -363,6 +363,7 @@ class Daemon:
         except VtpmError as error:
             self._journal.error(error)
         except Exception as error:  # systemd waits for the end of a reload
+            config = None
             self._events.failed(internal("while reading the configuration", error))
         else:
             with suppress(VtpmError):  # the start has said that there is no such group
