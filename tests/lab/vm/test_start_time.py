@@ -49,12 +49,12 @@ def test_where_the_time_of_a_start_goes(both, capsys):
     parts = {what: statistics.median(one[what] for one in starts) for what in starts[0]}
     parts["vtpm-attach start"] = median_of(lambda: timed("/usr/libexec/vtpm/vtpm-attach", "start", "vtpm1"))
     parts["vtpm-udev-properties"] = median_of(lambda: timed("/usr/libexec/vtpm/vtpm-udev-properties", "vtpm1"))
-    parts["a bare python3"] = bare = median_of(lambda: timed(PYTHON, "-IB", "-c", "pass"))
+    parts["a bare python3"] = median_of(lambda: timed(PYTHON, "-IB", "-c", "pass"))
     parts["python3 and the daemon's imports"] = median_of(lambda: timed(PYTHON, "-IB", "-c", "import swtpm_svc.service.daemon"))
     with capsys.disabled():
         print("\nsystemctl start vtpm@vtpm1, ms: " + ", ".join(f"{what} {took:.0f}" for what, took in parts.items()))
-    assert parts["vtpm-attach start"] < bare
-    assert parts["vtpm-udev-properties"] < bare
+    # no limits, which would judge the host's load: that a start has one interpreter is the next test's
+    assert parts["in all"] > parts["from there to READY"] > 0
 
 
 @pytest.mark.needs("strace")
