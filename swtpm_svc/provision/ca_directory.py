@@ -292,11 +292,15 @@ def _refuse_writable(folder: int, path: str, directory: str) -> None:
 def _close_remedy(path: str, directory: str) -> str:
     """Of what is in a CA's directory, or that itself if it is nothing else: /tmp, named by mistake, stays as it is."""
     try:
-        is_ours = all(name in (CURRENT, NEXT, LOCK) or name.startswith((NEW, REPLACED)) for name in os.listdir(directory))
+        names = set(os.listdir(directory))
+        is_everybodys = bool(os.stat(directory).st_mode & stat.S_ISVTX)
     except OSError:
-        is_ours = False
-    if not is_ours:
+        names, is_everybodys = set(), True
+    others = [name for name in names if name not in (CURRENT, NEXT, LOCK) and not name.startswith((NEW, REPLACED))]
+    if is_everybodys or (others and CURRENT not in names):
         return "name a directory that has nothing but the CA in it: --ca DIR, or ca in [provision]"
+    if others:
+        return f"move what is not the CA's to another place: ls -la {quote(directory)}; then chmod go-w {quote(path)}"
     return f"see that nothing in it is a stranger's: ls -laR {quote(path)}; then chmod go-w {quote(path)}"
 
 

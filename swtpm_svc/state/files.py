@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.ENOENT: "mount what belongs there, or make the directory that is missing: mkdir -p {folder}",
     errno.ENOTDIR: "see what is in the place of a directory: ls -ld {folder} {path}",
     errno.EISDIR: "see what the directory in its place is: ls -la {path}; then move it away",
-    errno.ELOOP: "put the file itself there",
+    errno.ELOOP: "see where the link leads: ls -l {path}; put the file itself there if it is the TPM's own, else remove the link",
 }
 _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 #: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
@@ -410,6 +410,8 @@ def _make_ours(path: str) -> str:
             else f"see what is in the way: namei -l {quote(path)}"
         )
     if found.st_uid != 0 or is_person(ours) or os.path.islink(path):
+        if os.getuid() == 0:
+            return f"root acts as user {ours} there, and it belongs to user {found.st_uid}; see why: ls -l {quote(path)}"
         return f"it belongs to user {found.st_uid}: run this as that user, or as root, or name another directory"
     names = [path] if stat.S_ISDIR(found.st_mode) else _like(path)
     return f"give it to the user that this runs as: chown -h {ours}:{os.getegid()} {' '.join(map(quote, names))}"

@@ -22,7 +22,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -30,6 +30,7 @@ from swtpm_svc.state import blob
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import Directory, is_draft, read_error, write_error
 from swtpm_svc.state.filling import MARKER, NEW, OURS, Owner, become, fill, filling
+from swtpm_svc.state.lock import LOCK_NAME, StateLock
 from swtpm_svc.state.store import PERMALL, Store, file_name, traces, wrong_place
 
 LOCK = ".create.lock"
@@ -208,16 +209,21 @@ def _clear(base: int, place: Place) -> Optional[int]:
     except FileNotFoundError:
         return None
     try:
-        if OURS.issuperset(os.listdir(folder)):
-            aside = NEW + secrets.token_hex(4)
-            try:
-                os.rename(place.name, aside, src_dir_fd=base, dst_dir_fd=base)
-            except OSError as error:
-                if error.errno not in (errno.EBUSY, errno.EXDEV):  # something is mounted there
-                    raise
-            else:
-                _remove(base, aside)
-                return None
+        names = os.listdir(folder)
+        if OURS.issuperset(names):
+            # a daemon that waits for its TPM to be powered on has a directory without a state, and would store into what is gone
+            is_lockable = LOCK_NAME in names
+            lock: AbstractContextManager[object] = StateLock.acquire(folder, place.path) if is_lockable else nullcontext()
+            with lock:
+                aside = NEW + secrets.token_hex(4)
+                try:
+                    os.rename(place.name, aside, src_dir_fd=base, dst_dir_fd=base)
+                except OSError as error:
+                    if error.errno not in (errno.EBUSY, errno.EXDEV):  # something is mounted there
+                        raise
+                else:
+                    _remove(base, aside)
+                    return None
         return os.dup(folder)
     finally:
         os.close(folder)

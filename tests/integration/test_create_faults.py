@@ -235,6 +235,20 @@ def test_a_mount_point_that_a_daemon_holds_is_left_alone(mounted: Host) -> None:
 
 
 @pytest.mark.needs("root")
+def test_an_empty_directory_that_a_daemon_holds_is_left_alone(host: Host) -> None:
+    """As one with power-on = "manual" does before its TPM is made: what it stored later would be in a directory that is gone."""
+    place = host.state / "vm1"
+    place.mkdir(mode=0o700)
+    with Store.open(str(place), "2.0"):
+        inode = place.stat().st_ino
+        status, values = host.create("vm1", *QUICK)
+        assert (status, values["error"]["code"]) == (75, "state-locked")
+        assert (place.stat().st_ino, names_in(place)) == (inode, [".lock"])
+    assert not list(host.config.iterdir())
+    host.made("vm1", *QUICK)
+
+
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("has_nameless_files", [True, False])
 def test_a_kill_after_any_step_of_filling_a_mount_point(mounted: Host, has_nameless_files: bool) -> None:
     """Before each change of the disk, one after the other, each upon what the one before has left."""

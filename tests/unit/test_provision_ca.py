@@ -281,6 +281,15 @@ def test_of_a_directory_that_is_more_than_a_ca_the_mode_is_left_alone(place):
     )
 
 
+def test_of_a_ca_with_something_else_beside_it_that_is_to_be_moved(place):
+    """Else the remedy would lead to a new CA."""
+    ca.obtain(str(place))
+    (place / "README").touch()
+    place.chmod(0o777)
+    remedy = refusal(ca.load, str(place)).remedy
+    assert remedy == f"move what is not the CA's to another place: ls -la {place}; then chmod go-w {place}"
+
+
 def test_a_symbolic_link_in_its_place_is_not_followed(place, tmp_path):
     ca.obtain(str(place))
     (place / "current/issuer-key.pem").rename(tmp_path / "key")
