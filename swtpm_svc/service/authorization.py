@@ -4,7 +4,6 @@ The databases may be a directory across the network, and slow or silent: only th
 waits for the answer.
 """
 
-import grp
 import os
 import pwd
 import time
@@ -13,6 +12,8 @@ from functools import partial
 from threading import Thread
 from typing import Callable, Optional
 
+from swtpm_svc.errors import VtpmError
+from swtpm_svc.service import config
 from swtpm_svc.service.config_schema import account_number
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Rights
@@ -110,10 +111,7 @@ class Authorization:
 
 def find_group(name: str) -> Optional[int]:
     """The number of the group that `name`, a name or number, says; None: there is none, and nobody is in it."""
-    number = account_number(name)
-    if number is not None:
-        return number
     try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
+        return config.group_id(name)
+    except VtpmError:
         return None
