@@ -13,11 +13,11 @@ uml_cache=$LAB_CACHE/uml
 . "$uml_lab/apt.sh"
 
 # uml_kernel any|newest : sets UML_KERNEL, UML_MODULES (the folder of its modules) and UML_OPTIONS (an array). `any`: to the archive's kernel if
-# it is in the cache, since it is the fastest, else to the installed one if it boots; else, and for `newest`, the archive's is unpacked.
+# it is in the cache and boots, since it is the fastest, else to the installed one if it boots; else, and for `newest`, the archive's is unpacked.
 # Where none boots: one line that says why, and 1.
 uml_kernel() {
   local installed='not asked for' archive=''
-  if [ "$1" = any ] && [ ! -x "$uml_cache/sid/linux.uml" ]; then
+  if [ "$1" = any ] && ! { [ -x "$uml_cache/sid/linux.uml" ] && [ -z "$(uml_probe "$uml_cache/sid/linux.uml")" ]; }; then
     if UML_KERNEL=$(command -v "${LAB_UML:-linux.uml}"); then
       installed=$(uml_probe "$UML_KERNEL")
       if [ -z "$installed" ]; then uml_describe /usr/lib/uml/modules; return; fi

@@ -103,6 +103,14 @@ def test_that_time_ran_out_is_not_kept(kernels, tmp_path):
         assert starts(tmp_path / "linux.uml") == asked
 
 
+def test_an_unpacked_kernel_that_does_not_boot_any_more_is_passed_over(kernels, tmp_path):
+    """As in a cache that was moved, whose kernel does not find its libc."""
+    environment = kernels(BOOTS, BOOTS)
+    assert chosen(environment, "newest").returncode == 0
+    script(tmp_path / "cache/uml/sid/linux.uml", HEAD + ABORTS)
+    assert chosen(environment).stdout == f"{tmp_path}/linux.uml\n"
+
+
 def test_the_newest_may_be_asked_for(kernels, tmp_path):
     assert chosen(kernels(BOOTS, BOOTS), "newest").stdout == f"{tmp_path}/cache/uml/sid/linux.uml\n"
 
