@@ -26,11 +26,11 @@ PATHS = [
 CREATE = f"""
 import sys
 sys.path += {PATHS!r}
-from swtpm_svc.cli import create, vtpmctl
-from swtpm_svc.service import config
-config.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
+from swtpm_svc.cli.vtpmctl import create, entry
+from swtpm_svc.config import loading
+loading.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
 del sys.argv[1:3]
-sys.exit(vtpmctl.main())
+sys.exit(entry.main())
 """
 #: What ends each step: a function by where it is and its name, in the order in which they return; None: the program does.
 STEPS = {
@@ -52,8 +52,9 @@ BREAKDOWN = f"""
 import sys, time
 marks = [time.time()]
 sys.path += {PATHS!r}
-from swtpm_svc.cli import create, parser, vtpmctl
-from swtpm_svc.service import config, provisioning
+from swtpm_svc.cli.vtpmctl import create, parser, entry
+from swtpm_svc.service import provisioning
+from swtpm_svc.config import loading
 marks.append(time.time())
 left, computing = {[ends for ends in STEPS.values() if ends]!r}, 0.0
 def clock(holder, name):
@@ -72,9 +73,9 @@ def clock(holder, name):
     setattr(place, name, clocked)
 for ends in dict.fromkeys(left):
     clock(*ends)
-config.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
+loading.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
 del sys.argv[1:3]
-status = vtpmctl.main()
+status = entry.main()
 print(computing, *marks, time.time())
 sys.exit(status)
 """

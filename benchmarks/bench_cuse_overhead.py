@@ -17,9 +17,9 @@ from cuse_kernel import HEADER, Kernel
 from memory_storage import MemoryStorage
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
-from swtpm_svc.frontends.cuse import CuseFrontend
+from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.service.parking import Park
+from swtpm_svc.continuity.parking import Park
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm._libtpms import ffi, lib
 from swtpm_svc.tpm.controller import Controller, Rights

@@ -22,8 +22,7 @@ from device_clients import Client, wait_for
 from manager import Instance
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
-from swtpm_svc.frontends import cuse_device
-from swtpm_svc.frontends.cuse import SLOT_SIZE
+from swtpm_svc.frontends.cuse import handshake
 from swtpm_svc.wire import cuse, fuse
 
 ROUNDS, BATCH = 40, 50
@@ -32,10 +31,10 @@ ECHO = "vtpm-echo"
 
 def serve_echo():
     """A CUSE server that answers each command with 20 bytes."""
-    fd = cuse_device.open_cuse()
-    cuse_device.initialise(fd, ECHO, 0, 0)
+    fd = handshake.open_cuse()
+    handshake.initialise(fd, ECHO, 0, 0)
     os.set_blocking(fd, True)
-    frame = bytearray(SLOT_SIZE)
+    frame = bytearray(cuse.MAX_REQUEST)
     view = memoryview(frame)
     answer = bytes(20)
     while True:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from swtpm_svc.service.parking import Park
+from swtpm_svc.continuity.parking import Park
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUNS = int(os.environ.get("RUNS", "31"))

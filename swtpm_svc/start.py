@@ -13,13 +13,13 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else who
 
 def vtpmctl() -> int:
     """The command of that name; its exit status."""
-    from swtpm_svc.cli.vtpmctl import main
+    from swtpm_svc.cli.vtpmctl.entry import main
 
     return main()
 
 
 def vtpmd() -> int:
     """The daemon; its exit status."""
-    from swtpm_svc.service.main import main
+    from swtpm_svc.service.vtpmd import main
 
     return main()

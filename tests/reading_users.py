@@ -1,9 +1,9 @@
 """A daemon that says as which users it opens the state, which somebody may have put there to take it over."""
 
-#: To be run with python -c: as swtpm_svc.service.main. The numbers are the real, the effective and the saved user id.
+#: To be run with python -c: as swtpm_svc.service.vtpmd. The numbers are the real, the effective and the saved user id.
 PROGRAM = """
 import os, sys
-from swtpm_svc.service.main import main
+from swtpm_svc.service.vtpmd import main
 from swtpm_svc.state.store import Store
 opened = Store.open
 def say(*words):

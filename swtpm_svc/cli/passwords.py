@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.cli import output
-from swtpm_svc.cli.command import Argument
+from swtpm_svc.cli.vtpmctl.command import Argument
 from swtpm_svc.errors import Code, VtpmError
 
 #: No password is longer; what a wrong file name must not pull into memory.

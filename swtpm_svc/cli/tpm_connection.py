@@ -13,17 +13,17 @@ import stat
 from types import TracebackType
 from typing import NoReturn, Optional
 
-from swtpm_svc.cli.device import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
+from swtpm_svc.cli.tpm_control import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
+from swtpm_svc.config import loading
+from swtpm_svc.config.addresses import parse_address
+from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.channel import acknowledge, is_tcp
-from swtpm_svc.frontends.fuse_mount import TYPE as FUSE_TYPE
-from swtpm_svc.frontends.sockets import parse_address
+from swtpm_svc.frontends.fuse.mounts import TYPE as FUSE_TYPE
+from swtpm_svc.frontends.sockets.channel import acknowledge, is_tcp
 from swtpm_svc.provision.ownership import PROBE
-from swtpm_svc.service import config
-from swtpm_svc.service.config import Config
 from swtpm_svc.wire import ptm, ptm_socket
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm import HEADER_SIZE, decode_header
+from swtpm_svc.wire.tpm_header import HEADER_SIZE, decode_header
 
 #: Bytes of the longest response of a TPM (the kernel's TPM_BUFSIZE, libtpms' buffer).
 RESPONSE_MAX_BYTES = 4096
@@ -31,7 +31,7 @@ RESPONSE_MAX_BYTES = 4096
 _TCP = "tcp:"
 
 
-def find_tpm(name: str, directory: str = config.CONFIG_DIRECTORY) -> Target:
+def find_tpm(name: str, directory: str = loading.CONFIG_DIRECTORY) -> Target:
     """Where the TPM takes commands: a path, `tcp:[HOST:]PORT`, or what an instance's configuration says.
 
     Raises:

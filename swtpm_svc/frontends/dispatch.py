@@ -12,8 +12,8 @@ from swtpm_svc.tpm.libtpms import TPM_SUCCESS, Left, Unsent
 from swtpm_svc.tpm.power import Failure, Power
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import LONG_RUNNING
-from swtpm_svc.wire.cuse import Caller
 
 
 class Events(Protocol):

@@ -8,10 +8,10 @@ import errno
 from typing import Optional, Union
 
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
-from swtpm_svc.wire.tpm import HEADER, HEADER_SIZE
+from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 
-#: Files that may be open at a time, of all users and of one (Shares); each may hold a command and a response of 4 KiB.
-MAX_OPENERS = 1024
+#: Files that one user may have open at a time, of the MAX_OPENERS that there are (Shares); each may hold a command and a
+#: response of 4 KiB.
 MAX_OPENERS_OF_ONE = 256
 
 

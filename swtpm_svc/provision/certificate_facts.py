@@ -57,7 +57,7 @@ def describe(certificate: x509.Certificate) -> "dict[str, Any]":
 
 
 def fingerprint_of_key(certificate: x509.Certificate) -> Optional[str]:
-    """That of provision.public_key; None: its key cannot be read."""
+    """That of subject_public_key; None: its key cannot be read."""
     try:
         spki = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     except Exception:  # see above

@@ -151,7 +151,7 @@ def _hardware_module_name(tpm: TpmFacts, ek: bytes) -> x509.OtherName:
 
 
 def _serial_of_key(ek: bytes) -> str:
-    """The beginning of the EK's fingerprint (provision.public_key): no two TPMs have the same."""
+    """The beginning of the EK's fingerprint (subject_public_key): no two TPMs have the same."""
     key = x509.load_der_x509_certificate(ek).public_key()
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:_SERIAL_DIGITS]
 

@@ -12,13 +12,13 @@ from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.manufacture import Made, Order, manufacture_1_2, manufacture_2_0
 from swtpm_svc.provision.refused import RefusedByTpm
-from swtpm_svc.provision.tpm2 import Tpm2
-from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.provision.tpm2_owner import Tpm2
+from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm import HEADER
+from swtpm_svc.wire.tpm_header import HEADER
 
 #: TPMLIB_GetInfo(3): specification and attributes, which are meant for certificates.
 _INFO_FLAGS = 0x03

@@ -8,7 +8,7 @@ from threading import Thread
 from typing import Any, Optional
 
 from swtpm_svc.errors import Code, VtpmError, internal
-from swtpm_svc.provision.public_key import to_cryptography
+from swtpm_svc.provision.subject_public_key import to_cryptography
 from swtpm_svc.wire.public_key import PublicKey
 
 #: How long the end of the process may take: `cryptography` is imported by then, and a CA made, on a busy machine too.

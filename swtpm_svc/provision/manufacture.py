@@ -11,8 +11,8 @@ from swtpm_svc.provision import device_keys, nv_certificates, ownership
 from swtpm_svc.provision.device_keys import DeviceKey
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.issuer import Issuer
-from swtpm_svc.provision.tpm2 import Tpm2
-from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.provision.tpm2_owner import Tpm2
+from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET

@@ -9,8 +9,8 @@ from typing import Optional
 
 from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.provision.refused import RC_HANDLE, TPM_AUTH_CONFLICT, TPM_BADINDEX, RefusedByTpm
-from swtpm_svc.provision.tpm2 import Tpm2
-from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.provision.tpm2_owner import Tpm2
+from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
 from swtpm_svc.wire.tpm12 import NvPermission

@@ -6,13 +6,13 @@ from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.provision import refused
 from swtpm_svc.provision.ek_templates import EndorsementKey
 from swtpm_svc.provision.refused import RefusedByTpm, already, broken
-from swtpm_svc.provision.tpm2 import Tpm2
-from swtpm_svc.provision.tpm12 import Tpm12
+from swtpm_svc.provision.tpm2_owner import Tpm2
+from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
-from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 from swtpm_svc.wire.tpm2 import Public
+from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 
 #: A command that a TPM of each version answers, each in its own way, and that changes nothing.
 PROBE = tpm2.encode(tpm2.Command.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))

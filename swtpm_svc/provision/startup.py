@@ -2,7 +2,7 @@
 
 from typing import Callable
 
-from swtpm_svc.wire.tpm import (
+from swtpm_svc.wire.tpm_header import (
     ST_NO_SESSIONS,
     TAG_RQU_COMMAND,
     TAG_RSP_COMMAND,

@@ -11,7 +11,7 @@ from struct import Struct
 
 from swtpm_svc.provision.refused import broken
 from swtpm_svc.wire import tpm12
-from swtpm_svc.wire.tpm import Bytes
+from swtpm_svc.wire.tpm_header import Bytes
 
 _UINT32 = Struct(">I")
 

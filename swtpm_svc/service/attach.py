@@ -11,13 +11,13 @@ with the exit status that says whether another start can help.
 import os
 import sys
 
+from swtpm_svc.config import loading as configuration
+from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import VtpmError, internal
-from swtpm_svc.frontends import fuse_mount
-from swtpm_svc.service import config as configuration
-from swtpm_svc.service import kernel_tpm
-from swtpm_svc.service.config import Config
-from swtpm_svc.service.journal import Journal
-from swtpm_svc.service.notify import Notifier
+from swtpm_svc.frontends.fuse import mounts
+from swtpm_svc.service.kernel_tpm import kernel_tpm
+from swtpm_svc.service.systemd.journal import Journal
+from swtpm_svc.service.systemd.notify import Notifier
 from swtpm_svc.state import newborn
 
 #: What making a TPM may take; an RSA 4096 key on a small machine is the longest part.
@@ -38,9 +38,9 @@ def start(config: Config, notifier: Notifier) -> None:
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)
         os.close(kernel_tpm.make(config.instance, config.tpm.version, notifier).fd)
     if config.fuse.enabled:
-        fuse_mount.make_directory(config.fuse.directory)
-        fd = fuse_mount.mount(config.fuse.directory)
-        notifier.park(fuse_mount.PASSED_NAME, fd)
+        mounts.make_directory(config.fuse.directory)
+        fd = mounts.mount(config.fuse.directory)
+        notifier.park(mounts.PASSED_NAME, fd)
         os.close(fd)
 
 
@@ -63,8 +63,8 @@ def stop(config: Config, notifier: Notifier) -> None:
     Raises:
         VtpmError MOUNT_FAILED
     """
-    notifier.unpark(fuse_mount.PASSED_NAME)
-    fuse_mount.unmount(config.fuse.directory)
+    notifier.unpark(mounts.PASSED_NAME)
+    mounts.unmount(config.fuse.directory)
 
 
 def main(arguments: "list[str]") -> int:

@@ -12,12 +12,12 @@ from functools import partial
 from threading import Thread
 from typing import Callable, Optional
 
+from swtpm_svc.config import loading
+from swtpm_svc.config.schema import account_number
 from swtpm_svc.errors import VtpmError
-from swtpm_svc.service import config
-from swtpm_svc.service.config_schema import account_number
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Rights
-from swtpm_svc.wire.cuse import Caller
+from swtpm_svc.wire.caller import Caller
 
 #: How long an answer is good: a user who was added need not wait for long, and who asks often does not make a thread each time.
 _REMEMBERED_S = 2.0
@@ -112,6 +112,6 @@ class Authorization:
 def find_group(name: str) -> Optional[int]:
     """The number of the group that `name`, a name or number, says; None: there is none, and nobody is in it."""
     try:
-        return config.group_id(name)
+        return loading.group_id(name)
     except VtpmError:
         return None

@@ -14,27 +14,31 @@ from threading import Thread, current_thread, main_thread
 from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
+from swtpm_svc.config import loading as configuration
+from swtpm_svc.config.loading import Config, ControlConfig
+from swtpm_svc.continuity.handover import Handover, OpenerRecord
+from swtpm_svc.continuity.parking import Park
 from swtpm_svc.errors import TABLE, Code, VtpmError, internal
-from swtpm_svc.frontends.cuse import CuseFrontend, OpenerRecord
+from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.service import clones, kernel_tpm, later, state_keys, udev
-from swtpm_svc.service import config as configuration
-from swtpm_svc.service import journal as entries
+from swtpm_svc.service import later, state_keys
 from swtpm_svc.service.authorization import Authorization
-from swtpm_svc.service.config import Config, ControlConfig
-from swtpm_svc.service.device import ServedDevice
 from swtpm_svc.service.events import EventLog
-from swtpm_svc.service.frontends import Frontends
-from swtpm_svc.service.identity import IdentityWatch
-from swtpm_svc.service.identity_record import RecordFile
-from swtpm_svc.service.journal import Journal
+from swtpm_svc.service.frontend_set import Frontends
+from swtpm_svc.service.identity import clones
+from swtpm_svc.service.identity.identity_record import RecordFile
+from swtpm_svc.service.identity.identity_watch import IdentityWatch
+from swtpm_svc.service.kernel_tpm import kernel_tpm
 from swtpm_svc.service.loop import Loop
-from swtpm_svc.service.main import Options
-from swtpm_svc.service.notify import Notifier, passed_descriptors
-from swtpm_svc.service.parking import Handover, Park
+from swtpm_svc.service.options import Options
 from swtpm_svc.service.privileges import become, find_account
+from swtpm_svc.service.served_device import ServedDevice
 from swtpm_svc.service.stall import StallWatch
-from swtpm_svc.service.status import OPENERS_SHOWN, StatusServer, runtime_path
+from swtpm_svc.service.status_socket import OPENERS_SHOWN, StatusServer, runtime_path
+from swtpm_svc.service.systemd import journal as entries
+from swtpm_svc.service.systemd import udev
+from swtpm_svc.service.systemd.journal import Journal
+from swtpm_svc.service.systemd.notify import Notifier, passed_descriptors
 from swtpm_svc.service.throttle import Throttle
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store

@@ -6,11 +6,11 @@ from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.dispatch import NOTABLE
-from swtpm_svc.service.journal import COMMAND_ID, COUNT_ID, Journal
+from swtpm_svc.service.systemd.journal import COMMAND_ID, COUNT_ID, Journal
 from swtpm_svc.service.throttle import Throttle
 from swtpm_svc.wire import ptm, return_codes
+from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import name as command_name
-from swtpm_svc.wire.cuse import Caller
 
 #: Pieces of a blob or of a hash are one operation.
 Fields = dict[str, Any]

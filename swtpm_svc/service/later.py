@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 
-from swtpm_svc.service.config import Config
+from swtpm_svc.config.loading import Config
 from swtpm_svc.service.privileges import Account
 
 #: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and wrong.
@@ -21,8 +21,8 @@ MODULES = (
     "unicodedata",
     "systemd._journal",
     "swtpm_svc.provision.ek_templates",
-    "swtpm_svc.provision.public_key",
-    "swtpm_svc.provision.tpm2",
+    "swtpm_svc.provision.subject_public_key",
+    "swtpm_svc.provision.tpm2_owner",
     "swtpm_svc.wire.public_key",
 )
 
@@ -52,6 +52,6 @@ def import_all(config: Config) -> None:
 
         StateKey(bytes(16))  # what a key brings with it
     if config.fuse.enabled:
-        from swtpm_svc.frontends import fusefs
+        from swtpm_svc.frontends.fuse import fuse_frontend
 
-        fusefs.load()
+        fuse_frontend.load()

@@ -3,12 +3,12 @@
 import os
 from typing import Callable, Optional
 
+from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import factory
 from swtpm_svc.provision.factory import Ownership
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.manufacture import Made, Order
-from swtpm_svc.service.config import Config
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys, newborn
 from swtpm_svc.state.filling import Owner

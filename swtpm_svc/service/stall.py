@@ -3,8 +3,8 @@
 import time
 from typing import Callable
 
-from swtpm_svc.service.journal import STALL_OVER_ID, STALLED_ID, Journal
 from swtpm_svc.service.loop import Loop
+from swtpm_svc.service.systemd.journal import STALL_OVER_ID, STALLED_ID, Journal
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
 

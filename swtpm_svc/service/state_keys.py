@@ -1,6 +1,6 @@
 """The keys that an instance's configuration names, for its daemon."""
 
-from swtpm_svc.service.config_schema import StateConfig
+from swtpm_svc.config.schema import StateConfig
 from swtpm_svc.state import keys
 from swtpm_svc.state.encryption import Keys
 

@@ -7,7 +7,7 @@
     TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
     *.bad                     what restore_previous() replaced
     .lock                     see lock.py
-    identity.json             the keys by which the TPM was known last, unless that is kept elsewhere: service/identity_record.py
+    identity.json             the keys by which the TPM was known last, unless that is kept elsewhere: service/identity/
     .rekey                    state under a new key that is about to replace the old: see replacement.py
 
 With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key as well as

@@ -5,7 +5,7 @@ Sources: TPM Main Part 3; TPM 2.0 Library Part 3.
 
 from typing import NamedTuple, Optional
 
-from swtpm_svc.wire.tpm import ST_NO_SESSIONS, TAG_RQU_COMMAND, TAG_RSP_COMMAND, encode_command, encode_response
+from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RQU_COMMAND, TAG_RSP_COMMAND, encode_command, encode_response
 
 #: Fresh entropy for a generator that goes on; what `Dialect.stir` is followed by.
 STIR_BYTES = 48

@@ -10,7 +10,7 @@ from typing import Optional
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire.tpm import HEADER_SIZE, ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_command
+from swtpm_svc.wire.tpm_header import HEADER_SIZE, ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_command
 
 #: PC Client platforms have 24 of them in every bank, libtpms too.
 PCR_COUNT = 24

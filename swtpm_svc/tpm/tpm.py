@@ -23,7 +23,7 @@ from swtpm_svc.tpm.libtpms import TPM_FAIL, Left, LibtpmsError, Stream, Unsent
 from swtpm_svc.tpm.power import Failure, Power, Snapshot
 from swtpm_svc.tpm.staging import Staging, Storage
 from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING
-from swtpm_svc.wire.tpm import (
+from swtpm_svc.wire.tpm_header import (
     ST_NO_SESSIONS,
     decode_header,
     encode_command,

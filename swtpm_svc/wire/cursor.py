@@ -3,7 +3,7 @@
 from struct import Struct
 
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm import Bytes
+from swtpm_svc.wire.tpm_header import Bytes
 
 _UINT16 = Struct(">H")
 _UINT32 = Struct(">I")

@@ -12,20 +12,17 @@ from struct import error as StructError
 from typing import Callable, Union
 
 from swtpm_svc.wire import fuse
+from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.values import NamedTuple
 
 Bytes = Union[bytes, bytearray, memoryview]
 
-
-class Caller(NamedTuple):
-    """Who made the system call, by the kernel's word. All zero in requests that the kernel makes for itself (RELEASE)."""
-
-    uid: int
-    gid: int
-    pid: int
-    #: Supplementary groups, where the kernel tells them: of the peers of UNIX sockets.
-    groups: "tuple[int, ...]" = ()
+#: What CUSE_INIT agrees on, in bytes: a longer write() arrives in pieces, of which the first is refused.
+MAX_WRITE = 64 * 1024
+MAX_READ = 64 * 1024
+#: What the kernel wants a read() of /dev/cuse to have room for: fuse_in_header, fuse_write_in, max_write; whole pages.
+MAX_REQUEST = MAX_WRITE + 4096
 
 
 class Init(NamedTuple):

@@ -58,6 +58,7 @@ class Capability(IntFlag):
     SEND_COMMAND_HEADER = 1 << 15  # an 8-byte header before TPM commands and responses on a socket
     LOCK_STORAGE = 1 << 16
     ALL = 0x17FFF  # without SEND_COMMAND_HEADER
+    DEVICE = ALL & ~SET_DATAFD  # a device is the data channel itself (swtpm_ioctls(3))
 
 
 @unique

@@ -11,7 +11,7 @@ from struct import Struct
 from swtpm_svc.wire.cursor import Cursor
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, RsaPublicKey
-from swtpm_svc.wire.tpm import Bytes
+from swtpm_svc.wire.tpm_header import Bytes
 
 #: A nonce, a digest (SHA-1) and an authorization value are all of this size.
 DIGEST_SIZE = 20

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Union
 from swtpm_svc.wire.cursor import Cursor
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, EccPublicKey, PublicKey, RsaPublicKey
-from swtpm_svc.wire.tpm import ST_NO_SESSIONS, ST_SESSIONS, Bytes, encode_command
+from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, ST_SESSIONS, Bytes, encode_command
 
 
 @unique

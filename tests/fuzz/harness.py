@@ -1,6 +1,6 @@
 """What the fuzz targets share: a real TPM, front ends without a daemon, and what must be so after any input.
 
-Nothing here needs atheris, so that tests/integration/test_fuzz_targets.py can run the targets on their seeds.
+Nothing here needs atheris, so that tests/integration/frontends/test_fuzz_targets.py can run the targets on their seeds.
 """
 
 import array
@@ -17,7 +17,7 @@ from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Controller, Rights
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire.cuse import Caller
+from swtpm_svc.wire.caller import Caller
 
 MAX_TURNS = 100_000
 

@@ -3,15 +3,15 @@
 import os
 import struct
 
+from conversations import TPM2, TPM12
 from harness import Service
-from test_sockets import TPM2, TPM12
 from tpm_commands import GET_RANDOM, NV_DEFINE_COUNTER, NV_INCREMENT, NV_READ_COUNTER, PCR_EXTEND_16, PCR_READ_16
 
-from swtpm_svc.frontends.control_channel import ControlChannel
-from swtpm_svc.frontends.cuse import CuseFrontend
-from swtpm_svc.frontends.data_channel import DataChannel
-from swtpm_svc.frontends.mssim_channel import MssimChannel
-from swtpm_svc.frontends.sockets import SocketFrontend
+from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
+from swtpm_svc.frontends.sockets.control_channel import ControlChannel
+from swtpm_svc.frontends.sockets.data_channel import DataChannel
+from swtpm_svc.frontends.sockets.mssim_channel import MssimChannel
+from swtpm_svc.frontends.sockets.socket_frontend import SocketFrontend
 from swtpm_svc.wire import fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT
 

@@ -38,10 +38,10 @@ class Recorder:
 def serve(directory, version="2.0", power=True, startup="clear", fd=None, uid=None, **access):
     from memory_storage import MemoryStorage
 
-    import swtpm_svc.frontends.fuse_files  # noqa: F401 - now, as what follows may not be readable for `uid`
+    import swtpm_svc.frontends.fuse.shown_files  # noqa: F401 - now, as what follows may not be readable for `uid`
     from swtpm_svc.errors import VtpmError
     from swtpm_svc.frontends.dispatch import Dispatcher
-    from swtpm_svc.frontends.fusefs import FuseFrontend
+    from swtpm_svc.frontends.fuse.fuse_frontend import FuseFrontend
     from swtpm_svc.service.loop import Loop
     from swtpm_svc.tpm.controller import Controller, Rights
     from swtpm_svc.tpm.executor import Executor

@@ -8,8 +8,9 @@ import time
 
 from memory_storage import MemoryStorage
 
+from swtpm_svc.config.addresses import parse_address
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.sockets import SocketFrontend, parse_address
+from swtpm_svc.frontends.sockets.socket_frontend import SocketFrontend
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.tpm.controller import Controller, Rights
 from swtpm_svc.tpm.executor import Executor

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from memory_storage import MemoryStorage
 
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire.tpm import HEADER
+from swtpm_svc.wire.tpm_header import HEADER
 
 
 @contextmanager

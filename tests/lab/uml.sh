@@ -59,7 +59,7 @@ for person in lab-member lab-operator lab-outsider; do
 done
 sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' -e 's/:,/:/' "$skeleton/etc/group"
 cp "$project"/packaging/udev/*.rules "$skeleton/etc/udev/rules.d/" 2>/dev/null || :
-printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m swtpm_svc.service.udev_properties "$@"\n' "$project" >"$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
+printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m swtpm_svc.service.systemd.udev_properties "$@"\n' "$project" >"$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
 chmod 755 "$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
 
 # mounted by uml-init.sh in one go. The project is bound aside and back, as it may lie in /tmp

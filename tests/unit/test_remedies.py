@@ -1,7 +1,7 @@
 """Every remedy, read as by somebody who will type it as root: what may be in one, and what may not.
 
 All texts of the program are looked at, not only those that are called `remedy`: a note or a report is followed, too. That the
-commands lead out of the trouble is in tests/integration/test_remedies_followed.py.
+commands lead out of the trouble is in tests/integration/cli/test_remedies_followed.py.
 """
 
 import ast
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli import authority, parser
-from swtpm_svc.cli.operations import OPERATIONS
-from swtpm_svc.cli.tpm_commands import TPM_COMMANDS
+from swtpm_svc.cli.vtpmctl import authority, parser
+from swtpm_svc.cli.vtpmctl.operations import OPERATIONS
+from swtpm_svc.cli.vtpmctl.tpm_commands import TPM_COMMANDS
 from swtpm_svc.errors import NAME, TCTI, Code, VtpmError, quote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,10 +110,10 @@ def test_what_harms_is_recognised(what, text):
 def test_no_remedy_says_name_where_somebody_knows_it():
     """`vtpmctl init NAME` is for manuals and the help; of an error the instance is known, or becomes so where it is reported."""
     helps = (
-        "swtpm_svc/service/main.py",
+        "swtpm_svc/service/options.py",
         "swtpm_svc/service/attach.py",
-        "swtpm_svc/service/udev_properties.py",
-        "swtpm_svc/cli/parser.py",
+        "swtpm_svc/service/systemd/udev_properties.py",
+        "swtpm_svc/cli/vtpmctl/parser.py",
     )
     for place, text in TEXTS:
         if not place.startswith(helps):

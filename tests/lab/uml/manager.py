@@ -37,7 +37,7 @@ class Instance:
         self.messages = []
         self.pid = None
         self.log_path = f"/tmp/{name}.log"
-        self.program = ["-m", "swtpm_svc.service.main"]
+        self.program = ["-m", "swtpm_svc.service.vtpmd"]
         self._notify_path = f"/run/notify-{name}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._notify_path)

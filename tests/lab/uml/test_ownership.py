@@ -10,7 +10,7 @@ from manager import run
 from tpm_commands import TPM12_GET_MANUFACTURER
 
 from swtpm_svc.cli import tpm_connection
-from swtpm_svc.cli.vtpmctl import STATUS_INTERRUPTED, main
+from swtpm_svc.cli.vtpmctl.entry import STATUS_INTERRUPTED, main
 from swtpm_svc.wire.tpm2 import Command
 
 pytestmark = pytest.mark.needs("cuse", "root", "udev", "accounts", "binding")

@@ -59,8 +59,8 @@ def test_cuse_may_not_be_opened(instance):
     one = instance()
     # not by runuser: the program may be where only root can read it
     program = (
-        "import os, pwd, sys; from swtpm_svc.service import daemon, main; who = pwd.getpwnam('lab-member'); "
-        "os.initgroups(who.pw_name, who.pw_gid); os.setgid(who.pw_gid); os.setuid(who.pw_uid); sys.exit(main.main())"
+        "import os, pwd, sys; from swtpm_svc.service import daemon, vtpmd; who = pwd.getpwnam('lab-member'); "
+        "os.initgroups(who.pw_name, who.pw_gid); os.setgid(who.pw_gid); os.setuid(who.pw_uid); sys.exit(vtpmd.main())"
     )
     words = [sys.executable, "-c", program, one.name, "--foreground"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -197,7 +197,7 @@ def test_unknown_group(instance):
 def test_wrong_command_lines():
     for words, status in (([], 64), (["--config"], 64), (["a", "b"], 64), (["no/such"], 64), (["absent"], 78), (["--help"], 0)):
         done = subprocess.run(
-            ["python", "-m", "swtpm_svc.service.main", *words], capture_output=True, text=True, timeout=60, check=False
+            ["python", "-m", "swtpm_svc.service.vtpmd", *words], capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == status, (words, done.stderr)
         assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from swtpm_svc.wire import cuse, fuse
-from swtpm_svc.wire.cuse import Caller
+from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.fuse import Opcode
 from swtpm_svc.wire.protocol_error import ProtocolError
 

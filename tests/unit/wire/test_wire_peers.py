@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from swtpm_svc.wire import command_codes, ptm, ptm_socket, return_codes, tpm
+from swtpm_svc.wire import command_codes, ptm, ptm_socket, return_codes, tpm_header
 
 VENDOR_BIT = 0x20000000  # TPMA_CC: a vendor's command
-STARTUP_CLEAR = tpm.encode_command(tpm.ST_NO_SESSIONS, 0x144, bytes.fromhex("0000"))
+STARTUP_CLEAR = tpm_header.encode_command(tpm_header.ST_NO_SESSIONS, 0x144, bytes.fromhex("0000"))
 
 
 def need(program):
@@ -38,7 +38,7 @@ class Peer:
     def execute(self, command):
         self.data.sendall(command)
         response = self.data.recv(4096)
-        return tpm.decode_header(response), response[tpm.HEADER_SIZE :]
+        return tpm_header.decode_header(response), response[tpm_header.HEADER_SIZE :]
 
 
 def connect(channel, path):
@@ -71,7 +71,7 @@ def test_every_command_is_understood_by_swtpm(swtpm):
     needed = ptm.Capability.INIT | ptm.Capability.HASHING | ptm.Capability.GET_INFO
     assert swtpm.ask(ptm.GetCapability()).capabilities & needed == needed
     header, _ = swtpm.execute(STARTUP_CLEAR)
-    assert header == tpm.Header(tpm.ST_NO_SESSIONS, 10, 0)
+    assert header == tpm_header.Header(tpm_header.ST_NO_SESSIONS, 10, 0)
     header, _ = swtpm.execute(STARTUP_CLEAR)
     assert return_codes.describe("2.0", header.code).startswith("TPM_RC_INITIALIZE: ")
     assert swtpm.ask(ptm.GetTpmEstablished()) == ptm.EstablishedReply(0, 0)
@@ -104,7 +104,7 @@ def test_every_command_is_understood_by_swtpm(swtpm):
 def test_every_command_that_the_tpm_lists_has_a_name(swtpm):
     swtpm.execute(STARTUP_CLEAR)
     all_commands = bytes.fromhex("00000002 0000011f 00000200")  # TPM_CAP_COMMANDS, from the first, at most 512
-    header, body = swtpm.execute(tpm.encode_command(tpm.ST_NO_SESSIONS, 0x17A, all_commands))
+    header, body = swtpm.execute(tpm_header.encode_command(tpm_header.ST_NO_SESSIONS, 0x17A, all_commands))
     assert header.code == 0
     attributes = [int.from_bytes(body[at : at + 4], "big") for at in range(9, len(body), 4)]
     codes = [value & 0xFFFF for value in attributes if not value & VENDOR_BIT]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtpm_svc.wire import command_codes, return_codes, tpm
+from swtpm_svc.wire import command_codes, return_codes, tpm_header
 from swtpm_svc.wire.protocol_error import ProtocolError
 
 LIBTPMS_ERRORS = Path("/usr/include/libtpms/tpm_error.h")
@@ -23,27 +23,27 @@ def h(text):
 
 
 def test_headers_of_both_versions():
-    get_random = tpm.encode_command(tpm.ST_NO_SESSIONS, 0x17B, h("0008"))
+    get_random = tpm_header.encode_command(tpm_header.ST_NO_SESSIONS, 0x17B, h("0008"))
     assert get_random == h("8001 0000000c 0000017b 0008")
-    assert tpm.decode_header(memoryview(get_random)) == tpm.Header(tpm.ST_NO_SESSIONS, 12, 0x17B)
+    assert tpm_header.decode_header(memoryview(get_random)) == tpm_header.Header(tpm_header.ST_NO_SESSIONS, 12, 0x17B)
     startup_12 = h("00c1 0000000c 00000099 0001")
-    assert tpm.decode_header(startup_12) == tpm.Header(tpm.TAG_RQU_COMMAND, 12, 0x99)
+    assert tpm_header.decode_header(startup_12) == tpm_header.Header(tpm_header.TAG_RQU_COMMAND, 12, 0x99)
 
 
 def test_responses():
-    assert tpm.encode_response(tpm.ERROR_TAG["1.2"], 0x26) == h("00c4 0000000a 00000026")
-    assert tpm.encode_response(tpm.ERROR_TAG["2.0"], 0x101) == h("8001 0000000a 00000101")
-    assert tpm.encode_response(tpm.ST_SESSIONS, 0, memoryview(b"body")) == h("8002 0000000e 00000000") + b"body"
+    assert tpm_header.encode_response(tpm_header.ERROR_TAG["1.2"], 0x26) == h("00c4 0000000a 00000026")
+    assert tpm_header.encode_response(tpm_header.ERROR_TAG["2.0"], 0x101) == h("8001 0000000a 00000101")
+    assert tpm_header.encode_response(tpm_header.ST_SESSIONS, 0, memoryview(b"body")) == h("8002 0000000e 00000000") + b"body"
 
 
 @given(st.binary(max_size=20))
 def test_any_bytes_have_a_header_or_are_refused(data):
     with suppress(ProtocolError):
-        header = tpm.decode_header(data)
-        assert tpm.encode_command(header.tag, header.code)[:2] == data[:2]
+        header = tpm_header.decode_header(data)
+        assert tpm_header.encode_command(header.tag, header.code)[:2] == data[:2]
         assert header.size.to_bytes(4, "big") + header.code.to_bytes(4, "big") == data[2:10]
         return
-    assert len(data) < tpm.HEADER_SIZE
+    assert len(data) < tpm_header.HEADER_SIZE
 
 
 # --- names of commands -------------------------------------------------------------------------------------------------------

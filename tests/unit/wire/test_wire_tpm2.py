@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
-from swtpm_svc.wire.tpm import ST_NO_SESSIONS, ST_SESSIONS, decode_response
 from swtpm_svc.wire.tpm2 import ALG_NULL, EccParameters, NvPublic, Public, RsaParameters
+from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, ST_SESSIONS, decode_response
 
 
 def h(text):

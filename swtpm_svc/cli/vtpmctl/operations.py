@@ -1,0 +1,254 @@
+"""The control operations of vtpmctl: what each sends to the device, and what it reports. The table is OPERATIONS.
+
+An operation gets the open device and its arguments by name, and returns a `Report`: the text for a person, and the
+values for --json.
+"""
+
+import json
+from argparse import ArgumentTypeError
+from typing import Any, Optional
+
+from swtpm_svc.cli import operator_files
+from swtpm_svc.cli.tpm_control import Device, refuse_result
+from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire import ptm
+from swtpm_svc.wire.ptm import BlobType, Capability
+
+#: TPM_RETRY: the result of GET_STATEBLOB when there is no such state (seen with the distribution's swtpm).
+TPM_RETRY = 0x800
+
+#: TPMLIB_GetInfo's flags (libtpms/tpm_library.h); libtpms leaves out those that its version does not know.
+INFO_FLAGS = {
+    "specification": 0x01,
+    "attributes": 0x02,
+    "features": 0x04,
+    "algorithms": 0x08,
+    "commands": 0x10,
+    "active-profile": 0x20,
+    "profiles": 0x40,
+    "runtime-attributes": 0x80,
+}
+#: What a service answers, another user's, is believed no further than this: bytes in all, and replies for it.
+INFO_MAX_BYTES = 1 << 20
+_REPLIES_MAX = 1 << 14
+INFO_DEFAULT = "specification,attributes,features"
+CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONFIG_FLAG_MIGRATION_KEY}
+
+
+def capabilities(device: Device) -> Report:
+    reply = device.ask(ptm.GetCapability(), ptm.CapabilityReply)
+    bits = int(reply.capabilities)
+    names = [member.name.lower().replace("_", "-") for member in _single_bits() if bits & member and member.name]
+    return Report("\n".join([*names, f"0x{bits:x}"]), {"capabilities": names, "bits": bits})
+
+
+def _single_bits() -> "list[Capability]":
+    return [Capability(1 << bit) for bit in range(17)]
+
+
+def init(device: Device, *, keep_volatile: bool) -> Report:
+    # deleted unless asked otherwise, as swtpm_ioctl -i does: state that is resumed from twice takes PCRs back in time
+    device.perform(ptm.Init(0 if keep_volatile else ptm.INIT_FLAG_DELETE_VOLATILE))
+    return _done(device, "the TPM is powered on", keep_volatile=keep_volatile)
+
+
+def reset(device: Device) -> Report:
+    device.perform(ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE))
+    return _done(device, "the TPM was reset")
+
+
+def shutdown(device: Device) -> Report:
+    device.perform(ptm.Shutdown())
+    return _done(device, "the TPM is shut down and its service ends")
+
+
+def stop(device: Device) -> Report:
+    device.perform(ptm.Stop())
+    return _done(device, f"the TPM is powered off; on again with: vtpmctl init {device.target.name}")
+
+
+def established(device: Device, *, reset: bool, locality: int) -> Report:
+    if reset:
+        device.perform(ptm.ResetTpmEstablished(locality))
+        return _done(device, f"tpmEstablished is reset, as locality {locality}", locality=locality)
+    reply = device.ask(ptm.GetTpmEstablished(), ptm.EstablishedReply)
+    return Report(f"tpmEstablished is {reply.bit}", {"established": bool(reply.bit)})
+
+
+def set_locality(device: Device, *, locality: int) -> Report:
+    device.perform(ptm.SetLocality(locality))
+    return _done(device, f"commands are now sent as locality {locality}", locality=locality)
+
+
+def hash_data(device: Device, *, file: str) -> Report:
+    # read first: a file that ends in an error must not leave a half-measured value in the PCR
+    data = operator_files.read_input(file)
+    device.perform(ptm.HashStart())
+    for offset in range(0, len(data), ptm.HASH_DATA_MAX):
+        device.perform(ptm.HashData(data[offset : offset + ptm.HASH_DATA_MAX]))
+    device.perform(ptm.HashEnd())
+    return _done(device, f"{len(data)} bytes were measured", bytes=len(data))
+
+
+def cancel(device: Device) -> Report:
+    device.perform(ptm.CancelTpmCommand())
+    return _done(device, "the command that runs, if one does, was told to end")
+
+
+def store_volatile(device: Device) -> Report:
+    device.perform(ptm.StoreVolatile())
+    return _done(device, "the volatile state is stored; the next init goes on with it")
+
+
+def save(device: Device, *, type: str, file: str) -> Report:
+    first = _state_chunk(device, type, 0)
+    blob, replies = bytearray(first.data), 1
+    # only the first total is used: whether later ones count all the bytes or those that are left is not agreed on
+    while len(blob) < first.total_length:
+        _refuse_endless(device, f"{type} state", max(first.total_length, len(blob)), operator_files.BLOB_MAX_BYTES, replies)
+        blob += _state_chunk(device, type, len(blob)).data
+        replies += 1
+    operator_files.write_whole(file, bytes(blob))
+    is_encrypted = bool(first.state_flags & ptm.STATE_FLAG_ENCRYPTED)
+    form = "encrypted" if is_encrypted else "in clear"
+    return _done(device, f"the {type} state is in {file}: {len(blob)} bytes, {form}", bytes=len(blob), encrypted=is_encrypted)
+
+
+def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
+    """At least one byte of the blob; asked for in clear, as swtpm_ioctl does."""
+    request = ptm.GetStateBlob(ptm.STATE_FLAG_DECRYPTED, BlobType[kind.upper()], offset)
+    reply = device.control(request)
+    if isinstance(reply, ptm.StateBlobReply) and reply.data:
+        return reply
+    if isinstance(reply, ptm.Result) and reply.tpm_result not in (0, TPM_RETRY):
+        refuse_result(device.target, request, reply.tpm_result)
+    if offset:
+        raise VtpmError(
+            Code.PROTOCOL,
+            f"{device.target.name}: the {kind} state ended after {offset} bytes, before its end",
+            remedy="try again when no other program changes the TPM",
+        )
+    raise VtpmError(
+        Code.STATE_MISSING, f"{device.target.name}: the TPM has no {kind} state", remedy="save another type, see vtpmctl(8)"
+    )
+
+
+def load(device: Device, *, type: str, file: str) -> Report:
+    blob = operator_files.read_whole(file)
+    size = device.blob_chunk or len(blob) + 1
+    # the chunk that is not full is the last one: after a multiple of the chunk size comes an empty one
+    for offset in range(0, len(blob) + 1, size):
+        device.perform(ptm.SetStateBlob(0, BlobType[type.upper()], blob[offset : offset + size]))
+    text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl init {device.target.name}"
+    return _done(device, text, bytes=len(blob))
+
+
+def info(device: Device, *, flags: int) -> Report:
+    text, total, replies = bytearray(), 1, 0
+    while len(text) < total:
+        reply = device.ask(ptm.GetInfo(flags, len(text)), ptm.InfoReply)
+        replies += 1
+        total = reply.total_length if not text else total
+        text += reply.data
+        if not reply.data:
+            break
+        _refuse_endless(device, "TPM's information", max(total, len(text)), INFO_MAX_BYTES, replies)
+    try:
+        values = json.loads(text.rstrip(b"\0") or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise VtpmError(
+            Code.PROTOCOL, f"{device.target.name}: the TPM's information is no JSON ({error})", remedy="ask for less with --flags"
+        ) from error
+    return Report(json.dumps(values, indent=2), {"info": values})
+
+
+def _refuse_endless(device: Device, what: str, size: int, max_bytes: int, replies: int) -> None:
+    if size > max_bytes or replies > _REPLIES_MAX:
+        raise VtpmError(
+            Code.PROTOCOL,
+            f"{device.target.name}: the {what} has no end: {size} bytes, after {replies} replies; {max_bytes} are the most",
+            remedy=f"see what serves it: {device.target.journal}; nothing was written",
+        )
+
+
+def get_config(device: Device) -> Report:
+    reply = device.ask(ptm.GetConfig(), ptm.ConfigReply)
+    names = [name for name, bit in CONFIG_FLAGS.items() if reply.flags & bit]
+    lines = [f"{name}: {'in use' if name in names else 'none'}" for name in CONFIG_FLAGS]
+    return Report("\n".join(lines), {"keys": names, "flags": reply.flags})
+
+
+def buffer_size(device: Device, *, size: Optional[int]) -> Report:
+    reply = device.ask(ptm.SetBufferSize(size or 0), ptm.BufferSizeReply)
+    text = f"the TPM's buffer has {reply.size} bytes (from {reply.minimum} to {reply.maximum} are possible)"
+    return Report(text, {"size": reply.size, "minimum": reply.minimum, "maximum": reply.maximum})
+
+
+def _done(device: Device, text: str, **values: Any) -> Report:
+    return Report(f"{device.target.name}: {text}", values)
+
+
+def info_flags(text: str) -> int:
+    """A number, or names with commas between them."""
+    if text[:1].isdigit():
+        return _number(text, (1 << 64) - 1)
+    flags = 0
+    for name in text.split(","):
+        if name not in INFO_FLAGS:
+            raise ArgumentTypeError(f"found {name!r}, expected a number or some of {','.join(INFO_FLAGS)}")
+        flags |= INFO_FLAGS[name]
+    return flags
+
+
+def _buffer_bytes(text: str) -> int:
+    return _number(text, (1 << 32) - 1)
+
+
+def _number(text: str, maximum: int) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= maximum:
+        raise ArgumentTypeError(f"found {text!r}, expected a number from 0 to {maximum:#x}")
+    return value
+
+
+_TYPE = Argument(("type",), "permanent, volatile or savestate", {"choices": [kind.name.lower() for kind in BlobType]})
+_SAVED = Argument(("file",), "is replaced as a whole", {"metavar": "FILE"})
+_LOADED = Argument(("file",), "written by save", {"metavar": "FILE"})
+
+# fmt: off
+OPERATIONS = {
+    "capabilities": Operation("list the control operations that the device supports", capabilities),
+    "init": Operation("power the TPM on, or reset it", init, (
+        Argument(("--keep-volatile",), "do not delete stored volatile state once it was read", {"action": "store_true"}),
+    )),
+    "reset": Operation("reset the TPM, as a reset of the hardware does", reset),
+    "shutdown": Operation("shut the TPM down; its service ends", shutdown),
+    "stop": Operation("power the TPM off; the service and the device stay", stop),
+    "established": Operation("show or reset the tpmEstablished bit", established, (
+        Argument(("--reset",), "reset the bit", {"action": "store_true"}),
+        Argument(("--locality",), "the locality that resets it (default 3)", {"type": int, "choices": [3, 4], "default": 3}),
+    )),
+    "locality": Operation("set the locality of the commands that follow", set_locality, (
+        Argument(("locality",), "0 to 4", {"type": int, "choices": range(5), "metavar": "N"}),
+    )),
+    "hash": Operation("measure data: the hash sequence of a dynamic launch", hash_data, (
+        Argument(("file",), "the data; - is standard input", {"metavar": "FILE|-"}),
+    )),
+    "cancel": Operation("end the TPM command that is running", cancel),
+    "store-volatile": Operation("store the volatile state, for the next init to go on with", store_volatile),
+    "save": Operation("save state of the TPM to a file", save, (_TYPE, _SAVED)),
+    "load": Operation("load state into a stopped TPM", load, (_TYPE, _LOADED)),
+    "info": Operation("show what the TPM implementation says about itself, as JSON", info, (
+        Argument(("--flags",), "a number, or names with commas: " + ", ".join(INFO_FLAGS),
+                 {"type": info_flags, "default": info_flags(INFO_DEFAULT)}),
+    )),
+    "config": Operation("show which keys protect the state", get_config),
+    "buffer-size": Operation("show or, while it is stopped, set the size of the TPM's buffer", buffer_size, (
+        Argument(("size",), "bytes", {"type": _buffer_bytes, "nargs": "?", "metavar": "N"}),
+    )),
+}
+# fmt: on

@@ -1,0 +1,160 @@
+"""The commands of vtpmctl that make and own an endorsement key: createek, takeown, getpubek. The table is COMMANDS.
+
+They send TPM commands, so they work on any TPM of either version, one of ours or a chip. A command gets the TPM and its
+arguments by name, and returns a `Report`, as the control operations do.
+"""
+
+from typing import Any, Union
+
+from swtpm_svc.cli import operator_files, passwords
+from swtpm_svc.cli.passwords import Password
+from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
+from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.provision import ownership, subject_public_key
+from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
+from swtpm_svc.provision.refused import TPM_DISABLED_CMD, RefusedByTpm
+from swtpm_svc.provision.tpm2_owner import Tpm2
+from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
+from swtpm_svc.wire.public_key import EccPublicKey, PublicKey, RsaPublicKey
+from swtpm_svc.wire.tpm2 import Curve
+from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
+
+DEFAULT_ALGORITHM = "rsa2048"
+DEFAULT_OUTPUT = "pubek.pem"
+
+_BYTES_A_LINE = 16
+
+Tpm = Union[Tpm12, Tpm2]
+
+#: Those that set a TPM up, and so start it if nobody has.
+STARTING = ("createek", "takeown")
+
+
+def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Report:
+    if isinstance(tpm, Tpm12):
+        refuse_algorithm(algorithm)
+        if force:
+            raise VtpmError(Code.USAGE, "a TPM 1.2 never gets another endorsement key", remedy="leave out --force")
+        return _made(tpm.create_endorsement_key(), algorithm, {})
+    key = ENDORSEMENT_KEYS[algorithm]
+    password = owner.given()
+    try:
+        public = ownership.create_endorsement_key(tpm, key, endorsement=password or b"", owner=password or b"", replace=force)
+    except RefusedByTpm as error:
+        if error.code is Code.AUTH_FAILED and password is None:
+            error.remedy = "the TPM has an owner: give the password, with --owner-password-file"
+        raise
+    return _made(public.key, algorithm, {"handle": f"{key.handle:#x}"})
+
+
+def _made(key: PublicKey, algorithm: str, values: "dict[str, Any]") -> Report:
+    fingerprint = subject_public_key.fingerprint(key)
+    place = f" at {values['handle']}" if values else ""
+    text = f"the endorsement key is made: {ENDORSEMENT_KEYS[algorithm].label}{place}, fingerprint sha256:{fingerprint}"
+    return Report(text, {"algorithm": algorithm, **values, "fingerprint": fingerprint})
+
+
+def take_ownership(tpm: Tpm, *, owner: Password, srk: Password) -> Report:
+    if isinstance(tpm, Tpm2):
+        if srk.given() is not None:
+            raise VtpmError(Code.USAGE, "takeown makes no storage root key in a TPM 2.0", remedy="leave the SRK password out")
+        ownership.take_ownership(tpm, owner.required(confirm=True))
+        return Report("ownership is taken: the password is that of owner, endorsement and lockout", {"version": tpm.version})
+    srk_password = srk.given()
+    secret = WELL_KNOWN_SECRET if srk_password is None else secret_of(srk_password)
+    tpm.take_ownership(secret_of(owner.required(confirm=True)), secret)
+    which = "the well-known one" if srk_password is None else "as given"
+    text = f"ownership is taken; the storage root key's secret is {which}"
+    return Report(text, {"version": tpm.version, "srk_well_known": srk_password is None})
+
+
+def get_pubek(tpm: Tpm, *, algorithm: str, output: str, owner: Password) -> Report:
+    if isinstance(tpm, Tpm12):
+        refuse_algorithm(algorithm)
+        key: PublicKey = pubek(tpm, owner)
+    else:
+        stored = ownership.find_endorsement_key(tpm, ENDORSEMENT_KEYS[algorithm])
+        if stored is None:
+            raise no_endorsement_key(algorithm)
+        key = stored
+    pem = subject_public_key.to_pem(key)
+    operator_files.write_whole(output, pem, 0o644)
+    return Report(_key_text(key, output), {"file": output, "pem": pem.decode("ascii"), **_key_values(key)})
+
+
+def no_endorsement_key(algorithm: str) -> VtpmError:
+    return VtpmError(
+        Code.TPM_REFUSED,
+        f"there is no endorsement key {algorithm} at {ENDORSEMENT_KEYS[algorithm].handle:#x}",
+        remedy=f"make it: vtpmctl createek {NAME} --algorithm {algorithm}; or name another --algorithm",
+    )
+
+
+def pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
+    """As anybody, and when there is an owner, as the owner."""
+    try:
+        return tpm.read_pubek()
+    except RefusedByTpm as error:
+        if error.reason != TPM_DISABLED_CMD:
+            raise
+    return tpm.owner_read_pubek(secret_of(owner.required()))
+
+
+def _key_text(key: PublicKey, output: str) -> str:
+    """The lines of the classic tool, and for a curve the like."""
+    lines = [f"{output} successfully written"]
+    if isinstance(key, RsaPublicKey):
+        lines += [f"Pubek keylength {len(key.modulus)}", "Modulus:", *_hex_lines(key.modulus)]
+    else:
+        lines += [f"Pubek curve {_curve_name(key)}", "X:", *_hex_lines(key.x), "Y:", *_hex_lines(key.y)]
+    return "\n".join(lines)
+
+
+def _key_values(key: PublicKey) -> "dict[str, Any]":
+    if isinstance(key, RsaPublicKey):
+        return {"bits": key.bits, "exponent": key.exponent, "modulus": key.modulus.hex()}
+    return {"curve": _curve_name(key), "x": key.x.hex(), "y": key.y.hex()}
+
+
+def _curve_name(key: EccPublicKey) -> str:
+    return f"NIST P-{Curve(key.curve).name[1:]}"  # to_pem has refused all others
+
+
+def _hex_lines(data: bytes) -> "list[str]":
+    return [data[start : start + _BYTES_A_LINE].hex(" ").upper() for start in range(0, len(data), _BYTES_A_LINE)]
+
+
+def refuse_algorithm(algorithm: str) -> None:
+    if algorithm != DEFAULT_ALGORITHM:
+        raise VtpmError(
+            Code.USAGE,
+            f"a TPM 1.2 has no endorsement key {algorithm}",
+            remedy=f"leave it out: it is {DEFAULT_ALGORITHM}",
+        )
+
+
+ALGORITHM = Argument(
+    ("--algorithm",),
+    f"of a TPM 2.0: {', '.join(ENDORSEMENT_KEYS)} (default {DEFAULT_ALGORITHM})",
+    {"choices": list(ENDORSEMENT_KEYS), "default": DEFAULT_ALGORITHM, "metavar": "NAME"},
+)
+
+# fmt: off
+COMMANDS = {
+    "createek": Operation("make the endorsement key", create_ek, (
+        ALGORITHM,
+        Argument(("--force",), "of a TPM 2.0: replace the key that is stored at its place", {"action": "store_true"}),
+        *passwords.arguments("owner"),
+    )),
+    "takeown": Operation("take ownership: set the owner's password", take_ownership, (
+        *passwords.arguments("owner"),
+        *passwords.arguments("srk"),
+    )),
+    "getpubek": Operation("write the endorsement key's public part to a file and show it", get_pubek, (
+        ALGORITHM,
+        Argument(("--output",), f"the file, which is replaced as a whole (default {DEFAULT_OUTPUT})",
+                 {"metavar": "FILE", "default": DEFAULT_OUTPUT}),
+        *passwords.arguments("owner"),
+    )),
+}
+# fmt: on

@@ -1,0 +1,46 @@
+"""Addresses of sockets as a configuration and a command line have them: text -> values. No I/O."""
+
+import os
+import re
+from typing import NamedTuple, Optional
+
+#: sun_path of struct sockaddr_un without its terminating zero (unix(7)), in bytes.
+UNIX_PATH_MAX = 107
+PORT_MAX = 65535
+_TCP_PATTERN = re.compile(r"tcp:(?:([A-Za-z0-9.-]{1,253}):|\[([0-9A-Fa-f:.]{2,45})\]:)?([0-9]{1,5})")
+
+
+class Address(NamedTuple):
+    """Where to listen: a UNIX path, or (path empty) a TCP host and port."""
+
+    path: str
+    host: str
+    port: int
+
+    @property
+    def next_port(self) -> "Address":
+        """Of the mssim protocol: where `mssim-platform` is, if `mssim` is here."""
+        return self._replace(port=self.port + 1)
+
+    def __str__(self) -> str:
+        return self.path or f"tcp:{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Optional[Address]:
+    """`none`, an absolute path, or tcp:[HOST:]PORT, where HOST is 127.0.0.1 if it is left out.
+
+    Raises:
+        ValueError: it is none of these, or the path is too long for a socket.
+    """
+    if text == "none":
+        return None
+    if text.startswith("tcp:"):
+        match = _TCP_PATTERN.fullmatch(text)
+        if match is None or not 0 < int(match[3]) <= PORT_MAX:
+            raise ValueError(f"no host and port in {text!r}")
+        return Address("", match[1] or match[2] or "127.0.0.1", int(match[3]))
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"neither a path nor tcp: {text!r}")
+    if len(os.fsencode(text)) > UNIX_PATH_MAX:
+        raise ValueError(f"a socket's path has at most {UNIX_PATH_MAX} bytes")
+    return Address(text, "", 0)

@@ -1,0 +1,1 @@
+"""The character device: its CUSE_INIT, and every request of it."""

@@ -1,0 +1,467 @@
+"""The CUSE front end: serves a TPM to all who open the character device, one request of /dev/cuse at a time.
+
+How an open file behaves follows the kernel's own /dev/tpm0 (drivers/char/tpm/tpm-dev-common.c): a write() is one
+command, read() gives its response, in pieces if need be, and a write before anything of the response was read is EBUSY. A
+blocking write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
+there. What is new: several files may be open, each with its own response; commands of all of them are serialised. What
+waits for a file that is closed is forgotten.
+
+The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
+its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5). After an orderly stop the
+successor gets the request itself, and asks it again.
+"""
+
+import errno
+import os
+from contextlib import suppress
+from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from typing import Any, Callable, Optional, Protocol
+
+from swtpm_svc.continuity.handover import MAX_OPENERS, OpenerRecord
+from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
+from swtpm_svc.frontends.blob_transfer import Download, Upload
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE, Opener
+from swtpm_svc.frontends.shares import Shares, too_many
+from swtpm_svc.tpm.libtpms import TPM_SUCCESS
+from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
+from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.protocol_error import ProtocolError
+
+#: Requests that may wait at a time, of all users (there is memory for as many ids, continuity/parking) and of one.
+_MAX_WAITING = 1024
+_MAX_WAITING_OF_ONE = 256
+
+_READABLE = POLLIN | POLLRDNORM
+_WRITABLE = POLLOUT | POLLWRNORM
+_NO_UNIQUE = bytes(8)
+_UNIQUE = slice(8, 16)  # of fuse_in_header
+
+
+class Waiters(Protocol):
+    """Ids of requests that are answered later, or poll handles that are to be woken, kept where a successor finds them."""
+
+    def add(self, unique: int) -> bool: ...
+
+    def discard(self, unique: int) -> None: ...
+
+
+class _Opener(Opener):
+    """One open file of the device."""
+
+    __slots__ = (
+        "caller",
+        "control",
+        "download",
+        "handle",
+        "lost",
+        "poll_handle",
+        "reader",
+        "torn",
+        "upload",
+    )
+
+    def __init__(self, handle: int, caller: Caller) -> None:
+        super().__init__()
+        self.handle = handle
+        self.caller = caller
+        #: The control request that waits; 0: none.
+        self.control = 0
+        #: The read that waits for the response: its unique and size.
+        self.reader: Optional[tuple[int, int]] = None
+        #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
+        self.poll_handle = 0
+        self.download: Optional[Download] = None
+        self.upload: Optional[Upload] = None
+        #: A predecessor was killed, perhaps with a response for this file: the next read, if it comes first, is an EIO.
+        self.lost = False
+        #: A predecessor stopped in the middle of a blob: the next read or write is an EIO, so that none is torn.
+        self.torn = False
+
+
+class CuseFrontend:
+    """Serves a TPM on `fd`, an initialised /dev/cuse in non-blocking mode, which stays the caller's to close."""
+
+    def __init__(
+        self,
+        fd: int,
+        slot: memoryview,
+        waiters: Waiters,
+        polls: Waiters,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self.fd = fd
+        self._slot = slot
+        self._slots = [slot]
+        self._waiters = waiters
+        self._polls = polls
+        self._dispatcher = dispatcher
+        self._tpm = dispatcher.tpm
+        self._executor = dispatcher.executor
+        self._events = dispatcher.events
+        self._openers: dict[int, _Opener] = {}
+        self._shares = Shares(MAX_OPENERS, MAX_OPENERS_OF_ONE)
+        self._frame = slot
+        #: Requests that wait, as the kernel sent them, with their openers, by their ids.
+        self._waiting: dict[int, tuple[_Opener, bytes]] = {}
+        self._waiting_shares = Shares(_MAX_WAITING, _MAX_WAITING_OF_ONE)
+        self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
+            cuse.Open: self._open,
+            cuse.Read: self._read,
+            cuse.Write: self._write,
+            cuse.Ioctl: self._ioctl,
+            cuse.Poll: self._poll,
+            cuse.Release: self._release,
+            cuse.Flush: self._nothing,
+            cuse.Fsync: self._nothing,
+            cuse.Interrupt: self._interrupt,
+            cuse.Init: lambda request: cuse.reply_error(request.unique, errno.EPROTO),  # there has been one
+            cuse.Unknown: self._unknown,
+        }
+
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    def serve_one(self) -> None:
+        """Receive one request and answer it; to be called when `fd` is readable."""
+        try:
+            size = os.readv(self.fd, self._slots)
+        except BlockingIOError:
+            return  # the client was interrupted between poll and read, and its request withdrawn
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+            self._events.device_gone()
+            return
+        reply = self.answer(self._slot[:size])
+        if reply is not None:
+            self._send(reply)
+        self._slot[_UNIQUE] = _NO_UNIQUE
+
+    def answer(self, frame: memoryview) -> Optional[bytes]:
+        """The reply to one request; None when it is answered later, or never."""
+        self._frame = frame
+        try:
+            request = cuse.decode(frame)
+            return self._handlers[type(request)](request)
+        except VtpmError as error:
+            return cuse.reply_error(cuse.unique_of(frame), error.errno)
+        except ProtocolError as error:
+            self._events.failed(VtpmError(Code.PROTOCOL, f"request of the kernel: {error}", remedy="report this line as a bug"))
+            return cuse.reply_error(cuse.unique_of(frame), errno.EIO) if len(frame) >= fuse.IN_HEADER.size else None
+        except Exception as error:  # a fault here must cost one client one EIO, not everybody the TPM
+            self._events.failed(internal("while serving a request", error))
+            return cuse.reply_error(cuse.unique_of(frame), errno.EIO)
+
+    def _send(self, reply: bytes) -> None:
+        try:
+            os.write(self.fd, reply)
+        except OSError as error:
+            # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                self._events.failed(
+                    VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}", remedy="report this line as a bug")
+                )
+
+    def _later(self, unique: int, opener: _Opener) -> None:
+        """Put off the request in `_frame`, of a command or of control, until `_settle`."""
+        uid = opener.caller.uid
+        if not self._waiting_shares.has_room(uid) or not self._waiters.add(unique):
+            raise VtpmError(Code.BUSY, "too many requests are waiting", remedy="try again when fewer programs wait for the TPM")
+        self._waiting_shares.add(uid)
+        self._waiting[unique] = opener, bytes(self._frame)  # the slot holds the next request by then
+
+    def _settle(self, unique: int) -> None:
+        """The request waits no longer, if it did."""
+        self._waiters.discard(unique)
+        waited = self._waiting.pop(unique, None)
+        if waited is not None:
+            self._waiting_shares.remove(waited[0].caller.uid)
+
+    def _send_later(self, unique: int, reply: bytes) -> None:
+        """The answer to a request that was put off."""
+        self._send(reply)
+        self._settle(unique)
+
+    # --- open files ----------------------------------------------------------------------------------------------
+
+    def _open(self, request: cuse.Open) -> bytes:
+        caller = request.caller
+        if not self._shares.has_room(caller.uid):
+            self._events.refused(caller, error := too_many("open files", self._shares, caller.uid))
+            raise error
+        # ids of requests are never used twice on a device, so neither are handles, whichever process gave them
+        self._add_opener(request.unique, caller)
+        return cuse.reply_open(request.unique, request.unique, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NONSEEKABLE)
+
+    def _opener(self, handle: int, caller: Caller) -> _Opener:
+        opener = self._openers.get(handle)
+        if opener is None:  # opened with a predecessor that was killed
+            opener = self._add_opener(handle, caller)
+            opener.lost = True
+        return opener
+
+    def _add_opener(self, handle: int, caller: Caller) -> _Opener:
+        opener = self._openers[handle] = _Opener(handle, caller)
+        self._shares.add(caller.uid)
+        return opener
+
+    def _release(self, request: cuse.Release) -> bytes:
+        opener = self._openers.pop(request.handle, None)
+        if opener is not None:
+            self._shares.remove(opener.caller.uid)
+            if opener.poll_handle:
+                self._polls.discard(opener.poll_handle)
+                opener.poll_handle = 0
+            if opener.command and self._dispatcher.withdraw(opener.command):
+                self._settle(opener.command)
+        return cuse.reply_empty(request.unique)
+
+    def _nothing(self, request: "cuse.Flush | cuse.Fsync") -> bytes:
+        return cuse.reply_empty(request.unique)
+
+    def _unknown(self, request: cuse.Unknown) -> Optional[bytes]:
+        return None if request.opcode in fuse.NO_REPLY else cuse.reply_error(request.unique, errno.ENOSYS)
+
+    # --- commands and responses ----------------------------------------------------------------------------------
+
+    def _write(self, request: cuse.Write) -> Optional[bytes]:
+        unique, caller, handle, data, _flags = request
+        opener = self._openers.get(handle) or self._opener(handle, caller)
+        if opener.torn:
+            opener.torn = False
+            return cuse.reply_error(unique, errno.EIO)
+        if opener.upload is not None:
+            opener.upload.write(data)
+            return cuse.reply_write(unique, len(data))
+        code = opener.admit(data)
+        if code < 0:
+            return cuse.reply_error(unique, -code)
+        opener.download = None
+        opener.lost = False
+        self._dispatcher.commands += 1
+        if self._dispatcher.is_long(code):
+            return self._write_later(opener, request, code)
+        response = self._tpm.begin(data, code)
+        if self._tpm.unstored:
+            if self._waiting_shares.has_room(opener.caller.uid):
+                return self._write_later(opener, request, code, response)
+            response = self._tpm.finish(response)  # it was executed, so it is stored, whoever waits for that
+        opener.response = response
+        opener.position = 0
+        self._dispatcher.tell(caller, data, response)
+        if opener.poll_handle:
+            self._wake(opener)
+        return cuse.reply_write(unique, len(data))
+
+    def _write_later(self, opener: _Opener, request: cuse.Write, code: int, unstored: Optional[bytes] = None) -> Optional[bytes]:
+        """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it; another
+        one has poll() and read()."""
+        unique, caller, _handle, data, flags = request
+        command = bytearray(data)
+        waits = not flags & os.O_NONBLOCK
+        self._later(unique, opener)
+        opener.command = unique
+
+        def done(response: bytes) -> None:
+            opener.command = 0
+            opener.response, opener.position = response, 0
+            if waits:
+                self._send(cuse.reply_write(unique, len(command)))
+            self._settle(unique)
+            if opener.reader is not None:
+                reader, size = opener.reader
+                opener.reader = None
+                self._send_later(reader, cuse.reply_data(reader, opener.take(size)))
+            if opener.poll_handle:
+                self._wake(opener)
+
+        if unstored is None:
+            self._dispatcher.execute_later(caller, command, code, done, owner=unique)
+        else:
+            self._dispatcher.store_later(caller, command, unstored, done, owner=unique)
+        return None if waits else cuse.reply_write(unique, len(command))
+
+    def _read(self, request: cuse.Read) -> Optional[bytes]:
+        unique, caller, handle, size, flags = request
+        opener = self._openers.get(handle) or self._opener(handle, caller)
+        if opener.response is not None:
+            data = opener.take(size)
+            if opener.poll_handle:
+                self._wake(opener)
+            return cuse.reply_data(unique, data)
+        if opener.download is not None:
+            return cuse.reply_data(unique, opener.download.read(size))
+        if opener.lost or opener.torn:
+            opener.lost = opener.torn = False
+            return cuse.reply_error(unique, errno.EIO)
+        if not opener.command:
+            return cuse.reply_data(unique, b"")
+        if flags & os.O_NONBLOCK:
+            return cuse.reply_error(unique, errno.EAGAIN)
+        if opener.reader is not None:
+            return cuse.reply_error(unique, errno.EBUSY)
+        self._later(unique, opener)
+        opener.reader = (unique, size)
+        return None
+
+    def _interrupt(self, request: cuse.Interrupt) -> None:
+        """A signal came for a client that waits: what runs is asked to give up, what only waits ends at once."""
+        target = request.target
+        if self._executor.owner == target:
+            self._tpm.cancel()
+            return
+        opener, _frame = self._waiting.get(target, (None, b""))
+        if opener is None:
+            return
+        if opener.reader is not None and opener.reader[0] == target:
+            opener.reader = None
+        elif self._dispatcher.withdraw(target):
+            if opener.command == target:
+                opener.command = 0
+            else:
+                opener.control = 0
+        else:
+            return
+        self._send_later(target, cuse.reply_error(target, errno.EINTR))
+
+    def _poll(self, request: cuse.Poll) -> bytes:
+        opener = self._opener(request.handle, request.caller)
+        if request.flags & fuse.POLL_SCHEDULE_NOTIFY and not opener.poll_handle:
+            opener.poll_handle = request.poll_handle
+            self._polls.add(request.poll_handle)
+        if opener.lost:  # who waits for a response that will not come must learn of it
+            return cuse.reply_poll(request.unique, _READABLE | _WRITABLE)
+        readable = opener.response is not None or (opener.download is not None and not opener.download.finished)
+        events = _READABLE if readable else 0 if opener.command else _WRITABLE
+        return cuse.reply_poll(request.unique, events)
+
+    def _wake(self, opener: _Opener) -> None:
+        poll_handle, opener.poll_handle = opener.poll_handle, 0  # who wants to know more polls again
+        self._polls.discard(poll_handle)
+        self._send(cuse.notify_poll(poll_handle))
+
+    # --- control -------------------------------------------------------------------------------------------------
+
+    def _ioctl(self, ioctl: cuse.Ioctl) -> Optional[bytes]:
+        unique = ioctl.unique
+        try:
+            request = ptm_ioctl.decode(ioctl.command, ioctl.data)
+        except ProtocolError:
+            return cuse.reply_error(unique, errno.EINVAL)
+        if request is None:
+            return cuse.reply_error(unique, errno.ENOTTY)
+        opener = self._opener(ioctl.handle, ioctl.caller)
+        if not isinstance(request, ptm.SetStateBlob):
+            opener.upload = None  # or what is meant as a command would go on to be taken for a piece of it
+        is_own = bool(opener.command) and self._executor.owner == opener.command
+        if self._dispatcher.must_wait(ioctl.caller, request, is_own=is_own):
+            if opener.control:
+                raise VtpmError(
+                    Code.BUSY, "another control request of this file waits", remedy="send it when that one is answered"
+                )
+            self._later(unique, opener)
+            opener.control = unique
+
+        def answer(reply: bytes) -> None:
+            if opener.control == unique:
+                opener.control = 0
+            self._send_later(unique, reply)
+
+        self._dispatcher.control(
+            ioctl.caller,
+            request,
+            lambda reply: answer(cuse.reply_ioctl(unique, 0, ptm_ioctl.encode(request, reply))),
+            perform=lambda asked: self._control(opener, asked),
+            refuse=lambda error: answer(cuse.reply_error(unique, error.errno)),
+            is_own=is_own,
+            owner=unique,
+        )
+        return None
+
+    def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
+        if isinstance(request, ptm.GetCapability):
+            return ptm.CapabilityReply(ptm.Capability.DEVICE)
+        if isinstance(request, ptm.GetStateBlob):
+            return self._get_state_blob(opener, request)
+        if isinstance(request, ptm.SetStateBlob):
+            return self._set_state_blob(opener, request)
+        return self._dispatcher.controller.handle(request)
+
+    def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
+        download = opener.download
+        if opener.torn and request.offset:
+            return ptm.Result(TPM_FAIL)
+        opener.torn = False
+        if request.offset == 0 or download is None or download.blob_type != request.type:
+            opener.download = None
+            reply = self._dispatcher.controller.handle(request)
+            if not isinstance(reply, ptm.StateBlobReply):
+                return reply
+            opener.download = download = Download(request.type, reply.data, reply.state_flags)
+        # the total is that of the whole blob here, as swtpm_ioctl counts on; on a socket it is what is left
+        chunk = download.chunk(request.offset, ptm.STATE_BLOB_CHUNK)
+        return ptm.StateBlobReply(TPM_SUCCESS, download.state_flags, len(download), chunk)
+
+    def _set_state_blob(self, opener: _Opener, request: ptm.SetStateBlob) -> ptm.Reply:
+        if opener.upload is None or opener.upload.blob_type != request.type:
+            opener.upload = Upload(request.type)
+        try:
+            whole = opener.upload.add(request)
+        except VtpmError as error:
+            opener.upload = None
+            return ptm.Result(error.fault.tpm_result)
+        if whole is None:
+            return ptm.Result(TPM_SUCCESS)
+        opener.upload = None
+        return self._dispatcher.controller.handle(whole)
+
+    # --- succession ----------------------------------------------------------------------------------------------
+
+    def openers(self) -> "list[tuple[OpenerRecord, bool]]":
+        """The open files, and for each whether a command of it is in work."""
+        return [(self._record(opener), bool(opener.command)) for opener in self._openers.values()]
+
+    @staticmethod
+    def _record(opener: _Opener) -> OpenerRecord:
+        in_transfer = opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
+        uid, gid, pid, *_groups = opener.caller
+        return OpenerRecord(opener.handle, uid, gid, pid, in_transfer, opener.response or b"", opener.position)
+
+    def adopt(self, records: "list[OpenerRecord]") -> None:
+        """Go on with the open files of a predecessor."""
+        for record in records:
+            opener = self._opener(record.handle, Caller(record.uid, record.gid, record.pid))
+            opener.response = record.response or None
+            opener.position = record.position
+            opener.lost = False
+            opener.torn = record.in_transfer
+
+    def waiting(self) -> "list[bytes]":
+        """The requests that wait, as the kernel sent them."""
+        return [frame for _opener, frame in self._waiting.values()]
+
+    def take_on(self, frames: "list[bytes]") -> None:
+        """Serve the requests that waited with a predecessor. To those that it has answered, no second answer gets through."""
+        for frame in frames:
+            self._waiters.discard(cuse.unique_of(memoryview(frame)))
+            reply = self.answer(memoryview(frame))
+            if reply is not None:
+                self._send(reply)
+
+    def lose(self, frames: "list[bytes]") -> None:
+        """Requests that waited with a predecessor are not served: who was told that his write is done learns it by reading."""
+        for frame in frames:
+            with suppress(ProtocolError):
+                request = cuse.decode(memoryview(frame))
+                if isinstance(request, cuse.Write) and request.flags & os.O_NONBLOCK:
+                    self._opener(request.handle, request.caller).lost = True
+
+    def wake_all(self, poll_handles: "list[int]") -> None:
+        """Have all who polled with a predecessor poll again."""
+        for poll_handle in poll_handles:
+            self._send(cuse.notify_poll(poll_handle))
+
+    def give_up(self, uniques: "list[int]") -> None:
+        """Answer EIO to requests that a killed predecessor had taken; those it had answered give ENOENT, harmlessly."""
+        for unique in uniques:
+            self._send_later(unique, cuse.reply_error(unique, errno.EIO))

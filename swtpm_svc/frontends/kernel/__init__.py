@@ -1,0 +1,1 @@
+"""The kernel's own TPM driver as a client (vtpm_proxy)."""

@@ -1,0 +1,88 @@
+"""The vtpm_proxy front end: answers the kernel's TPM driver, behind which are /dev/tpmN and its resource manager /dev/tpmrmN.
+
+The driver asks one command at a time on the descriptor (vtpm_proxy_device), and waits for its response. It first sends a
+few commands of its own, among them TPM_Startup, and makes the device nodes when they were answered. Before its commands
+it says at which locality they are meant, with a command that is for us and not for the TPM.
+"""
+
+import os
+from typing import Callable
+
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm
+from swtpm_svc.frontends.watcher import Watcher
+from swtpm_svc.tpm.controller import MAX_LOCALITY
+from swtpm_svc.tpm.libtpms import BUFFER_SIZE
+from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
+from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
+
+#: Who asks is behind the kernel's driver, and not told.
+KERNEL = Caller(uid=0, gid=0, pid=0)
+
+
+class VtpmProxyFrontend:
+    """Answers the kernel on `tpm.fd`, which it owns. `on_gone` is called once if the kernel takes the TPM away."""
+
+    def __init__(self, watcher: Watcher, dispatcher: Dispatcher, tpm: KernelTpm, on_gone: Callable[[], None]) -> None:
+        self.tpm = tpm
+        self._watcher = watcher
+        self._dispatcher = dispatcher
+        self._on_gone = on_gone
+        self._locality = 0
+        self._open = True
+        self._done = encode_response(ERROR_TAG[dispatcher.tpm.version], 0)
+        watcher.add(tpm.fd, self._on_readable)
+
+    def give_up(self) -> None:
+        """Answer what a killed predecessor had taken: the driver waits for minutes otherwise. Harmless if there is nothing."""
+        self._answer(self._dispatcher.tpm.fatal())
+
+    def _on_readable(self) -> None:
+        try:
+            command = bytearray(os.read(self.tpm.fd, BUFFER_SIZE))  # the driver's buffer is as large
+        except OSError:
+            command = bytearray()
+        if not command:
+            self.close()
+            self._on_gone()
+            return
+        code = HEADER.unpack_from(command)[2] if len(command) >= HEADER_SIZE else 0
+        if code == VTPM_PROXY_SET_LOCALITY:
+            self._answer(self._set_locality(command))
+            return
+        self._dispatcher.commands += 1
+        # essential: for a command that is not answered, the driver waits for minutes
+        response = self._dispatcher.execute(KERNEL, command, code, self._answer_later, locality=self._locality, is_essential=True)
+        if response is not None:
+            self._answer(response)
+        else:
+            self._watcher.remove(self.tpm.fd)
+
+    def _answer_later(self, response: bytes) -> None:
+        """Only then the next command is read: until it is, the driver takes no answer to one that it has given up."""
+        self._answer(response)
+        if self._open:
+            self._watcher.add(self.tpm.fd, self._on_readable)
+
+    def _set_locality(self, command: bytearray) -> bytes:
+        locality = command[HEADER_SIZE] if len(command) > HEADER_SIZE else 0
+        if locality > MAX_LOCALITY:
+            return self._dispatcher.tpm.bad_locality()
+        self._locality = locality
+        return self._done
+
+    def _answer(self, response: bytes) -> None:
+        if not self._open:
+            return
+        try:
+            os.write(self.tpm.fd, response)
+        except OSError:
+            pass  # nobody waits: the driver gave the command up, or the device is going
+
+    def close(self) -> None:
+        """The devices go, unless systemd keeps the descriptor too."""
+        if self._open:
+            self._open = False
+            self._watcher.remove(self.tpm.fd)
+            os.close(self.tpm.fd)

@@ -1,0 +1,1 @@
+"""Stream sockets, UNIX and TCP: control, data and the simulator's protocol."""

@@ -1,0 +1,244 @@
+"""The socket front end: QEMU's tpm-emulator protocol and that of swtpm's other clients, on UNIX and TCP sockets.
+
+A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and hands
+a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control alone.
+The mssim protocol has two channels of its own. Any number of each may be open at the same time; the TPM is one.
+"""
+
+import errno
+import os
+import socket
+import stat
+import struct
+from array import array
+from functools import partial
+from typing import Callable, Optional
+
+from swtpm_svc.config.addresses import Address
+from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.shares import Shares, too_many
+from swtpm_svc.frontends.sockets.channel import Channel
+from swtpm_svc.frontends.sockets.control_channel import ControlChannel
+from swtpm_svc.frontends.sockets.data_channel import DataChannel
+from swtpm_svc.frontends.sockets.listener import Listener
+from swtpm_svc.frontends.sockets.mssim_channel import MssimChannel
+from swtpm_svc.frontends.watcher import Watcher
+from swtpm_svc.tpm.controller import Rights
+from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT, Ordinal
+
+#: Connections of all users at a time, and of one (Shares); an account cannot keep the others out.
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_OF_ONE = 64
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
+_SO_PEERGROUPS = 59  # asm-generic/socket.h
+_GROUPS_BYTES = 1024  # what Python's getsockopt() takes at most
+
+#: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay in.
+TCP_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
+TCP_RIGHTS = Rights(control=True, secrets=False)
+
+
+_Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
+
+
+class SocketFrontend:
+    """Listens and serves; owns every socket. `close` ends all.
+
+    What a listening socket is for is its service: `control`, `data`, or `mssim` and `mssim-platform`, a port apart.
+    """
+
+    def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
+        self._watcher = watcher
+        self._dispatcher = dispatcher
+        self._listeners: list[tuple[Listener, str]] = []  # and the file that goes with it
+        self._channels: dict[Channel, None] = {}
+        self._shares = Shares(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE)
+        self._services: dict[str, _Add] = {
+            "control": self._add_control,
+            "data": self._add_data,
+            "mssim": partial(self._add_mssim, COMMAND_PORT),
+            "mssim-platform": partial(self._add_mssim, PLATFORM_PORT),
+        }
+
+    # --- listening -----------------------------------------------------------------------------------------------
+
+    def listen(self, address: Address, service: str, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
+        """Accept connections at `address`, on the socket `passed` if there is one; the descriptor that listens.
+
+        `mode` and `gid` are the new socket file's.
+
+        Raises:
+            VtpmError SOCKET_UNAVAILABLE
+        """
+        try:
+            listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                remedy = f"see what it is: ls -ld {quote(address.path)}; move it away, or choose another [socket] address"
+            elif error.errno == errno.EADDRINUSE:
+                remedy = "see who has it: ss -lpn; or choose another [socket] address"
+            else:
+                remedy = "let the service have that directory, or a network (vtpm@.service(8)), or choose another address"
+            cause = f"cannot listen on {address}: {error.strerror or error}"
+            raise VtpmError(Code.SOCKET_UNAVAILABLE, cause, remedy=remedy) from error
+        self._serve(listener, service, address.path)
+        return listener.fileno()
+
+    def accept_on(self, listener: socket.socket, service: str) -> None:
+        """Accept connections on a socket that systemd listens on (socket activation); its file is systemd's.
+
+        Raises:
+            VtpmError SOCKET_UNAVAILABLE: it is none that connections arrive on.
+        """
+        if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            listener.close()
+            raise VtpmError(
+                Code.SOCKET_UNAVAILABLE,
+                f"the socket that systemd passed as {service} is no listening stream socket",
+                remedy="use ListenStream= and Accept=no in the socket unit",
+            )
+        self._serve(listener, service, "")
+
+    def _serve(self, listener: socket.socket, service: str, path: str) -> None:
+        add = self._services[service]
+        accept = Listener(listener, self._watcher, lambda sock: self._accept(sock, add), self._dispatcher.events.failed)
+        self._listeners.append((accept, path))
+
+    @property
+    def addresses(self) -> "list[str]":
+        """Where connections are accepted."""
+        return [_name_of(listener.socket) for listener, _path in self._listeners]
+
+    def _accept(self, sock: socket.socket, add: _Add) -> None:
+        caller, rights = (_peer(sock), None) if sock.family == socket.AF_UNIX else (TCP_CALLER, TCP_RIGHTS)
+        if not add(sock, caller, rights):
+            sock.close()
+
+    # --- connections ---------------------------------------------------------------------------------------------
+
+    def _add(self, caller: Caller, make: Callable[[], Channel]) -> bool:
+        """Make a channel, if there is room for it."""
+        if not self._shares.has_room(caller.uid):
+            self._dispatcher.events.refused(caller, too_many("connections", self._shares, caller.uid))
+            return False
+        self._channels[make()] = None
+        self._shares.add(caller.uid)
+        return True
+
+    def _add_control(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        def on_data_socket(data: socket.socket, sender: Caller) -> bool:
+            return self._add_data(data, sender, rights)
+
+        return self._add(
+            caller,
+            lambda: ControlChannel(sock, caller, self._watcher, self._forget, self._dispatcher, on_data_socket, rights),
+        )
+
+    def _add_data(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        return self._add(caller, lambda: DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights))
+
+    def _add_mssim(self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        return self._add(
+            caller, lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
+        )
+
+    def _forget(self, channel: Channel) -> None:
+        del self._channels[channel]
+        self._shares.remove(channel.caller.uid)
+
+    @property
+    def connections(self) -> int:
+        return len(self._channels)
+
+    def close(self, *, keep_files: bool) -> None:
+        """End all connections; take the socket files away too, unless a successor is to listen on them."""
+        for channel in list(self._channels):
+            channel.close()
+        for listener, path in self._listeners:
+            listener.close()
+            if path and not keep_files:
+                try:
+                    os.unlink(path)
+                except OSError:
+                    pass
+        self._listeners.clear()
+
+
+def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[socket.socket]:
+    """The listening socket that systemd passed, if it listens at `address`; others are closed."""
+    found: Optional[socket.socket] = None
+    for fd in fds:
+        passed = socket.socket(fileno=fd)
+        where = passed.getsockname()
+        is_it = address is not None and (where == address.path if address.path else where[:2] == (address.host, address.port))
+        if is_it and found is None:
+            found = passed
+        else:
+            passed.close()
+    return found
+
+
+def _peer(sock: socket.socket) -> Caller:
+    """Who connected, with the groups that the process had then."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        groups = array("I", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES))
+    except OSError:  # more than there is room for (ERANGE); the system's databases have them too
+        return Caller(uid, gid, pid)
+    return Caller(uid, gid, pid, tuple(groups))
+
+
+def _name_of(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return name if isinstance(name, str) else str(Address("", *name[:2]))
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    family, kind, protocol, _name, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_unix(path: str, mode: int, gid: Optional[int]) -> socket.socket:
+    """The state's lock is held, so a socket file that nobody answers on is a dead predecessor's."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_dead_socket(path)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        if gid is not None:
+            os.chown(path, -1, gid)
+        os.chmod(path, mode)  # last: nobody connects before owner and group are right
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_dead_socket(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file of another kind")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise OSError(errno.EADDRINUSE, "somebody serves it")

@@ -1,0 +1,19 @@
+"""The serving loop, as front ends know it. The loop is service/loop.py."""
+
+from typing import Callable, Optional, Protocol
+
+
+class Watcher(Protocol):
+    """The serving loop, as far as a front end knows it."""
+
+    def add(self, fd: int, on_readable: Callable[[], None]) -> None: ...
+
+    def remove(self, fd: int) -> None: ...
+
+    def want_write(self, fd: int, on_writable: Optional[Callable[[], None]]) -> None: ...
+
+    def lend(self) -> "tuple[int, float]": ...
+
+    def post(self, callback: Callable[[], None]) -> None: ...
+
+    def after(self, delay_s: float, callback: Callable[[], None]) -> None: ...

@@ -1,0 +1,220 @@
+"""The manual pages and the shell completion say what the programs do: no key, command, option or status is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from swtpm_svc.cli.vtpmctl import authority, entry, parser
+from swtpm_svc.cli.vtpmctl.operations import INFO_FLAGS, OPERATIONS
+from swtpm_svc.cli.vtpmctl.tpm_commands import TPM_COMMANDS
+from swtpm_svc.config import loading
+from swtpm_svc.errors import TABLE
+from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
+from swtpm_svc.state.encryption import MODES
+from swtpm_svc.state.keys import FORMATS
+
+ROOT = Path(__file__).resolve().parents[3]
+MANUAL = ROOT / "docs/man"
+COMPLETION = ROOT / "packaging/completion"
+PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
+WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
+COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
+ACTIONS = {f"{group} {name}": action for group, (_, actions) in authority.GROUPS.items() for name, action in actions.items()}
+ARGUMENTS = {**parser.REPORT_ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
+
+needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
+
+
+def page(name: str) -> str:
+    return (MANUAL / name).read_text()
+
+
+def rendered(name: str) -> str:
+    """As a person reads it, without overstrikes and with single spaces."""
+    shown = subprocess.run(["mandoc", "-T", "ascii", str(MANUAL / name)], capture_output=True, text=True, check=True).stdout
+    return re.sub(r"\s+", " ", re.sub(".\b", "", shown))
+
+
+def test_these_are_all_the_pages():
+    assert sorted(path.name for path in MANUAL.iterdir()) == PAGES
+
+
+@needs_mandoc
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_well_formed(name):
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", name], cwd=MANUAL, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("table", loading.SCHEMA, ids=lambda table: table.name)
+def test_every_key_is_described_with_its_default(table):
+    text = page("vtpm.d.5")
+    section = re.search(rf"^\.Ss \[{table.name}\]\n(.*?)(?=^\.S[hs] )", text, re.MULTILINE | re.DOTALL)
+    assert section
+    for key in table.keys:
+        entry = re.search(rf"^\.It Ic {key.name}\n(.*?)(?=^\.It Ic |\Z)", section[1], re.MULTILINE | re.DOTALL)
+        assert entry, key.name
+        assert "Default:" in entry[1], key.name
+        default = json.dumps(key.default_for("NAME")).strip('"')
+        if key.name != "name":
+            assert re.search(rf"Default:(\n\.Qq)? {re.escape(default)}( ?\.)?$", entry[1], re.MULTILINE), key.name
+
+
+def test_every_value_that_can_be_chosen_is_described():
+    text = page("vtpm.d.5")
+    for table in loading.SCHEMA:
+        for key in table.keys:
+            for choice in re.findall(r'"([^"]+)"', key.kind.expected):
+                if key.name != "mode":
+                    assert re.search(rf"\.(It )?Qq {re.escape(choice)}( |$)", text, re.MULTILINE), (key.name, choice)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *ACTIONS])
+def test_every_command_is_described(name):
+    assert re.search(rf"^\.It Cm {name}( |$)", page("vtpmctl.8"), re.MULTILINE)
+
+
+def test_every_command_is_in_the_synopsis():
+    """The control operations together, as OPERATION."""
+    text = page("vtpmctl.8")
+    synopsis = text[text.index(".Sh SYNOPSIS") : text.index(".Sh DESCRIPTION")]
+    words = set(re.findall(r"^\.Cm (.*)$", synopsis, re.MULTILINE))
+    assert {word for line in words for word in line.split(" | ")} == {*parser.REPORTS, *authority.GROUPS, *TPM_COMMANDS}
+
+
+def test_no_other_command_is_described():
+    groups = "|".join(authority.GROUPS)
+    described = re.findall(rf"^\.It Cm ((?:(?:{groups}) )?[a-z-]+)", page("vtpmctl.8"), re.MULTILINE)
+    assert sorted(described) == sorted([*COMMANDS, *ACTIONS])
+
+
+def test_every_option_is_described():
+    text = page("vtpmctl.8")
+    groups = [*ARGUMENTS.values(), *(action.arguments for action in ACTIONS.values())]
+    options = {name for arguments in groups for argument in arguments for name in argument.names}
+    for option in {*options, *authority.PLACE.names, "--json", "--help", "--version"}:
+        if option.startswith("-"):
+            assert f"Fl {option[1:]}" in text, option
+    for word in [*INFO_FLAGS, *ENDORSEMENT_KEYS]:
+        assert word in text
+
+
+def test_every_exit_status_and_error_code_is_described():
+    text = page("vtpmctl.8")
+    statuses = text[text.index(".Sh EXIT STATUS") : text.index(".Sh EXAMPLES")]
+    entries = dict(re.findall(r"^\.It (\d+)\n(.*?)(?=^\.It |^\.El)", statuses, re.MULTILINE | re.DOTALL))
+    for code, fault in TABLE.items():
+        assert re.search(rf"^\.Li {code.value} [,:]$", entries[str(fault.exit_status)], re.MULTILINE), code
+    others = {0, entry.STATUS_INTERRUPTED, entry.STATUS_BROKEN_PIPE}
+    assert set(entries) == {str(status) for status in {*others, *(fault.exit_status for fault in TABLE.values())}}
+
+
+@needs_mandoc
+def test_the_options_of_the_daemon_are_described():
+    from swtpm_svc.service.vtpmd import HELP
+
+    text = rendered("vtpmd.8")
+    for option in re.findall(r"^  (--[a-z]+)", HELP, re.MULTILINE):
+        assert option in text, option
+
+
+def test_the_unit_file_and_its_page_agree():
+    unit = (ROOT / "packaging/vtpm@.service").read_text()
+    text = re.sub(r"\s+", " ", page("vtpm@.service.8"))
+    prevented = re.search(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert prevented
+    assert prevented[1] == "64 65 66 67 69 73 77 78"
+    assert "after the exit statuses 64 to 67, 69, 73, 77 and 78" in text
+    assert "RestartSec=100ms" in unit
+    assert "again after 100 ms" in text
+
+
+# --- completion ------------------------------------------------------------------------------------------------------
+
+
+def complete(directory: Path, *words: str, program: str = "vtpmctl") -> "list[str]":
+    """What bash offers for the last word."""
+    script = (
+        f'source "{COMPLETION / program}"\n'
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+        f'_{program}; [[ ${{#COMPREPLY[@]}} == 0 ]] || printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(
+        ["bash", "-u", "-c", script, "bash", program, *words],
+        env={"PATH": "/usr/bin:/bin", "VTPM_CONFIG_DIRECTORY": str(directory)},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in ("vtpm0.toml", "build server.toml", "file"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_commands_are_completed(directory):
+    assert complete(directory, "") == [*COMMANDS, *authority.GROUPS]
+    assert complete(directory, "st") == ["status", "stop", "store-volatile"]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "list"])
+def test_instances_are_completed(directory, command):
+    assert complete(directory, command, "v") == ["vtpm0"]
+    assert complete(directory, "--json", command, "") == ["build server", "vtpm0"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_completed(directory, command):
+    options = [name for argument in ARGUMENTS.get(command, ()) for name in argument.names if name.startswith("--")]
+    options += parser.REPORT_OPTIONS.get(command, {})
+    assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
+
+
+@pytest.mark.parametrize("action", authority.ACTIONS)
+def test_the_actions_of_the_ca_are_completed(directory, action):
+    assert complete(directory, "ca", "") == list(authority.ACTIONS)
+    options = [name for argument in authority.ACTIONS[action].arguments for name in argument.names if name.startswith("-")]
+    assert complete(directory, "ca", action, "--") == ["--help", "--json", *options, "--ca"]
+    assert complete(directory, "ca", action, "--ca", "fi") == ["file"]
+    assert complete(directory, "ca", action, "fi") == (["file"] if action == "import" else [])
+
+
+def test_values_are_completed(directory):
+    assert complete(directory, "save", "vtpm0", "") == ["permanent", "volatile", "savestate"]
+    assert complete(directory, "load", "vtpm0", "permanent", "fi") == ["file"]
+    assert complete(directory, "hash", "vtpm0", "fi") == ["file"]
+    assert complete(directory, "init", "/dev/nul") == ["/dev/null"]
+    assert complete(directory, "locality", "vtpm0", "") == ["0", "1", "2", "3", "4"]
+    assert complete(directory, "established", "vtpm0", "--reset", "--locality", "") == ["3", "4"]
+    assert complete(directory, "info", "vtpm0", "--flags", "") == list(INFO_FLAGS)
+    assert complete(directory, "createek", "vtpm0", "--algorithm", "") == list(ENDORSEMENT_KEYS)
+    assert complete(directory, "takeown", "vtpm0", "--owner-password-file", "fi") == ["file"]
+    assert complete(directory, "takeown", "--owner-password-fd", "5", "v") == ["vtpm0"]
+    assert complete(directory, "getpubek", "vtpm0", "-pwdo", "") == []
+    assert complete(directory, "create", "--tpm-version", "") == ["1.2", "2.0"]
+    assert complete(directory, "create", "--srk", "") == ["rsa2048", "ecc-p256"]
+    assert complete(directory, "create", "--key-file", "fi") == ["file"]
+    assert complete(directory, "create", "--ek", "rsa2048", "v") == ["vtpm0"]
+    assert complete(directory, "create", "--key-format", "") == ["auto", *FORMATS]
+    assert complete(directory, "create", "--key-mode", "") == ["auto", *MODES]
+    assert complete(directory, "list", "") == []
+    assert complete(directory, "rekey", "vtpm0", "--from", "f") == ["file=", "fd="]
+
+
+def test_the_daemon_is_completed(directory):
+    assert complete(directory, "v", program="vtpmd") == ["vtpm0"]
+    assert complete(directory, "--c", program="vtpmd") == ["--config"]
+    assert complete(directory, "--config", "fi", program="vtpmd") == ["file"]
+    assert "root" in complete(directory, "--user", "roo", program="vtpmd")

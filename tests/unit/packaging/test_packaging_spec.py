@@ -1,0 +1,66 @@
+"""The RPM's spec file, as far as it repeats what the tree says elsewhere. That it builds is for tests/lab/rpm.sh."""
+
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import swtpm_svc
+
+ROOT = Path(__file__).resolve().parents[3]
+SPEC = (ROOT / "packaging/swtpm.spec").read_text()
+
+
+def test_the_version_is_that_of_the_library():
+    assert re.findall(r"^Version: +(.+)$", SPEC, re.MULTILINE) == [swtpm_svc.__version__]
+    newest = re.search(r"^%changelog\n\* .* - (.+)-[0-9]+$", SPEC, re.MULTILINE)
+    assert newest
+    assert newest[1] == swtpm_svc.__version__
+
+
+def test_there_is_an_selinux_package_as_soon_as_there_is_a_policy():
+    """%bcond_without: on, unless the build is told to do without."""
+    policy = ROOT / "packaging/swtpm.te"
+    assert re.findall(r"^%bcond_(\w+) +selinux$", SPEC, re.MULTILINE) == ["without" if policy.exists() else "with"]
+
+
+def test_every_manual_page_is_in_the_package():
+    pages = {f"%{{_mandir}}/man{page.suffix[1:]}/{page.name}*" for page in (ROOT / "docs/man").glob("*.[1-8]")}
+    assert {line for line in SPEC.splitlines() if line.startswith("%{_mandir}")} == pages
+
+
+def test_the_source_of_a_tree_is_the_same_bytes_each_time(tmp_path):
+    written = []
+    for name in ("one", "two"):
+        command = [ROOT / "packaging/make-source.sh", tmp_path / name]
+        written.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    assert written[0] == f"{tmp_path}/one/swtpm-svc-{swtpm_svc.__version__}.tar.gz"
+    assert Path(written[0]).read_bytes() == Path(written[1]).read_bytes()
+    with tarfile.open(written[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "pyproject.toml",
+        "LICENSE",
+        "packaging/swtpm.spec",
+        "swtpm_svc/tpm/binding.c",
+        "swtpm_svc/tpm/confinement.c",
+        "tests/conftest.py",
+    } <= names
+    assert not {name for name in names if name.startswith((".venv", "build/")) or name.endswith((".pyc", ".so"))}
+
+
+@pytest.mark.needs("git")
+def test_the_source_of_a_tree_that_was_unpacked_in_another_s_checkout(tmp_path):
+    """As `fedpkg local` does: git knows nothing of these files."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    command = [ROOT / "packaging/make-source.sh", tmp_path]
+    packed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    shutil.unpack_archive(packed, tmp_path)
+    tree = packed.removesuffix(".tar.gz")
+    command = [f"{tree}/packaging/make-source.sh", tmp_path / "again"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    with tarfile.open(packed) as first, tarfile.open(again) as second:
+        assert sorted(first.getnames()) == sorted(second.getnames())
