@@ -18,7 +18,7 @@ class DaemonProcess:
         self.state = f"{directory}/{name}.state"
         self.config = f"{directory}/{name}.toml"
         self.log_path = f"{directory}/{name}.log"
-        self.words = [sys.executable, "-m", "swtpm_svc.service.main", "--config", self.config, "--foreground", "--user", "root"]
+        self.words = [sys.executable, "-m", "swtpm_svc.service.vtpmd", "--config", self.config, "--foreground", "--user", "root"]
         os.makedirs(self.state, exist_ok=True)
         sockets = socket_keys or f'control = "{self.control}"\ndata = "{self.data}"'
         text = f'[tpm]\nstartup = "{startup}"\n{tpm}\n[device]\nenabled = false\n{device_keys}\n'
@@ -55,13 +55,18 @@ class DaemonProcess:
         return self
 
     def settle(self):
-        """Wait for what it does beside serving: its loop answers `status` after what was posted, and work has a thread."""
-        self.status()
+        """Wait for what it does beside serving: its loop answers `status` after what was posted, and work has a thread.
+
+        One that works is not to be taken for those that a FUSE file system keeps, however slow the machine is.
+        """
         deadline, counts = time.monotonic() + 60, [0]
-        while len(counts) < 5 or len(set(counts[-4:])) > 1:
+        self.status()
+        patience = time.monotonic() + 5
+        while counts[-1] != 1 and (time.monotonic() < patience or len(set(counts[-4:])) > 1):
             assert time.monotonic() < deadline, "the worker does not end"
             time.sleep(0.01)
             counts.append(len(os.listdir(f"/proc/{self.process.pid}/task")))
+        self.status()  # which is answered after what the worker posted at its end
 
     def log(self):
         """What the last process has said."""
