@@ -1,8 +1,8 @@
 """What the certificates of a new TPM cost: the breakdown, and the distribution's tool for the same work beside it.
 
-The CA exists already, as it does for every TPM but the first. Times are of one process: what it imports, loading the CA from its
-files with all checks of the chain, and the EK and platform certificates of a TPM 2.0. swtpm_localca is a process for each
-certificate, and the time is that of both.
+The CA exists already, as it does for every TPM but the first. Times are of one process: what it imports, loading the CA
+from its files with all checks of the chain, and the EK and platform certificates of a TPM 2.0. swtpm_localca is a
+process for each certificate, and the time is that of both.
 """
 
 import os
@@ -51,7 +51,10 @@ def seconds(command):
 
 
 def localca(directory, kind, modulus):
-    facts = "--tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 164 --tpm-manufacturer id:00001014 --tpm-model swtpm"
+    facts = (
+        "--tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 164 --tpm-manufacturer id:00001014 "
+        "--tpm-model swtpm"
+    )
     places = ["--dir", directory, "--optsfile", f"{directory}/options", "--configfile", f"{directory}/conf"]
     return [
         "swtpm_localca",
@@ -82,7 +85,9 @@ def main():
             file.write(f"statedir = {directory}\n")
             file.writelines(f"{name} = {directory}/{name}\n" for name in ("signingkey", "issuercert", "certserial"))
         text = subprocess.run(["openssl", "genrsa", "2048"], check=True, capture_output=True).stdout
-        modulus = subprocess.run(["openssl", "rsa", "-noout", "-modulus"], input=text, check=True, capture_output=True).stdout
+        modulus = subprocess.run(
+            ["openssl", "rsa", "-noout", "-modulus"], input=text, check=True, capture_output=True
+        ).stdout
         modulus = modulus.decode().strip().partition("=")[2]
         ours = [PYTHON, "-I", "-c", PROGRAM, f"{directory}/ca", modulus]
         theirs = [[*localca(directory, "ek", modulus), "--decryption"], localca(directory, "platform", modulus)]

@@ -1,10 +1,11 @@
 """How long a new TPM takes: `vtpmctl create` and the distribution's swtpm_setup, for the same work, interleaved.
 
-Both make a TPM 2.0 with an RSA 2048 and an ECC P-384 endorsement key, the certificates of both and of the platform in locked
-NV indices, and the PCR banks SHA-256 and SHA-384. The CA exists already, as it does for every TPM but the first.
+Both make a TPM 2.0 with an RSA 2048 and an ECC P-384 endorsement key, the certificates of both and of the platform in
+locked NV indices, and the PCR banks SHA-256 and SHA-384. The CA exists already, as it does for every TPM but the first.
 
-The breakdown is that of the same command with a clock at the end of each step: the steps are all of its time, from the start of
-the process to its end. The CA's thread works while the keys are made; what is left of it then is the wait for the CA.
+The breakdown is that of the same command with a clock at the end of each step: the steps are all of its time, from the
+start of the process to its end. The CA's thread works while the keys are made; what is left of it then is the wait for
+the CA.
 """
 
 import os
@@ -32,7 +33,8 @@ loading.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], 
 del sys.argv[1:3]
 sys.exit(entry.main())
 """
-#: What ends each step: a function by where it is and its name, in the order in which they return; None: the program does.
+#: What ends each step: a function by where it is and its name, in the order in which they return; None: the program
+#: does.
 STEPS = {
     "start of Python": None,
     "imports": None,
@@ -96,7 +98,9 @@ def configure_swtpm(directory):
         file.writelines(f"{name} = {directory}/{name}\n" for name in ("signingkey", "issuercert", "certserial"))
     with open(f"{directory}/setup.conf", "w", encoding="ascii") as file:
         file.write(f"create_certs_tool = {shutil.which('swtpm_localca')}\n")
-        file.write(f"create_certs_tool_config = {directory}/localca.conf\ncreate_certs_tool_options = {directory}/options\n")
+        file.write(
+            f"create_certs_tool_config = {directory}/localca.conf\ncreate_certs_tool_options = {directory}/options\n"
+        )
 
 
 def milliseconds(values):
@@ -119,7 +123,15 @@ def main():
             create = [PYTHON, "-I", "-c", CREATE, f"{directory}/etc", f"{directory}/lib", "create", f"vm{run}"]
             state = f"{directory}/peer/vm{run}"
             os.mkdir(state)
-            setup = ["swtpm_setup", "--tpm2", "--tpmstate", state, "--config", f"{directory}/peer/setup.conf", "--lock-nvram"]
+            setup = [
+                "swtpm_setup",
+                "--tpm2",
+                "--tpmstate",
+                state,
+                "--config",
+                f"{directory}/peer/setup.conf",
+                "--lock-nvram",
+            ]
             setup += ["--create-ek-cert", "--create-platform-cert", "--pcr-banks", "sha256,sha384"]
             took, _output = seconds([*create, "--ca", f"{directory}/ca", *platform])
             other, _output = seconds(setup)

@@ -1,4 +1,5 @@
-"""What the CUSE front end costs beyond libtpms and the system calls: processor time for one command, without the kernel.
+"""What the CUSE front end costs beyond libtpms and the system calls: processor time for one command, without the
+kernel.
 
 A SOCK_SEQPACKET pair stands for /dev/cuse (it has the same message boundaries). Frames are queued in it, and only the
 front end's own work on them is timed: WRITE and READ together are one command. Subtracted, each measured in the same
@@ -99,7 +100,9 @@ def main():
     tpm.power_on(delete_volatile=True)
     tpm.startup("clear")
     controller = Controller(tpm, on_shutdown=nobody.shutdown, on_error=nobody.failed)
-    dispatcher = Dispatcher(tpm, controller, Executor(nobody.post), lambda _caller: Rights(control=False, secrets=False), nobody)
+    dispatcher = Dispatcher(
+        tpm, controller, Executor(nobody.post), lambda _caller: Rights(control=False, secrets=False), nobody
+    )
     frontend = CuseFrontend(ours.fileno(), park.slot, park.waiters, park.polls, dispatcher)
     handle = Kernel(frontend.serve_one, theirs).open()
     print("processor time for one command through the CUSE front end, us (medians)")

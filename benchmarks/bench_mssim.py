@@ -1,7 +1,9 @@
-"""A command's round trip over TCP by tpm2-tss itself: its mssim TCTI, which writes a command in pieces, beside its swtpm TCTI.
+"""A command's round trip over TCP by tpm2-tss itself: its mssim TCTI, which writes a command in pieces, beside its
+swtpm TCTI.
 
-The clients are processes of the distribution's Python with tpm2-pytss, on one processor with the daemon. Without TCP_NODELAY,
-which tpm2-tss does not set, each piece waits until the one before is acknowledged: 40 ms, unless the server does that at once.
+The clients are processes of the distribution's Python with tpm2-pytss, on one processor with the daemon. Without
+TCP_NODELAY, which tpm2-tss does not set, each piece waits until the one before is acknowledged: 40 ms, unless the
+server does that at once.
 """
 
 import os
@@ -47,7 +49,10 @@ def main():
         try:
             daemon.start()
             print(f"GetRandom over TCP by tpm2-tss, us: the median and the quartiles of {COUNT - 1} commands")
-            for title, tcti in (("mssim", f"mssim:host=127.0.0.1,port={MSSIM}"), ("swtpm", f"swtpm:host=127.0.0.1,port={DATA}")):
+            for title, tcti in (
+                ("mssim", f"mssim:host=127.0.0.1,port={MSSIM}"),
+                ("swtpm", f"swtpm:host=127.0.0.1,port={DATA}"),
+            ):
                 low, middle, high = statistics.quantiles(measure(tcti), n=4)
                 print(f"{title:6} {middle:9.1f}  ({low:.1f}-{high:.1f})")
         finally:

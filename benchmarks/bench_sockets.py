@@ -1,11 +1,12 @@
-"""A command's round trip through a UNIX and a TCP data socket: ours as a ratio of the distribution's swtpm, interleaved.
+"""A command's round trip through a UNIX and a TCP data socket: ours as a ratio of the distribution's swtpm,
+interleaved.
 
-Ours is the daemon, once with no other connection and once with 64 that are open and idle (swtpm takes one at a time). All
-serve a TPM 2.0 that keeps its state in a directory below /tmp; the client is this process. A round asks each server in turn
-for the same batch; the ratio is of the medians of all rounds, and below 1 ours is faster; the spread is that of the
-rounds' own ratios, their quartiles. All run on one processor: on two, it is the scheduler that is measured, which moves
-client and server apart or together (ratios of 1.4 and of 4 were seen on an idle virtual machine of two processors, with the
-same code).
+Ours is the daemon, once with no other connection and once with 64 that are open and idle (swtpm takes one at a time).
+All serve a TPM 2.0 that keeps its state in a directory below /tmp; the client is this process. A round asks each server
+in turn for the same batch; the ratio is of the medians of all rounds, and below 1 ours is faster; the spread is that of
+the rounds' own ratios, their quartiles. All run on one processor: on two, it is the scheduler that is measured, which
+moves client and server apart or together (ratios of 1.4 and of 4 were seen on an idle virtual machine of two
+processors, with the same code).
 """
 
 import os

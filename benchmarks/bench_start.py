@@ -1,11 +1,11 @@
 """How long a start takes, from exec to the first answer, and how much memory an idle daemon has for itself.
 
-What is measured is an installed package, started by its launcher as the unit does it, with the system's Python; beside it the
-distribution's swtpm and the bare interpreter, in turns, so that whatever else the machine does meets all of them. The TPMs exist
-already, as after a reboot, and are sent TPM_Startup as they are configured. A client asks for random bytes on a UNIX socket as
-soon as it can connect. A SOCK_SEQPACKET pair stands for the /dev/cuse that systemd keeps: the time is that of the process, and
-the kernel's and udev's part of making a node is not in it. The unique set size is Private_Clean + Private_Dirty of
-/proc/PID/smaps_rollup (proc(5)).
+What is measured is an installed package, started by its launcher as the unit does it, with the system's Python; beside
+it the distribution's swtpm and the bare interpreter, in turns, so that whatever else the machine does meets all of
+them. The TPMs exist already, as after a reboot, and are sent TPM_Startup as they are configured. A client asks for
+random bytes on a UNIX socket as soon as it can connect. A SOCK_SEQPACKET pair stands for the /dev/cuse that systemd
+keeps: the time is that of the process, and the kernel's and udev's part of making a node is not in it. The unique set
+size is Private_Clean + Private_Dirty of /proc/PID/smaps_rollup (proc(5)).
 """
 
 import os
@@ -32,9 +32,14 @@ def install(directory):
     """The package in an environment of its own, in which the system's packages are; the path of its interpreter."""
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", "--system-site-packages", directory], check=True)
     python = f"{directory}/bin/python"
-    done = subprocess.run([python, f"{ROOT}/tools/install_package.py", directory], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, f"{ROOT}/tools/install_package.py", directory], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        sys.exit(f"{done.stdout}{done.stderr}bench_start.py: the package cannot be installed\n  remedy: tools/need.sh install")
+        sys.exit(
+            f"{done.stdout}{done.stderr}bench_start.py: the package cannot be installed\n  remedy: tools/need.sh "
+            "install"
+        )
     return python
 
 
@@ -94,7 +99,13 @@ class Swtpm:
         self._path = f"{directory}/swtpm-{version}.sock"
         state = f"{directory}/swtpm-{version}"
         os.mkdir(state)
-        self._words = [shutil.which("swtpm"), "socket", *(["--tpm2"] if version == "2.0" else []), "--tpmstate", f"dir={state}"]
+        self._words = [
+            shutil.which("swtpm"),
+            "socket",
+            *(["--tpm2"] if version == "2.0" else []),
+            "--tpmstate",
+            f"dir={state}",
+        ]
         self._words += ["--server", f"type=unixio,path={self._path}", "--flags", "not-need-init,startup-clear"]
 
     def once(self):
@@ -117,7 +128,16 @@ class Ours:
                 f'[socket]\ncontrol = "{self._path}.ctrl"\ndata = "{self._path}"\n'
                 '[device]\nname = "bench"\nowner = "root"\ngroup = "root"\n[control]\ngroup = "root"\n'
             )
-        self._words = [python, "-IB", f"{ROOT}/packaging/libexec/vtpmd", "--config", config, "--foreground", "--user", "root"]
+        self._words = [
+            python,
+            "-IB",
+            f"{ROOT}/packaging/libexec/vtpmd",
+            "--config",
+            config,
+            "--foreground",
+            "--user",
+            "root",
+        ]
         self._directory = directory
         self.sizes_mib = []
 
@@ -160,7 +180,9 @@ def main():
                     taken.append(took * 1000)
         interpreter = statistics.median(times[bare])
         for subject, taken in times.items():
-            more = f", {statistics.median(taken) / interpreter:.1f} x the bare interpreter" if subject is not bare else ""
+            more = (
+                f", {statistics.median(taken) / interpreter:.1f} x the bare interpreter" if subject is not bare else ""
+            )
             more += (
                 f" (goal {GOAL_RATIO}); unique set {statistics.median(subject.sizes_mib):.1f} MiB (goal {GOAL_MIB})"
                 if subject in ours

@@ -1,8 +1,8 @@
 """Where the commands begin: what an interrupt finds while all else is yet to be imported.
 
-Python's own handler would raise KeyboardInterrupt in the midst of an import, which ends in a traceback. The system's default is
-a quiet end; a command that can end in order takes over when it is there. What the interpreter does before (site, .pth files) is
-out of reach.
+Python's own handler would raise KeyboardInterrupt in the midst of an import, which ends in a traceback. The system's
+default is a quiet end; a command that can end in order takes over when it is there. What the interpreter does before
+(site, .pth files) is out of reach.
 """
 
 import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this

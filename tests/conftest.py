@@ -26,7 +26,8 @@ ABOUT_TEMPORARY_FILES = pytest.StashKey[str]()
 
 LABS = "run it in a lab: make lab-uml, make lab-vm"
 
-#: What no User-Mode Linux has. Tests that need one of these have the marker `only_qemu`; LAB_MACHINE=uml leaves them out.
+#: What no User-Mode Linux has. Tests that need one of these have the marker `only_qemu`; LAB_MACHINE=uml leaves them
+#: out.
 ONLY_QEMU = frozenset(("vtpm-proxy", "ima", "distribution's kernel"))
 
 
@@ -69,7 +70,9 @@ def has_libtpms_binding() -> bool:
     package = importlib.util.find_spec("swtpm_svc")
     folders = list(package.submodule_search_locations or []) if package else []
     return any(
-        name.startswith("_libtpms.") and name.endswith(".so") for folder in folders for name in os.listdir(f"{folder}/tpm")
+        name.startswith("_libtpms.") and name.endswith(".so")
+        for folder in folders
+        for name in os.listdir(f"{folder}/tpm")
     )
 
 
@@ -92,36 +95,50 @@ CAPABILITIES = {
     "root": Capability(lambda: os.geteuid() == 0, f"needs root: {LABS}"),
     "cuse": Capability(lambda: is_char_device("/dev/cuse"), f"no /dev/cuse: modprobe cuse, or {LABS}"),
     "fuse": Capability(lambda: is_char_device("/dev/fuse"), f"no /dev/fuse: modprobe fuse, or {LABS}"),
-    "pyfuse3": Capability(lambda: importlib.util.find_spec("pyfuse3") is not None, "no pyfuse3: pip install -e .[test]"),
+    "pyfuse3": Capability(
+        lambda: importlib.util.find_spec("pyfuse3") is not None, "no pyfuse3: pip install -e .[test]"
+    ),
     "fusermount3": command("fusermount3", "fuse3"),
     "vtpm-proxy": Capability(
         lambda: has_module("tpm_vtpm_proxy"), "no tpm_vtpm_proxy in this kernel: make lab-vm LAB_MACHINE=qemu"
     ),
-    "ima": Capability(lambda: os.path.isdir("/sys/kernel/security/ima"), "no IMA in this kernel: make lab-rpm LAB_MACHINE=qemu"),
-    "distribution's kernel": Capability(lambda: not is_user_mode_linux(), "User-Mode Linux: make lab-vm LAB_MACHINE=qemu"),
+    "ima": Capability(
+        lambda: os.path.isdir("/sys/kernel/security/ima"), "no IMA in this kernel: make lab-rpm LAB_MACHINE=qemu"
+    ),
+    "distribution's kernel": Capability(
+        lambda: not is_user_mode_linux(), "User-Mode Linux: make lab-vm LAB_MACHINE=qemu"
+    ),
     "udev": Capability(lambda: os.path.exists("/run/udev/control"), f"no systemd-udevd runs: {LABS}"),
     "systemd": Capability(lambda: os.path.isdir("/run/systemd/system"), "systemd is not process 1: make lab-vm"),
     "accounts": Capability(
         lambda: all(has_account(name) for name in ("vtpm", "lab-member", "lab-operator", "lab-outsider")),
         f"no users vtpm, lab-member, lab-operator, lab-outsider: {LABS}",
     ),
-    "libtpms": Capability(lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"),
+    "libtpms": Capability(
+        lambda: ctypes.util.find_library("tpms") is not None, "no libtpms: apt-get install libtpms-dev"
+    ),
     "binding": Capability(has_libtpms_binding, "the libtpms binding is not built: make"),
-    "profiles": Capability(has_profiles, f"{UNOBTAINABLE}a libtpms with profiles, 0.10 or later, such as SUITE=sid has"),
+    "profiles": Capability(
+        has_profiles, f"{UNOBTAINABLE}a libtpms with profiles, 0.10 or later, such as SUITE=sid has"
+    ),
     "user-mode-linux": Capability(
         lambda: all(map(shutil.which, ("linux.uml", "mmdebstrap", "patchelf"))),
         "no User-Mode Linux lab: apt-get install user-mode-linux mmdebstrap patchelf",
     ),
     "qemu": command("qemu-system-x86_64", "qemu-system-x86 seabios"),
     "qemu-img": command("qemu-img", "qemu-utils"),
-    "ovmf": Capability(lambda: os.path.exists("/usr/share/OVMF/OVMF_CODE_4M.fd"), "no UEFI for QEMU: apt-get install ovmf"),
+    "ovmf": Capability(
+        lambda: os.path.exists("/usr/share/OVMF/OVMF_CODE_4M.fd"), "no UEFI for QEMU: apt-get install ovmf"
+    ),
     "busybox": command("busybox", "busybox-static"),
     "libvirt": Capability(
         lambda: bool(shutil.which("libvirtd") and shutil.which("virsh")),
         "no libvirt: apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients",
     ),
     "swtpm": command("swtpm", "swtpm"),
-    "swtpm 0.7": Capability(is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"),
+    "swtpm 0.7": Capability(
+        is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"
+    ),
     "evmctl": command("evmctl", "ima-evm-utils"),
     "git": command("git", "git"),
     "faketime": command("faketime", "faketime"),
@@ -162,7 +179,9 @@ def refusal(reason: str) -> Optional[str]:
     """Why this skip is a failure here, or None."""
     if not in_ci() or reason.startswith(UNOBTAINABLE):
         return None
-    return f"skipped, but CI skips nothing that can be had (a reason that starts with {UNOBTAINABLE!r} may stay): {reason}"
+    return (
+        f"skipped, but CI skips nothing that can be had (a reason that starts with {UNOBTAINABLE!r} may stay): {reason}"
+    )
 
 
 def skip_reason(longrepr: object) -> str:
@@ -208,7 +227,9 @@ def pytest_report_header(config: pytest.Config) -> "list[str]":
 def pytest_configure(config: pytest.Config) -> None:
     os.umask(0o022)  # what another one does to the product is asked by tests that set it
     config.stash[ABOUT_TEMPORARY_FILES] = choose_temporary_folder()
-    config.addinivalue_line("markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}")
+    config.addinivalue_line(
+        "markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}"
+    )
     config.addinivalue_line("markers", f"only_qemu: needs one of {', '.join(sorted(ONLY_QEMU))}")
 
 

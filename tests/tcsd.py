@@ -1,4 +1,5 @@
-"""Trousers' daemon tcsd and tpm-tools, for tests of a TPM 1.2 (tcsd(8), tcsd.conf(5); tpm_takeownership(8) and others)."""
+"""Trousers' daemon tcsd and tpm-tools, for tests of a TPM 1.2 (tcsd(8), tcsd.conf(5); tpm_takeownership(8) and
+others)."""
 
 import os
 import shutil
@@ -24,7 +25,18 @@ class Tcsd:
         shutil.chown(f"{folder}/tcsd.conf", "root", "tss")  # it takes no other owner and mode
         os.chmod(f"{folder}/tcsd.conf", 0o640)
         environment = {"PATH": os.environ["PATH"]}
-        words = ["setpriv", "--reuid", "tss", "--regid", "tss", "--clear-groups", "tcsd", "-f", "-c", f"{folder}/tcsd.conf"]
+        words = [
+            "setpriv",
+            "--reuid",
+            "tss",
+            "--regid",
+            "tss",
+            "--clear-groups",
+            "tcsd",
+            "-f",
+            "-c",
+            f"{folder}/tcsd.conf",
+        ]
         if tpm_port is not None:
             words.append("-e")
             environment["TCSD_USE_TCP_DEVICE"] = "1"

@@ -32,7 +32,10 @@ def create_rsa(number=0, bits=2048):
     It takes between 20 ms and a second, as long as its primes take to be found, and can be cancelled between two tries.
     """
     template = (
-        h("0001 000b 00040072 0000 0010 0014 000b") + bits.to_bytes(2, "big") + h("00000000 0008") + number.to_bytes(8, "big")
+        h("0001 000b 00040072 0000 0010 0014 000b")
+        + bits.to_bytes(2, "big")
+        + h("00000000 0008")
+        + number.to_bytes(8, "big")
     )
     public = len(template).to_bytes(2, "big") + template
     return with_session(0x131, h("40000007"), h("0004 0000 0000") + public + h("0000 00000000"))
@@ -41,7 +44,8 @@ def create_rsa(number=0, bits=2048):
 CREATE_RSA = create_rsa()
 
 
-#: TPM2_CreatePrimary in the null hierarchy: a parent for keys (ECC P-256), which takes no time; the first object is 80000000.
+#: TPM2_CreatePrimary in the null hierarchy: a parent for keys (ECC P-256), which takes no time; the first object is
+#: 80000000.
 CREATE_PARENT = with_session(
     0x131,
     h("40000007"),
@@ -49,7 +53,9 @@ CREATE_PARENT = with_session(
 )
 #: TPM2_Create below it: an RSA 2048 key, each time another one, which takes its time and leaves nothing behind.
 CREATE_CHILD = with_session(
-    0x153, h("80000000"), h("0004 0000 0000 0018 0001 000b 00040072 0000 0010 0014 000b 0800 00000000 0000 0000 00000000")
+    0x153,
+    h("80000000"),
+    h("0004 0000 0000 0018 0001 000b 00040072 0000 0010 0014 000b 0800 00000000 0000 0000 00000000"),
 )
 
 

@@ -33,7 +33,9 @@ def build_wheel(target: Path) -> Path:
     # from a copy: a build leaves files in the tree, and the tree may be read-only or somebody else's
     tree = target / "source"
     shutil.copytree(
-        SOURCE / "swtpm_svc", tree / "swtpm_svc", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_libtpms.c")
+        SOURCE / "swtpm_svc",
+        tree / "swtpm_svc",
+        ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_libtpms.c"),
     )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         if (SOURCE / name).exists():

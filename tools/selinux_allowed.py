@@ -5,9 +5,9 @@
 MODULE.cil is what /usr/libexec/selinux/hll/pp makes of a compiled module: every interface and macro is expanded there.
 LIST has one line for each source, target and class, with the permissions ("vtpm_t vtpm_etc_t file: getattr open read"),
 "if NAME" before it for a rule that holds only with that boolean, and one line for each attribute that a domain gets
-("vtpm_t is domain"), because others' rules for the attribute then hold for it. A statement of any other kind, such as one
-that makes a domain permissive, cannot be listed. A line that the module does not need is no
-error: policies of different releases expand differently. What the module has and the list has not is one, with status 1.
+("vtpm_t is domain"), because others' rules for the attribute then hold for it. A statement of any other kind, such as
+one that makes a domain permissive, cannot be listed. A line that the module does not need is no error: policies of
+different releases expand differently. What the module has and the list has not is one, with status 1.
 """
 
 import re
@@ -88,7 +88,9 @@ def read_list(lines: "list[str]") -> Rules:
             continue
         left, separator, right = text.partition(":")
         if not separator and " is " not in text:
-            raise ValueError(f"line {number}: {text!r} is neither SOURCE TARGET CLASS: PERMISSION... nor DOMAIN is ATTRIBUTE")
+            raise ValueError(
+                f"line {number}: {text!r} is neither SOURCE TARGET CLASS: PERMISSION... nor DOMAIN is ATTRIBUTE"
+            )
         listed.setdefault(left.strip(), set()).update(right.split())
     return listed
 
@@ -118,7 +120,9 @@ def main(arguments: "list[str]") -> int:
     for line in lines:
         print(line)
     if lines:
-        sys.stderr.write(f"selinux_allowed.py: {len(lines)} lines above are allowed by the module and not by {arguments[1]}\n")
+        sys.stderr.write(
+            f"selinux_allowed.py: {len(lines)} lines above are allowed by the module and not by {arguments[1]}\n"
+        )
     return 1 if lines else 0
 
 

@@ -1,5 +1,5 @@
 """The commands that people type.
 
-The rule: arguments in, requests out, text and exit status back; what is decided is decided below. What several commands need is
-here, each command's own in its folder.
+The rule: arguments in, requests out, text and exit status back; what is decided is decided below. What several commands
+need is here, each command's own in its folder.
 """

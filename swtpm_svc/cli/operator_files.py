@@ -15,7 +15,10 @@ BLOB_MAX_BYTES = 16 * 1024 * 1024
 
 
 def path_argument(value: str) -> str:
-    """argparse's type of a path that may not be empty: to os.path that is the current directory. Raises: ArgumentTypeError."""
+    """argparse's type of a path that may not be empty: to os.path that is the current directory.
+
+    Raises: ArgumentTypeError.
+    """
     if not value:
         raise ArgumentTypeError("expected a path, found nothing")
     return value
@@ -50,7 +53,9 @@ def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
         raise VtpmError(
             Code.STATE_FULL if full else Code.STATE_UNWRITABLE,
             f"{path} cannot be written ({error.strerror}); what was there before is unchanged",
-            remedy="make room there, or name another file" if full else "name a file in a directory that you may write to",
+            remedy="make room there, or name another file"
+            if full
+            else "name a file in a directory that you may write to",
         ) from error
 
 
@@ -112,7 +117,9 @@ def _refuse_special_target(path: str, target: str) -> None:
     except OSError:
         return
     if not stat.S_ISREG(mode):
-        raise VtpmError(Code.USAGE, f"{path} is no regular file", remedy="name a file, which is then replaced as a whole")
+        raise VtpmError(
+            Code.USAGE, f"{path} is no regular file", remedy="name a file, which is then replaced as a whole"
+        )
 
 
 def _sync_directory(directory: str) -> None:

@@ -31,7 +31,9 @@ def write_data(stream: Optional[TextIO], data: bytes) -> None:
     if stream is None:
         return
     if stream.isatty():
-        raise VtpmError(Code.USAGE, "DER is binary, and not for a terminal", remedy="name a file with --output, or use --pem")
+        raise VtpmError(
+            Code.USAGE, "DER is binary, and not for a terminal", remedy="name a file with --output, or use --pem"
+        )
     with _writing(stream):
         stream.buffer.write(data)
         stream.flush()
@@ -47,7 +49,9 @@ def _writing(stream: TextIO) -> Iterator[None]:
     except OSError as error:
         _forget(stream)
         raise VtpmError(
-            Code.STATE_UNWRITABLE, f"the output cannot be written ({error.strerror})", remedy="write it to another place"
+            Code.STATE_UNWRITABLE,
+            f"the output cannot be written ({error.strerror})",
+            remedy="write it to another place",
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Where a password comes from: a file, a descriptor, a credential of systemd, or the person at the terminal.
 
-A password is one line of bytes as they are, without its end, which is a newline or, from an editor of Windows, CR and newline.
-It is never asked for on the command line, where every user of
-the machine can see it (ps); `-pwdo` of the classic tools is taken, with a warning.
+A password is one line of bytes as they are, without its end, which is a newline or, from an editor of Windows, CR and
+newline. It is never asked for on the command line, where every user of the machine can see it (ps); `-pwdo` of the
+classic tools is taken, with a warning.
 """
 
 import os
@@ -31,7 +31,9 @@ def arguments(role: str) -> "tuple[Argument, ...]":
         Argument((f"{option}-credential",), f"a systemd credential with {whose}", {"metavar": "ID"}),
     )
     if role == "owner":
-        result += (Argument((CLASSIC_OPTION,), f"{whose} itself, which all users can then see", {"metavar": "PASSWORD"}),)
+        result += (
+            Argument((CLASSIC_OPTION,), f"{whose} itself, which all users can then see", {"metavar": "PASSWORD"}),
+        )
     return result
 
 
@@ -55,7 +57,8 @@ class Password(NamedTuple):
         """The password; None if the command line says nothing about one.
 
         Raises:
-            VtpmError USAGE, STATE_MISSING, STATE_UNREADABLE, TOO_LARGE: it says more than one thing, or it cannot be had.
+            VtpmError USAGE, STATE_MISSING, STATE_UNREADABLE, TOO_LARGE: it says more than one thing, or it cannot be
+                had.
         """
         ways = [way for way in self[1:] if way is not None]
         if not ways:
@@ -63,7 +66,9 @@ class Password(NamedTuple):
         if len(ways) > 1:
             raise self._wrong("is given in more than one way")
         if self.word is not None:
-            warning = f"vtpmctl: warning: other users can see the password in {CLASSIC_OPTION}; use --owner-password-file\n"
+            warning = (
+                f"vtpmctl: warning: other users can see the password in {CLASSIC_OPTION}; use --owner-password-file\n"
+            )
             output.write(sys.stderr, warning)
             return self._checked(os.fsencode(self.word))
         if self.fd is not None:
@@ -110,10 +115,14 @@ class Password(NamedTuple):
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise VtpmError(
-                Code.USAGE, "there are no credentials here: $CREDENTIALS_DIRECTORY is not set", remedy="see systemd.exec(5)"
+                Code.USAGE,
+                "there are no credentials here: $CREDENTIALS_DIRECTORY is not set",
+                remedy="see systemd.exec(5)",
             )
         if "/" in name or name in ("", ".", ".."):
-            raise VtpmError(Code.USAGE, f"{name!r} is no name for a credential", remedy="give the ID of LoadCredential=")
+            raise VtpmError(
+                Code.USAGE, f"{name!r} is no name for a credential", remedy="give the ID of LoadCredential="
+            )
         return os.path.join(directory, name)
 
     def _read(self, descriptor: int, place: str) -> bytes:
@@ -125,15 +134,21 @@ class Password(NamedTuple):
             raise self._unreadable(place, error) from error
         if len(content) > MAX_BYTES:
             raise VtpmError(
-                Code.TOO_LARGE, f"{place} has more than {MAX_BYTES} bytes, which is no password", remedy="name another file"
+                Code.TOO_LARGE,
+                f"{place} has more than {MAX_BYTES} bytes, which is no password",
+                remedy="name another file",
             )
         line = content[:-1] if content.endswith(b"\n") else content
         line = line[:-1] if line != content and line.endswith(b"\r") else line
         if b"\n" in line:
-            raise VtpmError(Code.USAGE, f"{place} has more than one line, which is no password", remedy="leave one line in it")
+            raise VtpmError(
+                Code.USAGE, f"{place} has more than one line, which is no password", remedy="leave one line in it"
+            )
         if line.startswith(_BYTE_ORDER_MARK):
             raise VtpmError(
-                Code.USAGE, f"{place} begins with a byte order mark, which nobody types", remedy="save it as UTF-8 without one"
+                Code.USAGE,
+                f"{place} begins with a byte order mark, which nobody types",
+                remedy="save it as UTF-8 without one",
             )
         return line
 
@@ -145,7 +160,9 @@ class Password(NamedTuple):
     def _unreadable(self, place: str, error: Exception) -> VtpmError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         code = Code.STATE_MISSING if isinstance(error, FileNotFoundError) else Code.STATE_UNREADABLE
-        return VtpmError(code, f"the password cannot be read from {place} ({reason})", remedy="name a file that you may read")
+        return VtpmError(
+            code, f"the password cannot be read from {place} ({reason})", remedy="name a file that you may read"
+        )
 
     def _wrong(self, what: str) -> VtpmError:
         ways = f"--{self.role}-password-file, -fd or -credential, or type it at a terminal"

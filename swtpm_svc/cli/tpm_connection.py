@@ -1,7 +1,8 @@
 """The way of TPM commands from vtpmctl to a TPM: a device, a file of our FUSE front end, or a socket.
 
-A socket can be one for commands or a control socket, which its path does not say. The first command finds out: to a control
-socket it is a request that does not exist. What it is then asked for is a data connection (PTM_SET_DATAFD), as QEMU does.
+A socket can be one for commands or a control socket, which its path does not say. The first command finds out: to a
+control socket it is a request that does not exist. What it is then asked for is a data connection (PTM_SET_DATAFD), as
+QEMU does.
 """
 
 import array
@@ -13,7 +14,15 @@ import stat
 from types import TracebackType
 from typing import NoReturn, Optional
 
-from swtpm_svc.cli.tpm_control import ANSWER_TIME_S, Target, control_path, describe_result, is_root, refuse_open, resolve
+from swtpm_svc.cli.tpm_control import (
+    ANSWER_TIME_S,
+    Target,
+    control_path,
+    describe_result,
+    is_root,
+    refuse_open,
+    resolve,
+)
 from swtpm_svc.config import loading
 from swtpm_svc.config.addresses import parse_address
 from swtpm_svc.config.loading import Config
@@ -61,8 +70,8 @@ def _command_path(loaded: Config) -> str:
 class TpmConnection:
     """A TPM that was opened; a context manager.
 
-    When an exchange is cut short, by an interrupt or a timeout, its answer may still come, and would be taken for that to the
-    next command. So that one goes another way.
+    When an exchange is cut short, by an interrupt or a timeout, its answer may still come, and would be taken for that
+    to the next command. So that one goes another way.
 
     Raises:
         VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, USAGE, BUSY, LIBTPMS, PROTOCOL.
@@ -181,7 +190,8 @@ def _open(target: Target) -> _Way:
 
 
 def _is_on_our_mount(device: int) -> bool:
-    """Is this the number of a mount of the FUSE front end? Into any other regular file a command is not to be written."""
+    """Is this the number of a mount of the FUSE front end? Into any other regular file a command is not to be
+    written."""
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         # proc(5): the device's number is the third word, the type the first one behind the dash
@@ -214,7 +224,9 @@ def _connect(target: Target) -> socket.socket:
 def _open_socket(target: Target) -> _Stream:
     with _connect(target) as probe:
         probe.sendall(PROBE)
-        is_control = not any(probe.recv(2, socket.MSG_WAITALL))  # no response's tag is zero; a PTM result's first half is
+        is_control = not any(
+            probe.recv(2, socket.MSG_WAITALL)
+        )  # no response's tag is zero; a PTM result's first half is
     return _Stream(_ask_for_data(target) if is_control else _connect(target))
 
 

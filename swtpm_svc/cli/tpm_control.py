@@ -103,7 +103,9 @@ def control_path(loaded: Config) -> str:
     return control
 
 
-def resolve(name: str, directory: str = loading.CONFIG_DIRECTORY, path_of: Callable[[Config], str] = control_path) -> Target:
+def resolve(
+    name: str, directory: str = loading.CONFIG_DIRECTORY, path_of: Callable[[Config], str] = control_path
+) -> Target:
     """A path is used as it is; a NAME is an instance, in whose configuration `path_of` finds the place.
 
     Raises:
@@ -136,7 +138,8 @@ class Device:
         """Send one control request and return the reply, whatever its TPM result.
 
         Raises:
-            VtpmError NOT_PERMITTED, DAEMON_UNREACHABLE, BUSY, PROTOCOL, LIBTPMS: what the kernel or the service answered.
+            VtpmError NOT_PERMITTED, DAEMON_UNREACHABLE, BUSY, PROTOCOL, LIBTPMS: what the kernel or the service
+                answered.
         """
         raise NotImplementedError
 
@@ -223,7 +226,9 @@ class CharacterDevice(Device):
             _refuse_control(self.target, request, error)
         except ProtocolError as error:
             raise VtpmError(
-                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the device is one of ours: vtpmctl list"
+                Code.PROTOCOL,
+                f"{self.target.name}: {error}",
+                remedy="check that the device is one of ours: vtpmctl list",
             ) from error
 
 
@@ -267,7 +272,9 @@ class ControlSocket(Device):
             _refuse_control(self.target, request, error)
         except ProtocolError as error:
             raise VtpmError(
-                Code.PROTOCOL, f"{self.target.name}: {error}", remedy="check that the socket is a control socket: vtpmctl list"
+                Code.PROTOCOL,
+                f"{self.target.name}: {error}",
+                remedy="check that the socket is a control socket: vtpmctl list",
             ) from error
 
 
@@ -289,7 +296,9 @@ def refuse_result(target: Target, request: ptm.Request, tpm_result: int) -> NoRe
         Code.STATE_FULL: "make room in the file system that holds the state",
         Code.LIBTPMS: f"see what the service says: {target.journal}",
     }
-    raise VtpmError(code, f"{target.name}: {_name(request)} gave TPM result {describe_result(tpm_result)}", remedy=remedies[code])
+    raise VtpmError(
+        code, f"{target.name}: {_name(request)} gave TPM result {describe_result(tpm_result)}", remedy=remedies[code]
+    )
 
 
 def _name(request: ptm.Request) -> str:
@@ -312,7 +321,9 @@ def refuse_open(target: Target, error: OSError) -> NoReturn:
             remedy=f"see which program has it open, and wait for it: fuser -v {quote(target.path)}",
         )
     raise VtpmError(
-        Code.LIBTPMS, f"{target.path} cannot be opened ({error.strerror})", remedy=f"see what the service says: {target.journal}"
+        Code.LIBTPMS,
+        f"{target.path} cannot be opened ({error.strerror})",
+        remedy=f"see what the service says: {target.journal}",
     ) from error
 
 
@@ -335,7 +346,11 @@ def _or_join(target: Target) -> str:
         group = grp.getgrgid(found.st_gid).gr_name
     except (OSError, KeyError):
         return ""
-    return f", or be in its group: usermod -aG {quote(group)} USER" if found.st_gid and found.st_mode & 0o060 == 0o060 else ""
+    return (
+        f", or be in its group: usermod -aG {quote(group)} USER"
+        if found.st_gid and found.st_mode & 0o060 == 0o060
+        else ""
+    )
 
 
 def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoReturn:
@@ -345,16 +360,23 @@ def _refuse_control(target: Target, request: ptm.Request, error: OSError) -> NoR
         if isinstance(request, ptm.GetStateBlob):
             remedy = "run this as root: state in clear holds every secret of the TPM"
         if is_root():
-            remedy = "a container's root is another user to the service: do it outside; or see what denies it: ausearch -m avc"
+            remedy = (
+                "a container's root is another user to the service: do it outside; or see what denies it: "
+                "ausearch -m avc"
+            )
         raise VtpmError(Code.NOT_PERMITTED, f"{what} is not permitted to you", remedy=remedy)
     if error.errno in (errno.ENOTTY, errno.ENOSYS):
         raise VtpmError(
-            Code.PROTOCOL, f"{what} is unknown to {target.path}", remedy="check that the device is one of ours: vtpmctl list"
+            Code.PROTOCOL,
+            f"{what} is unknown to {target.path}",
+            remedy="check that the device is one of ours: vtpmctl list",
         )
     if error.errno in (*_GONE, errno.EPIPE, errno.ECONNRESET):
         remedy = target.start
         raise VtpmError(Code.DAEMON_UNREACHABLE, f"{what}: the TPM went away ({error.strerror})", remedy=remedy)
     if error.errno == errno.EBUSY:
-        raise VtpmError(Code.BUSY, f"{what} cannot be done now ({error.strerror})", remedy="try again when the TPM is idle")
+        raise VtpmError(
+            Code.BUSY, f"{what} cannot be done now ({error.strerror})", remedy="try again when the TPM is idle"
+        )
     remedy = f"see what the service says: {target.journal}"
     raise VtpmError(Code.LIBTPMS, f"{what} failed ({error.strerror or error})", remedy=remedy) from error

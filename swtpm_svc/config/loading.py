@@ -1,7 +1,7 @@
 """An instance's TOML file read and checked: load() and parse() give a `Config` with every value present.
 
-What may stand in the file is the table in `config_schema`, how it is read is in `config_file`; here is what a person is told
-when it says something wrong: the file, the table, the key, what was found and what is expected.
+What may stand in the file is the table in `config_schema`, how it is read is in `config_file`; here is what a person is
+told when it says something wrong: the file, the table, the key, what was found and what is expected.
 """
 
 import os
@@ -100,7 +100,9 @@ def _instance_meant(name: str) -> str:
     for ending in (".service", ".socket", ".toml"):
         meant = meant[: -len(ending)] if meant.endswith(ending) else meant
     if meant != name and NAME_PATTERN.fullmatch(meant):
-        return f"give the instance's name, without path or ending, perhaps {meant}: vtpmctl list has those that there are"
+        return (
+            f"give the instance's name, without path or ending, perhaps {meant}: vtpmctl list has those that there are"
+        )
     return "give a name such as vtpm0: vtpmctl list has those that there are"
 
 
@@ -175,7 +177,11 @@ def parse(text: str, path: str, instance: str) -> Config:
 
 def _refuse_contradictions(config: Config) -> None:
     """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
-    tpm, provision, ways = config.tpm, config.provision, (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled)
+    tpm, provision, ways = (
+        config.tpm,
+        config.provision,
+        (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled),
+    )
     addresses = (config.socket.control, config.socket.data, config.socket.mssim)
     for is_so, cause, remedy in (
         (
@@ -185,12 +191,14 @@ def _refuse_contradictions(config: Config) -> None:
         ),
         (
             not any(ways) and all(address == "none" for address in addresses),
-            "nothing leads to this TPM: none of [device], [fuse] and [vtpm-proxy] is enabled, and [socket] has no address",
+            "nothing leads to this TPM: none of [device], [fuse] and [vtpm-proxy] is enabled, and [socket] has no "
+            "address",
             "enable one of them",
         ),
         (
             config.vtpm_proxy.enabled and tpm.power_on == "manual",
-            '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
+            '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: '
+            "the kernel wants an answer at once",
             'write power-on = "auto"',
         ),
         (
@@ -219,7 +227,8 @@ def _refuse_key_contradictions(config: Config, prefix: str) -> None:
     values = [getattr(config.state, name.replace("-", "_")) for name in names]
     named = [name for name, value in zip(names, values) if value != "none"]
     found = [
-        (f"{prefix}{name}", getattr(config.state, f"{prefix}{name}".replace("-", "_"))) for name in ("key-format", "key-mode")
+        (f"{prefix}{name}", getattr(config.state, f"{prefix}{name}".replace("-", "_")))
+        for name in ("key-format", "key-mode")
     ]
     cause = ""
     if len(named) > 1:
@@ -255,7 +264,9 @@ def user_id(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise VtpmError(Code.USER_MISSING, f"there is no user {name}", remedy=_make_account("passwd", "useradd", name)) from None
+        raise VtpmError(
+            Code.USER_MISSING, f"there is no user {name}", remedy=_make_account("passwd", "useradd", name)
+        ) from None
 
 
 def group_id(name: str) -> int:
@@ -268,11 +279,16 @@ def group_id(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise VtpmError(Code.USER_MISSING, f"there is no group {name}", remedy=_make_account("group", "groupadd", name)) from None
+        raise VtpmError(
+            Code.USER_MISSING, f"there is no group {name}", remedy=_make_account("group", "groupadd", name)
+        ) from None
 
 
 def _make_account(database: str, command: str, name: str) -> str:
-    return f"see whether it is known: getent {database} {quote(name)}; name another, or make it: {command} --system {quote(name)}"
+    return (
+        f"see whether it is known: getent {database} {quote(name)}; name another, or make it: {command} --system "
+        f"{quote(name)}"
+    )
 
 
 def _read_table(table: Table, found: object, path: str, instance: str) -> Any:
@@ -308,7 +324,10 @@ def _refuse_table(path: str, name: str, value: object) -> NoReturn:
     known = ", ".join(f"[{table.name}]" for table in SCHEMA)
     if isinstance(value, dict):
         similar = _similar(name, [table.name for table in SCHEMA])
-        found, remedy = f"the table [{one_line(name)}]", f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)"
+        found, remedy = (
+            f"the table [{one_line(name)}]",
+            f"write [{similar}]" if similar else "remove it, or see vtpm.d(5)",
+        )
     else:
         home = [table.name for table in SCHEMA if any(key.name == name for key in table.keys)]
         found, remedy = f'"{one_line(name)}" outside of any table', "write it below its table, see vtpm.d(5)"
@@ -328,7 +347,9 @@ def _refuse_key(path: str, table: Table, name: str) -> NoReturn:
         remedy = f"write it below the line [{home[0]}]"
     expected = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
     raise VtpmError(
-        Code.CONFIG_INVALID, f"{path}: [{table.name}]: found the key {one_line(name)}, expected {expected}", remedy=remedy
+        Code.CONFIG_INVALID,
+        f"{path}: [{table.name}]: found the key {one_line(name)}, expected {expected}",
+        remedy=remedy,
     )
 
 

@@ -1,7 +1,8 @@
-"""Where an instance is found and what it keeps: its ports, paths and directories, and which stand in each other's way. No I/O.
+"""Where an instance is found and what it keeps: its ports, paths and directories, and which stand in each other's way.
+No I/O.
 
-Two on one address would end with "address in use" at the start, again and again; a file system mounted over a socket or over
-the state hides it. So this is said of the file, before anything is started.
+Two on one address would end with "address in use" at the start, again and again; a file system mounted over a socket or
+over the state hides it. So this is said of the file, before anything is started.
 """
 
 import os
@@ -76,8 +77,11 @@ def refuse_shared(config: Config, other: Config, resolve: Callable[[str], str]) 
     for mine, theirs in clashes(places(config, resolve), places(other, resolve)):
         raise VtpmError(
             mine.code if mine.is_directory else theirs.code,
-            f'{config.path}: {mine.what}: found "{mine.where}", which {_relation(mine, theirs)} {theirs.what} in {other.path}',
-            remedy="give each TPM a directory of its own" if mine.code is Code.STATE_LOCKED else "give one of them another place",
+            f'{config.path}: {mine.what}: found "{mine.where}", '
+            f"which {_relation(mine, theirs)} {theirs.what} in {other.path}",
+            remedy="give each TPM a directory of its own"
+            if mine.code is Code.STATE_LOCKED
+            else "give one of them another place",
         )
 
 

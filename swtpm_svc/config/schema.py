@@ -21,11 +21,15 @@ NAME_PATTERN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
 NAME_EXPECTED = f"1 to {NAME_MAX} letters, digits, dots, dashes and underscores, the first a letter or digit"
 ACCOUNT_MAX = 256  # characters: LOGIN_NAME_MAX (limits.h)
 ID_MAX = (1 << 32) - 2  # 4294967295 says "leave it as it is" to chown(2)
-CREDENTIAL_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")  # a part of what credential_name_valid() of systemd takes
+CREDENTIAL_PATTERN = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"
+)  # a part of what credential_name_valid() of systemd takes
 #: What looks like a key, written where its place should be named: it is in no error.
 KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
 PROFILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
-PRINTABLE_PATTERN = re.compile(r"[ -~]{1,128}")  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
+PRINTABLE_PATTERN = re.compile(
+    r"[ -~]{1,128}"
+)  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
 SERIAL_PATTERN = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{0,64}")  # X.680, PrintableString; RFC 5280, ub-serial-number
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
 
@@ -45,7 +49,10 @@ class TpmConfig(NamedTuple):
 
 
 class DeviceConfig(NamedTuple):
-    """[device]: the character device. `owner` and `group` are names or numbers in decimal; `mode` is the permission bits."""
+    """[device]: the character device.
+
+    `owner` and `group` are names or numbers in decimal; `mode` is the permission bits.
+    """
 
     enabled: bool
     name: str
@@ -83,7 +90,10 @@ class VtpmProxyConfig(NamedTuple):
 
 
 class StateConfig(NamedTuple):
-    """[state]: where what survives power-off is kept, and how it is encrypted. Of each three places of a key one may be named."""
+    """[state]: where what survives power-off is kept, and how it is encrypted.
+
+    Of each three places of a key one may be named.
+    """
 
     directory: str
     key_credential: str
@@ -126,7 +136,10 @@ def _key_source(credential: str, file: str, passphrase_file: str, key_format: st
 
 
 class ProvisionConfig(NamedTuple):
-    """[provision]: what a new TPM is given, as a manufacturer does. `endorsement_keys` and `pcr_banks` are of a TPM 2.0."""
+    """[provision]: what a new TPM is given, as a manufacturer does.
+
+    `endorsement_keys` and `pcr_banks` are of a TPM 2.0.
+    """
 
     enabled: bool
     endorsement_keys: "tuple[str, ...]"
@@ -172,7 +185,8 @@ class Config(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a value may be: its TOML type, the rest of the rule in words, and the conversion (ValueError: it may not)."""
+    """What a value may be: its TOML type, the rest of the rule in words, and the conversion (ValueError: it may
+    not)."""
 
     type: type
     expected: str
@@ -254,7 +268,8 @@ def account_number(account: str) -> Optional[int]:
 
 
 def _read_account(value: str) -> str:
-    """Which names there are, the system's databases say, a directory's among them: here only what none of them can hold."""
+    """Which names there are, the system's databases say, a directory's among them: here only what none of them can
+    hold."""
     if not 0 < len(value) <= ACCOUNT_MAX or not value.isprintable() or ":" in value:
         raise ValueError
     number = account_number(value)
@@ -308,7 +323,9 @@ GROUP = Kind(str, f"the name of a group, or a number up to {ID_MAX}", _read_acco
 MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 FILE = Kind(str, '"none" or an absolute path without ..', _read_file)
-CREDENTIAL = Kind(str, '"none" or the name of a credential: letters, digits, dots, dashes and underscores', _read_credential)
+CREDENTIAL = Kind(
+    str, '"none" or the name of a credential: letters, digits, dots, dashes and underscores', _read_credential
+)
 KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
 ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)

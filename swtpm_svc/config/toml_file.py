@@ -1,4 +1,7 @@
-"""A configuration's file: its text, and what a person is told where it cannot be read or is no TOML. What it says: config.py."""
+"""A configuration's file: its text, and what a person is told where it cannot be read or is no TOML.
+
+What it says: config.py.
+"""
 
 import os
 import stat
@@ -10,7 +13,8 @@ from swtpm_svc.errors import Code, VtpmError, quote
 
 CONFIG_DIRECTORY = "/etc/vtpm.d"
 FILE_MAX_BYTES = 64 * 1024
-#: No key has more than two parts, but each dot of a line costs the parser as much as all before it: 30 000 took it 20 s.
+#: No key has more than two parts, but each dot of a line costs the parser as much as all before it: 30 000 took it 20
+#: s.
 LINE_MAX_DOTS = 200
 
 
@@ -23,7 +27,9 @@ def read(path: str, instance: str) -> str:
     """
     content = _read_bytes(path, instance)
     try:
-        return content.decode("utf-8-sig")  # some editors begin a file with a byte order mark, which says nothing in UTF-8
+        return content.decode(
+            "utf-8-sig"
+        )  # some editors begin a file with a byte order mark, which says nothing in UTF-8
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise VtpmError(
@@ -100,7 +106,9 @@ def parse_toml(text: str, path: str) -> dict[str, Any]:
     try:
         dotted = next((number for number, line in enumerate(text.split("\n"), 1) if _has_many_dots(line)), 0)
         if dotted:
-            raise ValueError(f"found more than {LINE_MAX_DOTS} dots, expected keys of one or two parts (at line {dotted})")
+            raise ValueError(
+                f"found more than {LINE_MAX_DOTS} dots, expected keys of one or two parts (at line {dotted})"
+            )
         document: dict[str, Any] = tomllib.loads(text)
         return document
     except RecursionError:

@@ -6,7 +6,15 @@ A front end decodes and encodes; here is the policy between it and the TPM. All 
 from typing import Callable, Optional, Protocol, Union
 
 from swtpm_svc.errors import TPM_FAIL, VtpmError, internal
-from swtpm_svc.tpm.controller import MAX_LOCALITY, Controller, Rights, authorize, is_immediate, needs_control, uses_storage
+from swtpm_svc.tpm.controller import (
+    MAX_LOCALITY,
+    Controller,
+    Rights,
+    authorize,
+    is_immediate,
+    needs_control,
+    uses_storage,
+)
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.libtpms import TPM_SUCCESS, Left, Unsent
 from swtpm_svc.tpm.power import Failure, Power
@@ -60,8 +68,9 @@ def _needs_rights(request: ptm.Request, *, is_own: bool) -> bool:
 class Dispatcher:
     """One for all front ends of a TPM.
 
-    `events.executed` hears of the commands whose results are `NOTABLE`, and with `trace` of each; else they are only counted.
-    `rights_of` gives None for callers whose groups have to be looked up, which `look_up` does beside the serving thread.
+    `events.executed` hears of the commands whose results are `NOTABLE`, and with `trace` of each; else they are only
+    counted. `rights_of` gives None for callers whose groups have to be looked up, which `look_up` does beside the
+    serving thread.
     """
 
     def __init__(
@@ -88,7 +97,9 @@ class Dispatcher:
         #: Owners of requests that wait for the rights of their callers.
         self._looking_up: set[object] = set()
 
-    def must_wait(self, caller: Caller, request: ptm.Request, rights: Optional[Rights] = None, *, is_own: bool = False) -> bool:
+    def must_wait(
+        self, caller: Caller, request: ptm.Request, rights: Optional[Rights] = None, *, is_own: bool = False
+    ) -> bool:
         """Has the request to wait: for the worker, or until it is known what its caller may do?"""
         if self._is_for_worker(request):
             return True
@@ -106,7 +117,8 @@ class Dispatcher:
         return self.executor.withdraw(owner)
 
     def is_long(self, code: int) -> bool:
-        """Is the command one for the worker: because it takes long, or waits? So may one that is to revive a failed TPM."""
+        """Is the command one for the worker: because it takes long, or waits? So may one that is to revive a failed
+        TPM."""
         return self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED
 
     @property
@@ -144,7 +156,8 @@ class Dispatcher:
         owner: object = None,
         is_essential: bool = False,
     ) -> Optional[bytes]:
-        """Execute a command, at `locality` if one is given, and return its response; None: it takes longer, and `done` gets it.
+        """Execute a command, at `locality` if one is given, and return its response; None: it takes longer, and `done`
+        gets it.
 
         `command` is the dispatcher's from here on. The rest is that of `execute_later`.
         """
@@ -210,9 +223,16 @@ class Dispatcher:
         self._submit(caller, command, work, done, owner, is_essential=is_essential)
 
     def store_later(
-        self, caller: Caller, command: bytearray, response: bytes, done: Callable[[bytes], None], *, owner: object = None
+        self,
+        caller: Caller,
+        command: bytearray,
+        response: bytes,
+        done: Callable[[bytes], None],
+        *,
+        owner: object = None,
     ) -> None:
-        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of it."""
+        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of
+        it."""
         self._submit(caller, command, lambda: self.tpm.finish(response), done, owner, is_essential=True)
 
     def _submit(
@@ -252,9 +272,9 @@ class Dispatcher:
     ) -> None:
         """Carry out a control request, now or after what it `must_wait` for, then `done(reply)`.
 
-        `perform` stands in for the controller where a front end has more to do. `refuse` hears NOT_PERMITTED in place of
-        `done`, which otherwise gets its result code. `is_own`: the command in work is the caller's, who may cancel it whatever
-        his rights. `rights` stand in for those of the caller's account.
+        `perform` stands in for the controller where a front end has more to do. `refuse` hears NOT_PERMITTED in place
+        of `done`, which otherwise gets its result code. `is_own`: the command in work is the caller's, who may cancel
+        it whatever his rights. `rights` stand in for those of the caller's account.
         """
 
         def go_on(known: Rights) -> None:
@@ -308,7 +328,9 @@ class Dispatcher:
 
         def finish(reply: ptm.Reply) -> None:
             if needs_control(request):
-                self.events.controlled(caller, request, 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result)
+                self.events.controlled(
+                    caller, request, 0 if isinstance(reply, ptm.CapabilityReply) else reply.tpm_result
+                )
             done(reply)
 
         if isinstance(request, ptm.CancelTpmCommand) and self.tpm.is_powered and not self.executor.busy:

@@ -1,7 +1,7 @@
 """One open file of a TPM device, as the kernel's /dev/tpm0 has it (drivers/char/tpm/tpm-dev-common.c).
 
-A write is one command, reads give its response, in pieces if need be. A write while nobody has begun to read the response
-is EBUSY; one after a piece was read is the next command, and what is left of the response is gone.
+A write is one command, reads give its response, in pieces if need be. A write while nobody has begun to read the
+response is EBUSY; one after a piece was read is the next command, and what is left of the response is gone.
 """
 
 import errno
@@ -10,8 +10,8 @@ from typing import Optional, Union
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
 from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 
-#: Files that one user may have open at a time, of the MAX_OPENERS that there are (Shares); each may hold a command and a
-#: response of 4 KiB.
+#: Files that one user may have open at a time, of the MAX_OPENERS that there are (Shares); each may hold a command and
+#: a response of 4 KiB.
 MAX_OPENERS_OF_ONE = 256
 
 
@@ -28,7 +28,8 @@ class Opener:
         self.command = 0
 
     def admit(self, data: Union[bytes, memoryview]) -> int:
-        """The command code of what was written, which may be executed now; else a negative errno, and nothing has changed."""
+        """The command code of what was written, which may be executed now; else a negative errno, and nothing has
+        changed."""
         size = len(data)
         if size > BUFFER_SIZE:
             return -errno.E2BIG

@@ -1,15 +1,17 @@
 """The local certification authority: signs what says that a TPM is one of ours.
 
-A root signs an issuer, and the issuer signs the certificates of TPMs (provision/certificates.py). Both are made once, by whoever
-needs them first, or an administrator imports an issuer. In use are these files, in one set (provision/ca_directory.py):
+A root signs an issuer, and the issuer signs the certificates of TPMs (provision/certificates.py). Both are made once,
+by whoever needs them first, or an administrator imports an issuer. In use are these files, in one set
+(provision/ca_directory.py):
 
     chain.pem        the issuer's certificate, then that of who signed it, and so on
     issuer-key.pem   the issuer's key (PKCS #8), or
     signer.json      {"command": [...]}: the command that signs in its place (provision/ca_signer.py)
     root-key.pem     the root's key; nothing here reads it, so that it can be taken to a safer place
 
-Our own keys are on P-384: made in a millisecond, where RSA 3072 takes a second or more under the lock, and a TPM's certificate is
-a quarter shorter, which is NV memory of each TPM. Own certificates begin long ago and do not expire: provision/validity.py.
+Our own keys are on P-384: made in a millisecond, where RSA 3072 takes a second or more under the lock, and a TPM's
+certificate is a quarter shorter, which is NV memory of each TPM. Own certificates begin long ago and do not expire:
+provision/validity.py.
 """
 
 import json
@@ -58,7 +60,8 @@ class Authority(NamedTuple):
         return self.chain[0]
 
     def issue(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """Sign a certificate that lacks the issuer, the serial number, the validity and the key identifier of the authority.
+        """Sign a certificate that lacks the issuer, the serial number, the validity and the key identifier of the
+        authority.
 
         Raises:
             VtpmError CA_SIGNER: the external signer failed. CA_UNUSABLE: the issuer's certificate has expired.
@@ -124,11 +127,12 @@ def import_issuer(
 ) -> "tuple[Authority, Optional[str]]":
     """Use an administrator's own issuer: the certificates and either the key, both in PEM, or the command that signs.
 
-    Returns the CA, and where the one that it has replaced is kept. Nothing is written before a signature was made and verified.
+    Returns the CA, and where the one that it has replaced is kept. Nothing is written before a signature was made and
+    verified.
 
     Raises:
-        VtpmError CA_EXISTS: there is a CA, and `force` is not set. CA_UNUSABLE: certificates, key and each other do not match.
-        CA_SIGNER, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
+        VtpmError CA_EXISTS: there is a CA, and `force` is not set. CA_UNUSABLE: certificates, key and each other do not
+            match. CA_SIGNER, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
     """
     place = CaDirectory(directory)
     files = {CHAIN: chain, **({ISSUER_KEY: key} if key is not None else {SIGNER: _signer_file(command)})}
@@ -137,7 +141,9 @@ def import_issuer(
     try:
         authority = _open(given, directory, {CHAIN: "the certificates", ISSUER_KEY: "the key", SIGNER: "the command"})
         _refuse(validity.expired(authority.chain, "the certificates", directory))
-        _refuse(validity.early(authority.chain, "the certificates", "import it then; or set the clock, if that is wrong"))
+        _refuse(
+            validity.early(authority.chain, "the certificates", "import it then; or set the clock, if that is wrong")
+        )
     except VtpmError as error:
         if error.remedy == RESTORE:
             error.remedy = "see what ca import takes in vtpmctl(8); nothing was changed"
@@ -203,7 +209,9 @@ def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
         key = serialization.load_pem_private_key(content, None)
     except TypeError:
         raise unusable(
-            name, "is encrypted", "decrypt a copy (openssl pkey -in KEY -out COPY), or import a command that signs with it"
+            name,
+            "is encrypted",
+            "decrypt a copy (openssl pkey -in KEY -out COPY), or import a command that signs with it",
         ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
@@ -234,7 +242,11 @@ def _signer_words(content: bytes, name: str) -> "tuple[str, ...]":
         words = json.loads(content)["command"]
     except (ValueError, KeyError, TypeError, RecursionError):
         words = None
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) and "\0" not in word for word in words):
+    if (
+        not isinstance(words, list)
+        or not words
+        or not all(isinstance(word, str) and "\0" not in word for word in words)
+    ):
         raise unusable(name, 'should have one object with "command", a list of words')
     if not os.path.isabs(words[0]):
         raise unusable(name, f"should name the program by its whole path, not {words[0]}")

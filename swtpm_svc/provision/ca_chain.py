@@ -15,7 +15,8 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICAT
 
 
 def read(content: "Optional[bytes]", name: str) -> "tuple[x509.Certificate, ...]":
-    """The certificates in `content`, each fit to sign the one before; None: there is no such file. `name` is for messages.
+    """The certificates in `content`, each fit to sign the one before; None: there is no such file. `name` is for
+    messages.
 
     Raises:
         VtpmError CA_UNUSABLE
@@ -29,10 +30,14 @@ def read(content: "Optional[bytes]", name: str) -> "tuple[x509.Certificate, ...]
         chain = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
         order = _right_order(chain)
         if order != chain:
-            names = ", then ".join(" ".join(certificate.subject.rfc4514_string().split())[:100] for certificate in order)
+            names = ", then ".join(
+                " ".join(certificate.subject.rfc4514_string().split())[:100] for certificate in order
+            )
             remedy = f"put them in this order: {names}; nothing was changed"
             raise unusable(
-                name, "cannot be used: its certificates are in another order than the issuer's first, the root's last", remedy
+                name,
+                "cannot be used: its certificates are in another order than the issuer's first, the root's last",
+                remedy,
             )
         for depth, certificate in enumerate(chain):
             _check_ca_certificate(certificate, depth)
@@ -94,8 +99,12 @@ def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) ->
     except InvalidSignature:
         subject = certificate.subject.rfc4514_string()
         if certificate is parent:
-            raise ValueError(f"{subject} is not signed by itself, and the certificate of who signed it does not follow") from None
-        raise ValueError(f"{subject} is not signed by {parent.subject.rfc4514_string()}, which should be next") from None
+            raise ValueError(
+                f"{subject} is not signed by itself, and the certificate of who signed it does not follow"
+            ) from None
+        raise ValueError(
+            f"{subject} is not signed by {parent.subject.rfc4514_string()}, which should be next"
+        ) from None
 
 
 def _is_signed_by_another(certificate: x509.Certificate) -> bool:

@@ -3,12 +3,13 @@
     DIRECTORY/             0700
       .lock                held (flock) by who makes or replaces the set
       current/             the set in use; who reads it needs no lock
-      next/                whole, about to become current: a replacement that was cut short here is finished by the next one
+      next/                whole, about to become current: a replacement cut short here is finished by the next one
       .new-XXXXXXXX/       being written; left by a crash, removed by the next one who has the lock
       replaced-TIME-XXXX/  what an import has replaced
 
-What is written belongs to whom DIRECTORY belongs to, so that root can make a CA that the service's user reads. What others
-could have put there is not used: not where they can write to DIRECTORY, and not what is another user's than DIRECTORY is.
+What is written belongs to whom DIRECTORY belongs to, so that root can make a CA that the service's user reads. What
+others could have put there is not used: not where they can write to DIRECTORY, and not what is another user's than
+DIRECTORY is.
 """
 
 import fcntl
@@ -37,7 +38,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def unusable(path: str, cause: str, remedy: str = RESTORE) -> VtpmError:
-    """A CA that is there and cannot be used. It is never replaced by a new one: what it has signed would be worth nothing."""
+    """A CA that is there and cannot be used.
+
+    It is never replaced by a new one: what it has signed would be worth nothing.
+    """
     return VtpmError(Code.CA_UNUSABLE, f"{path} {cause}", remedy=remedy)
 
 
@@ -122,7 +126,9 @@ class CaDirectory:
                 raise unusable(path, f"has the mode {found.st_mode & 0o777:04o}, others may use it", remedy)
             if found.st_uid not in (os.geteuid(), 0, os.fstat(folder).st_uid):
                 raise unusable(
-                    path, f"belongs to the user {found.st_uid}, not to the CA's", f"see who put it there: ls -l {quote(path)}"
+                    path,
+                    f"belongs to the user {found.st_uid}, not to the CA's",
+                    f"see who put it there: ls -l {quote(path)}",
                 )
             return file.read(FILE_MAX_BYTES)
 
@@ -160,7 +166,9 @@ class CaDirectory:
     def _lock(self, folder: int) -> int:
         path = os.path.join(self.path, LOCK)
         try:
-            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            lock = os.open(
+                LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
+            )
         except OSError as error:
             raise _write_error(path, error) from error
         try:
@@ -187,7 +195,10 @@ class CaDirectory:
 
     @staticmethod
     def _make_lock_owners(lock: int, folder: int, path: str) -> None:
-        """For its owner alone to hold. Root gives away nothing that could be more than the empty file that it has just made."""
+        """For its owner alone to hold.
+
+        Root gives away nothing that could be more than the empty file that it has just made.
+        """
         found, owner = os.fstat(lock), os.fstat(folder)
         is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         is_new = found.st_uid == os.geteuid() and found.st_size == 0
@@ -200,7 +211,10 @@ class CaDirectory:
 
 
 class LockedCaDirectory:
-    """What the holder of the lock can do. Paths are relative to the open directory: nobody can put another in its place."""
+    """What the holder of the lock can do.
+
+    Paths are relative to the open directory: nobody can put another in its place.
+    """
 
     def __init__(self, path: str, folder: int) -> None:
         self.path = path
@@ -233,7 +247,8 @@ class LockedCaDirectory:
             raise unusable(
                 self.path,
                 f"has no CA in {CURRENT}, but is not empty: {', '.join(found[:3])}",
-                f"name an empty or a new directory; if there was a CA in this one, put it back as {quote(self.path)}/{CURRENT}",
+                "name an empty or a new directory; if there was a CA in this one, put it back as "
+                f"{quote(self.path)}/{CURRENT}",
             )
 
     def replace(self, files: "dict[str, bytes]") -> Optional[str]:
@@ -263,7 +278,9 @@ class LockedCaDirectory:
         folder = os.open(name, _FOLDER, dir_fd=self._folder)
         try:
             for file_name, content in files.items():
-                descriptor = os.open(file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+                descriptor = os.open(
+                    file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder
+                )
                 with open(descriptor, "wb") as file:
                     file.write(content)
                     file.flush()

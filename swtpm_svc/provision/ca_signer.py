@@ -1,16 +1,17 @@
 """A signing key that is somewhere else: an HSM, a PKCS#11 token, another machine; reached by a command.
 
-The contract. The command's standard input is the message (the DER of the certificate's to-be-signed part); its standard output is
-the signature of that message, nothing more, and its exit status is 0:
+The contract. The command's standard input is the message (the DER of the certificate's to-be-signed part); its standard
+output is the signature of that message, nothing more, and its exit status is 0:
 
     RSA key                          PKCS #1 v1.5 with SHA-256
-    EC key on P-256, P-384, P-521    ECDSA with SHA-256, SHA-384, SHA-512; as DER, or r and s of the curve's length in a row
+    EC key on P-256, P-384, P-521    ECDSA with SHA-256, SHA-384, SHA-512; as DER, or r and s of the
+                                     curve's length in a row
 
-Each signature is verified with the public key before it is used. The command is run without a shell, as the user whom the CA
-belongs to, and has SIGN_TIME_S seconds.
+Each signature is verified with the public key before it is used. The command is run without a shell, as the user whom
+the CA belongs to, and has SIGN_TIME_S seconds.
 
-`cryptography` signs a certificate with any object that has the interface of its private keys; the two classes here have it, and
-what makes the certificate does not know the difference.
+`cryptography` signs a certificate with any object that has the interface of its private keys; the two classes here have
+it, and what makes the certificate does not know the difference.
 """
 
 import os
@@ -134,7 +135,8 @@ class _ExternalEcKey(_ExternalKey, ec.EllipticCurvePrivateKey):
 
 
 def _as_der(signature: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
-    """PKCS #11 (CKM_ECDSA) gives r and s without any structure; DER of that very length does not happen: r, s would be tiny."""
+    """PKCS #11 (CKM_ECDSA) gives r and s without any structure; DER of that very length does not happen: r, s would be
+    tiny."""
     size = (key.curve.key_size + 7) // 8
     if len(signature) != 2 * size:
         return signature
@@ -186,7 +188,8 @@ def _run(command: Command, message: bytes) -> bytes:
 
 
 def _exchange(command: Command, process: "subprocess.Popen[bytes]", message: bytes) -> "tuple[bytes, bytes]":
-    """As communicate(), but the command may be another user's: output without an end is not taken, of complaints the end is kept.
+    """As communicate(), but the command may be another user's: output without an end is not taken, of complaints the
+    end is kept.
 
     Raises:
         subprocess.TimeoutExpired. VtpmError CA_SIGNER: too much came.

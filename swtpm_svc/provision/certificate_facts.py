@@ -1,4 +1,5 @@
-"""What a TPM's certificate says, as values. Any bytes are taken: what cannot be read is an error in the place of the value.
+"""What a TPM's certificate says, as values. Any bytes are taken: what cannot be read is an error in the place of the
+value.
 
 X.509 comes from outside and is read by a library whose exceptions have no common base, so each fact is read on its own.
 """
@@ -59,7 +60,9 @@ def describe(certificate: x509.Certificate) -> "dict[str, Any]":
 def fingerprint_of_key(certificate: x509.Certificate) -> Optional[str]:
     """That of subject_public_key; None: its key cannot be read."""
     try:
-        spki = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        spki = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
     except Exception:  # see above
         return None
     digest = hashes.Hash(hashes.SHA256())

@@ -1,10 +1,12 @@
-"""The certificates of one TPM: of its endorsement key, its platform, its identity and attestation keys. Values in, DER out.
+"""The certificates of one TPM: of its endorsement key, its platform, its identity and attestation keys. Values in, DER
+out.
 
 Written down in: TCG EK Credential Profile for TPM Family 2.0, TCG Credential Profiles for TPM Family 1.2, TCG Platform
 Certificate Profile, TCG TPM 2.0 Keys for Device Identity and Attestation, RFC 5280, RFC 4108 (hardware module name),
 RFC 4043 (permanent identifier).
 
-The key of a TPM 1.2 is named rsaEncryption, not id-RSAES-OAEP: its profile allows both, and OpenSSL reads only the first.
+The key of a TPM 1.2 is named rsaEncryption, not id-RSAES-OAEP: its profile allows both, and OpenSSL reads only the
+first.
 """
 
 import hashlib
@@ -41,7 +43,8 @@ TpmKey = Union[rsa.RSAPublicKey, ec.EllipticCurvePublicKey]
 
 
 class TpmFacts(NamedTuple):
-    """What a TPM says of itself: "id:00001014", "swtpm", "id:20191023"; specification family "2.0" or "1.2", level, revision."""
+    """What a TPM says of itself: "id:00001014", "swtpm", "id:20191023"; specification family "2.0" or "1.2", level,
+    revision."""
 
     manufacturer: str
     model: str
@@ -82,7 +85,8 @@ def platform_certificate(authority: Authority, key: TpmKey, tpm: TpmFacts, platf
 def idevid_certificate(authority: Authority, key: TpmKey, tpm: TpmFacts, ek: bytes, serial: str = "") -> bytes:
     """The certificate of an initial device identity (IDevID).
 
-    `ek`: the TPM's EK certificate, DER; `serial`: the device's, which has to be (IEEE 802.1AR). Without one the EK stands for it.
+    `ek`: the TPM's EK certificate, DER; `serial`: the device's, which has to be (IEEE 802.1AR). Without one the EK
+    stands for it.
     """
     return _issue(authority, _identity(key, tpm, ek, serial, [VERIFIED_RESIDENCY, VERIFIED_FIXED]))
 
@@ -134,7 +138,8 @@ def _name(attributes: "list[tuple[Oid, str]]") -> x509.Name:
 
 
 def _specification(tpm: TpmFacts) -> x509.UnrecognizedExtension:
-    """SubjectDirectoryAttributes (RFC 5280, 4.2.1.8) with one attribute: family, level and revision (EK profile, 3.1.3)."""
+    """SubjectDirectoryAttributes (RFC 5280, 4.2.1.8) with one attribute: family, level and revision (EK profile,
+    3.1.3)."""
     family = element(UTF8_STRING, tpm.family.encode())
     value = element(SEQUENCE, family, integer(tpm.level), integer(tpm.revision))
     attribute = element(SEQUENCE, _TPM_SPECIFICATION, element(SET, value))
@@ -153,7 +158,9 @@ def _hardware_module_name(tpm: TpmFacts, ek: bytes) -> x509.OtherName:
 def _serial_of_key(ek: bytes) -> str:
     """The beginning of the EK's fingerprint (subject_public_key): no two TPMs have the same."""
     key = x509.load_der_x509_certificate(ek).public_key()
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:_SERIAL_DIGITS]
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[
+        :_SERIAL_DIGITS
+    ]
 
 
 def _permanent_identifier(ek: bytes) -> x509.OtherName:

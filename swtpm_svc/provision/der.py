@@ -7,7 +7,9 @@ def element(tag: int, *parts: bytes) -> bytes:
     """One element of at most 65535 bytes."""
     content = b"".join(parts)
     size = len(content)
-    length = bytes([size]) if size < 0x80 else bytes([0x81, size]) if size < 0x100 else bytes([0x82, size >> 8, size & 0xFF])
+    length = (
+        bytes([size]) if size < 0x80 else bytes([0x81, size]) if size < 0x100 else bytes([0x82, size >> 8, size & 0xFF])
+    )
     return bytes([tag]) + length + content
 
 

@@ -1,7 +1,8 @@
-"""The other keys that a manufacturer leaves in a TPM 2.0: storage root key, initial device identity, initial attestation key.
+"""The other keys that a manufacturer leaves in a TPM 2.0: storage root key, initial device identity, initial
+attestation key.
 
-Sources: TCG TPM v2.0 Provisioning Guidance, 7.5.1 and 7.8 (storage root key and handles); TCG TPM 2.0 Keys for Device Identity
-and Attestation, 7.3 (template H-3 of both keys, whose policies have NV indices in them that need not exist).
+Sources: TCG TPM v2.0 Provisioning Guidance, 7.5.1 and 7.8 (storage root key and handles); TCG TPM 2.0 Keys for Device
+Identity and Attestation, 7.3 (template H-3 of both keys, whose policies have NV indices in them that need not exist).
 """
 
 from typing import NamedTuple
@@ -19,7 +20,10 @@ from swtpm_svc.wire.tpm2 import (
 
 
 class DeviceKey(NamedTuple):
-    """`label`: for people. `handle`: where the key stays; `certificate_index`: where its certificate does, 0: it has none."""
+    """`label`: for people.
+
+    `handle`: where the key stays; `certificate_index`: where its certificate does, 0: it has none.
+    """
 
     label: str
     handle: int
@@ -29,7 +33,11 @@ class DeviceKey(NamedTuple):
 
 _OF_THE_TPM = ObjectAttribute.FIXED_TPM | ObjectAttribute.FIXED_PARENT | ObjectAttribute.SENSITIVE_DATA_ORIGIN
 _STORES = (
-    _OF_THE_TPM | ObjectAttribute.USER_WITH_AUTH | ObjectAttribute.NO_DA | ObjectAttribute.RESTRICTED | ObjectAttribute.DECRYPT
+    _OF_THE_TPM
+    | ObjectAttribute.USER_WITH_AUTH
+    | ObjectAttribute.NO_DA
+    | ObjectAttribute.RESTRICTED
+    | ObjectAttribute.DECRYPT
 )
 _SIGNS = _OF_THE_TPM | ObjectAttribute.USER_WITH_AUTH | ObjectAttribute.ADMIN_WITH_POLICY | ObjectAttribute.SIGN
 

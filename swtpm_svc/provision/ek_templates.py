@@ -1,11 +1,12 @@
 """The endorsement keys of a TPM 2.0: for each algorithm the template, the handle where it stays, and the NV indices.
 
-Sources: TCG EK Credential Profile for TPM Family 2.0, version 2.3 (templates L-1 and L-2 of the low range, H-3 to H-7 of the
-high range, and their NV indices); TCG TPM 2.0 Provisioning Guidance (the first two handles). The handles of the high range
-follow its NV indices, as the distribution's swtpm_setup has it for P-384.
+Sources: TCG EK Credential Profile for TPM Family 2.0, version 2.3 (templates L-1 and L-2 of the low range, H-3 to H-7
+of the high range, and their NV indices); TCG TPM 2.0 Provisioning Guidance (the first two handles). The handles of the
+high range follow its NV indices, as the distribution's swtpm_setup has it for P-384.
 
-A template of the low range lets a policy authorize all of the key's use: PolicySecret of the endorsement hierarchy. One of the
-high range lets its (empty) password do that too, and has a policy that the hierarchy's administrator can replace.
+A template of the low range lets a policy authorize all of the key's use: PolicySecret of the endorsement hierarchy. One
+of the high range lets its (empty) password do that too, and has a policy that the hierarchy's administrator can
+replace.
 """
 
 from typing import NamedTuple

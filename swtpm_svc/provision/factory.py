@@ -1,6 +1,7 @@
 """A new TPM, made in this process and in memory: what reaches the disk is only the finished state.
 
-libtpms writes its whole state at each change, some twenty times for a TPM with certificates; on a disk each is two fsyncs.
+libtpms writes its whole state at each change, some twenty times for a TPM with certificates; on a disk each is two
+fsyncs.
 """
 
 import json
@@ -63,7 +64,12 @@ class _Memory:
 
 
 def make(
-    version: str, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership] = None, *, profile: str = "none"
+    version: str,
+    order: Order,
+    issuer: Optional[Issuer],
+    ownership: Optional[Ownership] = None,
+    *,
+    profile: str = "none",
 ) -> Product:
     """`profile`: the name of one of libtpms' profiles, or the path of a file with one.
 
@@ -108,16 +114,22 @@ def _set_profile(profile: str) -> None:
 
 
 def _read_profile(path: str) -> str:
-    remedy = 'name a file with one JSON object, such as {"Name": "default-v1"}, or one of libtpms\' profiles by its name'
+    remedy = (
+        'name a file with one JSON object, such as {"Name": "default-v1"}, or one of libtpms\' profiles by its name'
+    )
     try:
         # O_NONBLOCK: a FIFO in the way is an error, and root's helper does not wait for ever
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb") as file:
             content = file.read(_PROFILE_MAX_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError as error:
-        raise VtpmError(Code.STATE_UNREADABLE, f"the profile {path} cannot be read: {error.strerror}", remedy=remedy) from error
+        raise VtpmError(
+            Code.STATE_UNREADABLE, f"the profile {path} cannot be read: {error.strerror}", remedy=remedy
+        ) from error
     try:
-        is_object = len(content) <= _PROFILE_MAX_BYTES and b"\0" not in content and isinstance(json.loads(content), dict)
+        is_object = (
+            len(content) <= _PROFILE_MAX_BYTES and b"\0" not in content and isinstance(json.loads(content), dict)
+        )
     except (ValueError, RecursionError):
         is_object = False
     if not is_object:

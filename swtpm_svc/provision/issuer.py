@@ -1,6 +1,7 @@
 """The CA's part in making a TPM, prepared in a thread while the TPM makes its keys.
 
-To import `cryptography` takes about as long as an RSA key. Meanwhile libtpms computes: it does not need the interpreter.
+To import `cryptography` takes about as long as an RSA key. Meanwhile libtpms computes: it does not need the
+interpreter.
 """
 
 import atexit
@@ -31,7 +32,8 @@ class Issuer:
         self.tpm: tuple[str, str, str, str, int, int] = ("", "", "", "", 0, 0)
         self._thread = Thread(target=self._prepare, daemon=True)
         self._thread.start()
-        # a failure does not wait for the CA's lock; but Python's end aborts the process when it meets a thread in `cryptography`
+        # a failure does not wait for the CA's lock; but Python's end aborts the process when it meets a thread in
+        # `cryptography`
         atexit.register(self._thread.join, _END_TIME_S)
 
     def _prepare(self) -> None:

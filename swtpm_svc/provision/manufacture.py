@@ -1,7 +1,8 @@
-"""What a manufacturer does with a new TPM: banks, keys, certificates. The TPM must have been started (TPM_Startup, CLEAR).
+"""What a manufacturer does with a new TPM: banks, keys, certificates. The TPM must have been started (TPM_Startup,
+CLEAR).
 
-All EK templates here are the default ones of the TCG EK Credential Profile, so none is stored: the NV indices for a template and
-a nonce are for others. Where certificates are: provision/nv_certificates.py.
+All EK templates here are the default ones of the TCG EK Credential Profile, so none is stored: the NV indices for a
+template and a nonce are for others. Where certificates are: provision/nv_certificates.py.
 """
 
 from typing import Callable, NamedTuple, Optional
@@ -31,7 +32,10 @@ class Made(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a TPM 2.0 shall have. The names are those of ENDORSEMENT_KEYS, HASHES and STORAGE_KEYS; "none": no storage key."""
+    """What a TPM 2.0 shall have.
+
+    The names are those of ENDORSEMENT_KEYS, HASHES and STORAGE_KEYS; "none": no storage key.
+    """
 
     endorsement_keys: "tuple[str, ...]"
     pcr_banks: "tuple[str, ...]"
@@ -127,7 +131,9 @@ def manufacture_1_2(
         key = made[0].key
         assert key is not None
         made[0] = made[0]._replace(certificate=issuer.endorsement(key), nv_index=nv_certificates.EK_INDEX_1_2)
-        made.append(Made("platform certificate", certificate=issuer.platform(key), nv_index=nv_certificates.PLATFORM_INDEX_1_2))
+        made.append(
+            Made("platform certificate", certificate=issuer.platform(key), nv_index=nv_certificates.PLATFORM_INDEX_1_2)
+        )
         for one in made:
             nv_certificates.write_1_2(tpm, one.nv_index, one.certificate)
     tpm.nv_lock()

@@ -1,8 +1,8 @@
 """The certificates in a TPM's NV storage, as DER.
 
-Sources: TCG EK Credential Profile for TPM Family 2.0 (indices); TCG Registry of Reserved TPM 2.0 Handles and Localities (the
-platform certificate's index, the range of IDevID and IAK); TCG PC Client Specific Implementation Specification for Conventional
-BIOS (what a TPM 1.2 has before a certificate).
+Sources: TCG EK Credential Profile for TPM Family 2.0 (indices); TCG Registry of Reserved TPM 2.0 Handles and Localities
+(the platform certificate's index, the range of IDevID and IAK); TCG PC Client Specific Implementation Specification for
+Conventional BIOS (what a TPM 1.2 has before a certificate).
 """
 
 from typing import Optional
@@ -96,7 +96,10 @@ def write(tpm: Tpm2, index: int, certificate: bytes) -> None:
 
 
 def write_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:
-    """The same in a TPM 1.2 whose NV storage is not locked yet. Then it is for its owner alone, as that of swtpm_setup is."""
+    """The same in a TPM 1.2 whose NV storage is not locked yet.
+
+    Then it is for its owner alone, as that of swtpm_setup is.
+    """
     content = _FULL_TAG + certificate
     stored = _STORED_TAG + len(content).to_bytes(2, "big") + content
     tpm.nv_define_space(index, len(stored), NvPermission.OWNERREAD | NvPermission.OWNERWRITE)

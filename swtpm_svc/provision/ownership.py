@@ -18,7 +18,11 @@ from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_re
 PROBE = tpm2.encode(tpm2.Command.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))
 
 #: In the order in which a password is set: the owner's comes last, so that who has it has all.
-_HIERARCHIES = {tpm2.RH_LOCKOUT: "lockout", tpm2.RH_ENDORSEMENT: "endorsement hierarchy", tpm2.RH_OWNER: "owner hierarchy"}
+_HIERARCHIES = {
+    tpm2.RH_LOCKOUT: "lockout",
+    tpm2.RH_ENDORSEMENT: "endorsement hierarchy",
+    tpm2.RH_OWNER: "owner hierarchy",
+}
 
 #: What CreatePrimary answers to a template with an algorithm that the TPM does not have.
 _UNSUPPORTED = (refused.RC_VALUE, refused.RC_KEY_SIZE, refused.RC_CURVE)
@@ -53,8 +57,8 @@ def create_endorsement_key(
 ) -> Public:
     """Make the endorsement key from the TPM's seed, and store it at its handle.
 
-    `endorsement` and `owner` are the passwords of these hierarchies. `replace`: remove what is stored there, once the new one
-    is made; a TPM whose seed was not changed makes the same key again.
+    `endorsement` and `owner` are the passwords of these hierarchies. `replace`: remove what is stored there, once the
+    new one is made; a TPM whose seed was not changed makes the same key again.
 
     Raises:
         VtpmError ALREADY_PROVISIONED: something is stored there. RefusedByTpm, ProtocolError.
@@ -93,7 +97,9 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
         raise VtpmError(Code.USAGE, cause, remedy="give one that has another byte")
     taken = ", ".join(_HIERARCHIES[hierarchy] for hierarchy in tpm.authorizations_set())
     if taken:
-        raise already(f"the TPM has an owner already: a password is set for {taken}", f"tpm2_changeauth -T {TCTI} changes it")
+        raise already(
+            f"the TPM has an owner already: a password is set for {taken}", f"tpm2_changeauth -T {TCTI} changes it"
+        )
     try:
         for hierarchy in _HIERARCHIES:
             tpm.change_auth(hierarchy, password)
@@ -101,7 +107,9 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
         _give_up(tpm, password)
         if isinstance(error, RefusedByTpm) and error.reason == refused.RC_SIZE:
             raise VtpmError(
-                Code.USAGE, f"a password of {len(password)} bytes is too long for the TPM", remedy="32 bytes are always possible"
+                Code.USAGE,
+                f"a password of {len(password)} bytes is too long for the TPM",
+                remedy="32 bytes are always possible",
             ) from error
         raise
 
@@ -119,6 +127,7 @@ def _give_up(tpm: Tpm2, password: bytes) -> None:
         code = error.code if isinstance(error, VtpmError) else Code.PROTOCOL
         cause = f"ownership may have been taken in part, and giving it up failed: {error}"
         remedy = (
-            f"see which: tpm2_getcap properties-variable -T {TCTI}; remove each: tpm2_changeauth -T {TCTI} -c owner -p file:FILE"
+            f"see which: tpm2_getcap properties-variable -T {TCTI}; remove each: tpm2_changeauth -T {TCTI} -c "
+            "owner -p file:FILE"
         )
         raise VtpmError(code, cause, remedy=remedy) from error

@@ -1,8 +1,9 @@
 """A TPM 1.2 from its owner's side: endorsement key, ownership, NV storage.
 
-All goes through one callable, `execute(command) -> response`, so that it is the same on an open device, on a socket, and in a
-process with libtpms. Methods raise RefusedByTpm for what the TPM answers, VtpmError PROTOCOL for a response that is not
-authentic, ProtocolError for one that is malformed. Secrets are authorization values of 20 bytes; see `secret_of`.
+All goes through one callable, `execute(command) -> response`, so that it is the same on an open device, on a socket,
+and in a process with libtpms. Methods raise RefusedByTpm for what the TPM answers, VtpmError PROTOCOL for a response
+that is not authentic, ProtocolError for one that is malformed. Secrets are authorization values of 20 bytes; see
+`secret_of`.
 """
 
 import hmac
@@ -83,7 +84,8 @@ class Tpm12:
                 pass  # the TPM has let go of it, or is gone; what happened before is what matters
 
     def allow_presence_by_command(self) -> None:
-        """Let firmware assert physical presence by a command, as that of a virtual machine does (physicalPresenceCMDEnable)."""
+        """Let firmware assert physical presence by a command, as that of a virtual machine does
+        (physicalPresenceCMDEnable)."""
         self._call(Ordinal.PHYSICAL_PRESENCE, tpm12.PHYSICAL_PRESENCE_CMD_ENABLE.to_bytes(2, "big"))
 
     # --- endorsement key -----------------------------------------------------------------------------------------
@@ -99,7 +101,9 @@ class Tpm12:
             body = self._call(Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, tpm12.encode_create_endorsement_key_pair(nonce))
         except RefusedByTpm as error:
             if error.reason == TPM_DISABLED_CMD:
-                raise already("there is an endorsement key already", "it stays: a TPM 1.2 never gets another one") from error
+                raise already(
+                    "there is an endorsement key already", "it stays: a TPM 1.2 never gets another one"
+                ) from error
             raise
         return _checked_pubek(body, nonce)
 
@@ -135,7 +139,13 @@ class Tpm12:
     # --- NV storage ----------------------------------------------------------------------------------------------
 
     def nv_define_space(
-        self, index: int, size: int, permission: int, *, owner: Optional[bytes] = None, index_secret: bytes = WELL_KNOWN_SECRET
+        self,
+        index: int,
+        size: int,
+        permission: int,
+        *,
+        owner: Optional[bytes] = None,
+        index_secret: bytes = WELL_KNOWN_SECRET,
     ) -> None:
         """Define an index. Without `owner` only while NV storage is not locked: during manufacture."""
         if owner is None:
@@ -161,7 +171,8 @@ class Tpm12:
     def nv_read(self, index: int, size: int, *, owner: Optional[bytes] = None) -> bytes:
         """The first `size` bytes of the index."""
         pieces = [
-            tpm12.encode_nv_read_value(index, offset, min(_NV_CHUNK, size - offset)) for offset in range(0, size, _NV_CHUNK)
+            tpm12.encode_nv_read_value(index, offset, min(_NV_CHUNK, size - offset))
+            for offset in range(0, size, _NV_CHUNK)
         ]
         return b"".join(tpm12.decode_nv_value(body) for body in self._call_each(Ordinal.NV_READ_VALUE, pieces, owner))
 

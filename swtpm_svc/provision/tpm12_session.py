@@ -1,7 +1,8 @@
 """Authorization of TPM 1.2 commands: who knows a secret says so without telling it, and knows that the TPM answers.
 
-Source: TPM Main Part 1, "Authorization Protocols"; Part 3, "Authorization Sessions". Both sides prove with HMAC-SHA1 over the
-digest of what is said and over two nonces that roll: the TPM's changes with each response, ours with each command.
+Source: TPM Main Part 1, "Authorization Protocols"; Part 3, "Authorization Sessions". Both sides prove with HMAC-SHA1
+over the digest of what is said and over two nonces that roll: the TPM's changes with each response, ours with each
+command.
 """
 
 import hmac

@@ -1,7 +1,8 @@
 """A TPM 2.0 from its manufacturer's and its owner's side: keys that stay, authorizations, NV storage, PCR banks.
 
-All goes through one callable, `execute(command) -> response`, as with a TPM 1.2 (provision.tpm12). Methods raise RefusedByTpm
-for what the TPM answers, ProtocolError for a response that is malformed. Passwords are bytes as they are; empty: none was set.
+All goes through one callable, `execute(command) -> response`, as with a TPM 1.2 (provision.tpm12). Methods raise
+RefusedByTpm for what the TPM answers, ProtocolError for a response that is malformed. Passwords are bytes as they are;
+empty: none was set.
 """
 
 from typing import Callable, Optional
@@ -82,7 +83,9 @@ class Tpm2:
         """Those from `first` to `last`, which are of one type, that there are: persistent objects or NV indices."""
         found: list[int] = []
         while first <= last:
-            _handles, parameters = self._call(Command.GET_CAPABILITY, (), tpm2.encode_get_handles(first, _HANDLES_AT_ONCE))
+            _handles, parameters = self._call(
+                Command.GET_CAPABILITY, (), tpm2.encode_get_handles(first, _HANDLES_AT_ONCE)
+            )
             some, is_more = tpm2.decode_handles(parameters)
             found += [handle for handle in some if first <= handle <= last]
             if not some or not is_more:
@@ -103,10 +106,11 @@ class Tpm2:
         self._call(Command.HIERARCHY_CHANGE_AUTH, (hierarchy,), tpm2.sized(new), password=old)
 
     def storage_mark(self) -> Optional[int]:
-        """64 bits that the storage hierarchy's secret has made: others in each TPM, and others once the owner was cleared.
+        """64 bits that the storage hierarchy's secret has made: others in each TPM, and others once the owner was
+        cleared.
 
-        With it an attestation hides the firmware's version when its key is not the manufacturer's, or when there is none
-        (Part 1, "Attestation"). None: the endorsement hierarchy has a password, and it alone may ask.
+        With it an attestation hides the firmware's version when its key is not the manufacturer's, or when there is
+        none (Part 1, "Attestation"). None: the endorsement hierarchy has a password, and it alone may ask.
         """
         if tpm2.RH_ENDORSEMENT in self.authorizations_set():
             return None

@@ -1,7 +1,8 @@
 """When a certificate is valid, and whether that is now.
 
-What is made here begins long ago. A host whose clock was ahead when it made its CA would otherwise sign, for years, what nobody
-accepts; and a verifier's clock may be behind. Nor does it end: RFC 5280, 4.1.2.5, and nobody publishes revocations.
+What is made here begins long ago. A host whose clock was ahead when it made its CA would otherwise sign, for years,
+what nobody accepts; and a verifier's clock may be behind. Nor does it end: RFC 5280, 4.1.2.5, and nobody publishes
+revocations.
 """
 
 from datetime import datetime, timezone
@@ -29,7 +30,9 @@ def period(certificate: x509.Certificate) -> "tuple[datetime, datetime]":
     """The first and the last second, in UTC."""
     if hasattr(certificate, "not_valid_after_utc"):  # cryptography 42 and later
         return certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return certificate.not_valid_before.replace(tzinfo=timezone.utc), certificate.not_valid_after.replace(tzinfo=timezone.utc)
+    return certificate.not_valid_before.replace(tzinfo=timezone.utc), certificate.not_valid_after.replace(
+        tzinfo=timezone.utc
+    )
 
 
 def state(certificate: x509.Certificate) -> str:
@@ -44,7 +47,8 @@ def begin_below(chain: "tuple[x509.Certificate, ...]") -> datetime:
 
 
 def expired(chain: "tuple[x509.Certificate, ...]", name: str, directory: str) -> Optional[VtpmError]:
-    """What is wrong with a chain that is over; None: nothing. `name` is what the message calls it, `directory` the CA's."""
+    """What is wrong with a chain that is over; None: nothing. `name` is what the message calls it, `directory` the
+    CA's."""
     for certificate in chain:
         if state(certificate) == EXPIRED:
             return unusable(

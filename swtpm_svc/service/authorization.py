@@ -1,7 +1,8 @@
-"""Who may do what (design D9): rights from the kernel's word on who calls, and from the system's databases on his groups.
+"""Who may do what (design D9): rights from the kernel's word on who calls, and from the system's databases on his
+groups.
 
-The databases may be a directory across the network, and slow or silent: only threads ask them, and only who is asked about
-waits for the answer.
+The databases may be a directory across the network, and slow or silent: only threads ask them, and only who is asked
+about waits for the answer.
 """
 
 import os
@@ -19,7 +20,8 @@ from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.caller import Caller
 
-#: How long an answer is good: a user who was added need not wait for long, and who asks often does not make a thread each time.
+#: How long an answer is good: a user who was added need not wait for long, and who asks often does not make a thread
+#: each time.
 _REMEMBERED_S = 2.0
 _MAX_REMEMBERED = 256
 _MAX_THREADS = 4
@@ -32,7 +34,8 @@ _Then = Callable[[Rights], None]
 
 
 class Authorization:
-    """Knows callers by the number of the control group, or has them looked up. `post` runs a callback on the serving thread.
+    """Knows callers by the number of the control group, or has them looked up. `post` runs a callback on the serving
+    thread.
 
     The group's name is looked up by the constructor, and beside the serving thread after each `change_group`.
     """
@@ -63,7 +66,8 @@ class Authorization:
         return rights if time.monotonic() < until else None
 
     def look_up(self, caller: Caller, then: _Then) -> None:
-        """`then(rights)`, on the serving thread, when the system's databases have said whether `caller` is in the group."""
+        """`then(rights)`, on the serving thread, when the system's databases have said whether `caller` is in the
+        group."""
 
         def found(by_database: Rights) -> None:
             # the group's number may be known since

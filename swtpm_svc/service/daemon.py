@@ -1,8 +1,9 @@
 """The daemon of one instance: from its configuration to READY, what it does on signals, and how it ends.
 
-Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM, device node, READY. Whatever fails before
-the node exists leaves no trace; READY means that a client can open the device and get answers (design D11). Without udev the
-node comes before the privileges: to finish it takes root, which nothing that reads the state may become again.
+Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM, device node, READY. Whatever fails
+before the node exists leaves no trace; READY means that a client can open the device and get answers (design D11).
+Without udev the node comes before the privileges: to finish it takes root, which nothing that reads the state may
+become again.
 """
 
 import gc
@@ -52,8 +53,8 @@ from swtpm_svc.wire import cuse, return_codes
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
-#: How long a start that failed for its storage takes to end: systemd tries such a start again, for as long as the disk is
-#: full, if it is not more often than StartLimitBurst= allows.
+#: How long a start that failed for its storage takes to end: systemd tries such a start again, for as long as the disk
+#: is full, if it is not more often than StartLimitBurst= allows.
 STORAGE_PAUSE_S = 2.0
 _STORAGE_FAILED = 74
 
@@ -90,7 +91,9 @@ class Daemon:
         self._restarts = 0
         #: SIGHUPs so far.
         self._reloads = 0
-        self._throttle = Throttle(loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute"))
+        self._throttle = Throttle(
+            loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute")
+        )
         self._events = EventLog(journal, self._throttle, config.tpm.version, self._show_status, self._lose_device)
         self._device = ServedDevice(config.device, self._notifier, journal)
         self._keys = NO_KEYS
@@ -141,7 +144,9 @@ class Daemon:
             self._refuse_unprovisioned()
             self._tpm = Tpm(self._config.tpm.version, self._store, self._events.failed)
             self._identity = IdentityWatch(self._tpm, record, self._journal, clones.own_directory(), later=self._submit)
-            self._tpm.on_started = lambda: self._loop.post(self._check_identity)  # from the loop: READY does not wait for it
+            self._tpm.on_started = lambda: self._loop.post(
+                self._check_identity
+            )  # from the loop: READY does not wait for it
             handover = park.read() if park is not None else None
             resumed = handover is not None and self._resume(handover)
             if not resumed:
@@ -227,7 +232,12 @@ class Daemon:
         controller = Controller(self._tpm, on_shutdown=self._shut_down, on_error=self._events.failed, keys=self._keys)
         authorization = self._authorization
         dispatcher = Dispatcher(
-            self._tpm, controller, self._executor, authorization.rights, events=self._events, look_up=authorization.look_up
+            self._tpm,
+            controller,
+            self._executor,
+            authorization.rights,
+            events=self._events,
+            look_up=authorization.look_up,
         )
         dispatcher.trace = self._config.log.level == "debug"
         return dispatcher
@@ -250,7 +260,9 @@ class Daemon:
                     self._cuse.lose(handover.requests)
         if resumed and handover is not None:
             self._journal.log(
-                "info", f"goes on where its predecessor stopped, {len(handover.openers)} openers", message_id=entries.RESUMED_ID
+                "info",
+                f"goes on where its predecessor stopped, {len(handover.openers)} openers",
+                message_id=entries.RESUMED_ID,
             )
         elif handover is None and park.was_adopted:
             self._journal.log(
@@ -301,7 +313,9 @@ class Daemon:
         gc.enable()
 
     def _open_status(self) -> StatusServer:
-        status = StatusServer(runtime_path(self._config.instance, "status"), self._describe, self._loop, self._events.failed)
+        status = StatusServer(
+            runtime_path(self._config.instance, "status"), self._describe, self._loop, self._events.failed
+        )
         try:
             status.open()
         except OSError as error:
@@ -355,7 +369,9 @@ class Daemon:
         self._notifier.reloading()
         self._reloads += 1
         try:
-            Thread(target=self._read_again, args=(self._reloads, self._config.control), name="reload", daemon=True).start()
+            Thread(
+                target=self._read_again, args=(self._reloads, self._config.control), name="reload", daemon=True
+            ).start()
         except RuntimeError:  # no thread to be had (TasksMax=, memory): late is better than never
             self._read_again(self._reloads, self._config.control)
 
@@ -521,7 +537,12 @@ class Daemon:
             },
             "identity": self._identity.describe(),
             "openers": [
-                {"handle": record.handle, "pid": record.pid, "uid": record.uid, "pending": pending or bool(record.response)}
+                {
+                    "handle": record.handle,
+                    "pid": record.pid,
+                    "uid": record.uid,
+                    "pending": pending or bool(record.response),
+                }
                 for record, pending in openers[:OPENERS_SHOWN]
             ],
             "opener_count": len(openers),

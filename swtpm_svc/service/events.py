@@ -53,7 +53,9 @@ class EventLog:
         fields: Fields = {"TPM_CC": f"{code:#x}", "TPM_RC": f"{result:#x}"}
         level = "warning" if response[6:10] in NOTABLE[self._tpm_version] else "debug"
         if level == "debug" or self._admits((caller.uid, result), level, words, fields, caller=caller):
-            self._journal.log(level, words, message_id=COMMAND_ID, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+            self._journal.log(
+                level, words, message_id=COMMAND_ID, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid
+            )
 
     def controlled(self, caller: Caller, request: ptm.Request, result: int) -> None:
         """A control operation was carried out: the journal says who did what, systemd what came of it."""
@@ -72,7 +74,8 @@ class EventLog:
             self._journal.error(error)
 
     def told(self, level: str, words: str, message_id: str, **fields: str) -> None:
-        """What has become of the TPM, which clients can repeat at will where a disk takes a probe and refuses a state."""
+        """What has become of the TPM, which clients can repeat at will where a disk takes a probe and refuses a
+        state."""
         if self._admits(words, level, words, fields, burst=_BURST):
             self._journal.log(level, words, message_id=message_id, **fields)
 

@@ -80,7 +80,9 @@ class Frontends:
         config, device = self._config.fuse, self._config.device
         if not config.enabled:
             return
-        from swtpm_svc.frontends.fuse.fuse_frontend import FuseFrontend  # subprocess and more, which most instances do not need
+        from swtpm_svc.frontends.fuse.fuse_frontend import (
+            FuseFrontend,
+        )  # subprocess and more, which most instances do not need
 
         if fds or os.geteuid() == 0:
             owner, group = configuration.user_id(device.owner), configuration.group_id(device.group)
@@ -146,7 +148,8 @@ class Frontends:
         return None
 
     def set_control_group(self, control: ControlConfig, number: Optional[int]) -> None:
-        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets it.
+        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets
+        it.
 
         `number` is that of the group; None: there is no such group.
         """
@@ -164,7 +167,8 @@ class Frontends:
             self._fuse.set_control_group(number)
 
     def when_ready(self, done: Callable[[Optional[VtpmError]], None]) -> None:
-        """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what failed."""
+        """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what
+        failed."""
         if self._proxy is None:
             done(None)
             return

@@ -1,7 +1,7 @@
 """What the daemon imports when it first needs it, so that a start is short (design D12), named once.
 
-A daemon that leaves root for a user to whom its modules are closed, such as that of an administrator's own copy in /root,
-imports all of it before.
+A daemon that leaves root for a user to whom its modules are closed, such as that of an administrator's own copy in
+/root, imports all of it before.
 """
 
 import os
@@ -11,7 +11,8 @@ from importlib import import_module
 from swtpm_svc.config.loading import Config
 from swtpm_svc.service.privileges import Account
 
-#: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and wrong.
+#: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and
+#: wrong.
 MODULES = (
     *(("tomllib",) if sys.version_info >= (3, 11) else ("tomli",)),
     "json",

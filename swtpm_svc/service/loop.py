@@ -93,8 +93,8 @@ class Loop:
     def lend(self) -> "tuple[int, float]":
         """For a callback that waits for its descriptor in the loop's place: what to wait on, and until when.
 
-        That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when anything
-        but its own descriptor being readable happens; the loop then finds it too.
+        That is the epoll instance and a time of time.monotonic(). The callback must return at that time, and when
+        anything but its own descriptor being readable happens; the loop then finds it too.
         """
         return self._epoll.fileno(), 0.0 if self._stopped else self._timers[0][0] if self._timers else inf
 

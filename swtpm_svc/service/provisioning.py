@@ -1,4 +1,5 @@
-"""A TPM made as a manufacturer would, and its state put where the configuration says: `vtpmctl create`, and [provision]."""
+"""A TPM made as a manufacturer would, and its state put where the configuration says: `vtpmctl create`, and
+[provision]."""
 
 import os
 from typing import Callable, Optional
@@ -17,7 +18,10 @@ from swtpm_svc.state.newborn import Place
 
 
 def _place(config: Config, user: str) -> Place:
-    """Where the state goes. Made by root it becomes whose the directory is already (systemd makes it), or else that of `user`."""
+    """Where the state goes.
+
+    Made by root it becomes whose the directory is already (systemd makes it), or else that of `user`.
+    """
     base, name = os.path.split(config.state.directory)
     try:
         found = os.lstat(config.state.directory)
@@ -41,8 +45,8 @@ def provision(
 ) -> "list[Made]":
     """Make the TPM that [provision] describes, whether it is enabled or not. A state that is there is left as it is.
 
-    `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused. `warn` is told what is no
-    reason not to make it.
+    `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused. `warn` is told what
+    is no reason not to make it.
 
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state.
@@ -55,7 +59,12 @@ def provision(
     key = keys.load(config.state.key, trusted) if config.state.key else None
     issuer = None
     if wanted.certificates:
-        platform = (wanted.platform_manufacturer, wanted.platform_model, wanted.platform_version, wanted.platform_serial)
+        platform = (
+            wanted.platform_manufacturer,
+            wanted.platform_model,
+            wanted.platform_version,
+            wanted.platform_serial,
+        )
         issuer = Issuer(wanted.ca, platform)
     order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
     product = factory.make(config.tpm.version, order, issuer, ownership, profile=wanted.profile)

@@ -85,7 +85,8 @@ class ServedDevice:
             os.close(spare)
 
     def make(self, *, by_hand: bool) -> None:
-        """Have the kernel make the device, and udev finish its node; or, `by_hand`, finish it ourselves, which takes root.
+        """Have the kernel make the device, and udev finish its node; or, `by_hand`, finish it ourselves, which takes
+        root.
 
         Raises:
             VtpmError DEVICE_REJECTED, DEVICE_NOT_READY

@@ -1,4 +1,5 @@
-"""Notices that the storage takes long: clients that want something stored wait for it, and nothing else would say why."""
+"""Notices that the storage takes long: clients that want something stored wait for it, and nothing else would say
+why."""
 
 import time
 from typing import Callable
@@ -55,5 +56,7 @@ class StallWatch:
 
     def _end(self, now: float) -> None:
         self.stalled = False
-        self._journal.log("notice", f"the storage answers again, after {now - self._since:.0f} s", message_id=STALL_OVER_ID)
+        self._journal.log(
+            "notice", f"the storage answers again, after {now - self._since:.0f} s", message_id=STALL_OVER_ID
+        )
         self._show()

@@ -1,4 +1,5 @@
-"""What the daemon tells about itself: one JSON object for each connection to a UNIX socket, `vtpmctl status` reads it."""
+"""What the daemon tells about itself: one JSON object for each connection to a UNIX socket, `vtpmctl status` reads
+it."""
 
 import os
 import socket
@@ -21,7 +22,8 @@ def runtime_path(instance: str, name: str) -> str:
 
 
 class StatusServer:
-    """Listens on `path`, from `open` to `close`; `describe` is asked at each connection. Owns the socket and its file."""
+    """Listens on `path`, from `open` to `close`; `describe` is asked at each connection. Owns the socket and its
+    file."""
 
     def __init__(
         self, path: str, describe: "Callable[[], dict[str, Any]]", watcher: Watcher, failed: Callable[[VtpmError], None]

@@ -28,7 +28,8 @@ class Throttle:
         self._counts: dict[Hashable, tuple[int, int, Callable[[int], None]]] = {}
 
     def admit(self, kind: Hashable, write_count: Callable[[int], None], *, burst: int = 1) -> bool:
-        """May an entry of `kind` be written now? Of a minute `burst` may; how many more there were `write_count` hears then."""
+        """May an entry of `kind` be written now? Of a minute `burst` may; how many more there were `write_count` hears
+        then."""
         if kind not in self._counts:
             if len(self._counts) >= MAX_KINDS:
                 kind, write_count, burst = _OTHERS, self._write_others, 0

@@ -3,7 +3,8 @@
 Every state file on disk and every blob of the control protocol's GET_STATEBLOB and SET_STATEBLOB is one. The layout was
 measured on the files and blobs of swtpm 0.7.1, TPM 1.2 and 2.0, with and without keys; everything is big-endian:
 
-    version u8 (2), min_version u8 (1), header_size u16 (10), flags u16, total_length u32, then TLVs: tag u16, length u32, value
+    version u8 (2), min_version u8 (1), header_size u16 (10), flags u16, total_length u32, then TLVs: tag u16, length
+    u32, value
 
     what it is                            flags             TLVs
     file, plain                           0                 DATA
@@ -13,16 +14,17 @@ measured on the files and blobs of swtpm 0.7.1, TPM 1.2 and 2.0, with and withou
     blob, migration key                   6 (22: 256 bit)   ENCRYPTED_MIGRATION_DATA, HMAC, MIGRATION_IV
     blob, both keys                       7 (31: 256 bit)   the same, around the encrypted form
 
-A file's encrypted text is the payload; that of a blob is the TLVs that it would have without migration key. Asked for in clear
-(PTM_STATE_FLAG_DECRYPTED), a blob is without the file key's encryption, but never without the migration key's. How it is
-encrypted: encryption.py.
+A file's encrypted text is the payload; that of a blob is the TLVs that it would have without migration key. Asked for
+in clear (PTM_STATE_FLAG_DECRYPTED), a blob is without the file key's encryption, but never without the migration key's.
+How it is encrypted: encryption.py.
 
 A reader must know at least `min_version`; TLVs that it does not know it skips. Two older forms are read too: version 1,
 where the payload follows the header at once, and the bare payload without a header.
 
-The payload is libtpms' business, and it says whose it is in its first bytes (`payload_version`). libtpms guards all payloads
-with a SHA-1 of its own except the permanent state of a TPM 2.0: of 400 single flipped bits in one, 203 were loaded without
-a word. So the files that we write carry one more TLV, CHECKSUM; swtpm skips it, and drops it when it rewrites the file.
+The payload is libtpms' business, and it says whose it is in its first bytes (`payload_version`). libtpms guards all
+payloads with a SHA-1 of its own except the permanent state of a TPM 2.0: of 400 single flipped bits in one, 203 were
+loaded without a word. So the files that we write carry one more TLV, CHECKSUM; swtpm skips it, and drops it when it
+rewrites the file.
 """
 
 import struct
@@ -41,15 +43,18 @@ MIN_VERSION = 1
 #: Version 1 has no TLVs: the payload follows the header.
 VERSION_WITHOUT_TLVS = 1
 
-#: How a file begins in which swtpm's other back end (backend-uri=file://) keeps all of a TPM: eight letters as a number, in the
-#: byte order of the machine that made it (seen with 0.7.1).
+#: How a file begins in which swtpm's other back end (backend-uri=file://) keeps all of a TPM: eight letters as a
+#: number, in the byte order of the machine that made it (seen with 0.7.1).
 LINEAR_BEGINNINGS = (b"nilmptws", b"swtpmlin")
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 
 class BlobError(ValueError):
-    """These bytes are not a state blob that can be used. The text says why in a few words, to go after a file's name."""
+    """These bytes are not a state blob that can be used.
+
+    The text says why in a few words, to go after a file's name.
+    """
 
 
 class TruncatedBlob(BlobError):
@@ -99,7 +104,10 @@ class Flag(IntFlag):
 
 
 class Blob(NamedTuple):
-    """One blob, its TLVs by tag; of a tag that occurs twice the first counts. `flags` may hold bits that have no name here."""
+    """One blob, its TLVs by tag; of a tag that occurs twice the first counts.
+
+    `flags` may hold bits that have no name here.
+    """
 
     version: int
     min_version: int
@@ -141,7 +149,8 @@ def decode(data: Buffer) -> Blob:
 
 
 def is_encrypted(blob: Blob) -> bool:
-    """Is what it holds encrypted with a key for files, whether or not there is a migration key's encryption around it?"""
+    """Is what it holds encrypted with a key for files, whether or not there is a migration key's encryption around
+    it?"""
     return bool(blob.flags & Flag.ENCRYPTED)
 
 
@@ -156,7 +165,10 @@ def payload(blob: Blob, keys: Keys = NO_KEYS) -> bytes:
     tlvs = blob.tlvs
     is_checked = Tag.CHECKSUM in tlvs
     if blob.flags & Flag.MIGRATION_ENCRYPTED:
-        parts, is_256_bit = (Tag.ENCRYPTED_MIGRATION_DATA, Tag.MIGRATION_IV), bool(blob.flags & Flag.MIGRATION_KEY_256_BIT)
+        parts, is_256_bit = (
+            (Tag.ENCRYPTED_MIGRATION_DATA, Tag.MIGRATION_IV),
+            bool(blob.flags & Flag.MIGRATION_KEY_256_BIT),
+        )
         inner = _open(tlvs, parts, keys.migration, "migration key", is_256_bit=is_256_bit, is_checked=is_checked)
         tlvs = _decode_tlvs(memoryview(inner), 0)
     elif Tag.MIGRATION_DATA in tlvs:
@@ -187,7 +199,10 @@ def encode_checked(payload: Buffer, key: Optional[StateKey] = None) -> bytes:
 
 
 def encode_migration(payload: Buffer, keys: Keys = NO_KEYS, *, decrypted: bool = False) -> bytes:
-    """A blob as GET_STATEBLOB gives it out; without keys byte for byte as swtpm's. `decrypted`: not with the key for files."""
+    """A blob as GET_STATEBLOB gives it out; without keys byte for byte as swtpm's.
+
+    `decrypted`: not with the key for files.
+    """
     flags, body = _state_part(payload, None if decrypted else keys.state)
     flags |= Flag.MIGRATION
     if keys.migration is None:
@@ -214,7 +229,13 @@ def _is_256_bit(key: StateKey) -> bool:
 
 
 def _open(
-    tlvs: dict[int, bytes], parts: tuple[Tag, Tag], key: Optional[StateKey], name: str, *, is_256_bit: bool, is_checked: bool
+    tlvs: dict[int, bytes],
+    parts: tuple[Tag, Tag],
+    key: Optional[StateKey],
+    name: str,
+    *,
+    is_256_bit: bool,
+    is_checked: bool,
 ) -> bytes:
     """Decrypt what has the tags of data and IV in `parts`, and an HMAC."""
     mode = "aes-256-cbc" if is_256_bit else "aes-cbc"
@@ -234,8 +255,8 @@ def _open(
 
 #: The magic numbers at offset 2 of a TPM 2.0's permanent and volatile state.
 _MAGIC_2_0 = (b"\xab\x36\x47\x23", b"\x45\x63\x78\x89")
-#: How a TPM 1.2's state begins: a format tag of 1 before TPM_TAG_PERMANENT_DATA (0x22, TPM Main Part 2, section 3.1), the
-#: volatile state's version and tag, and the saved state's TPM_TAG_STCLEAR_FLAGS.. (0x24).
+#: How a TPM 1.2's state begins: a format tag of 1 before TPM_TAG_PERMANENT_DATA (0x22, TPM Main Part 2, section 3.1),
+#: the volatile state's version and tag, and the saved state's TPM_TAG_STCLEAR_FLAGS.. (0x24).
 _BEGINNINGS_1_2 = (b"\x00\x01\x00\x22\x00", b"\x00\x01\x00\x01\x01\x02", b"\x00\x24\x00\x00")
 
 

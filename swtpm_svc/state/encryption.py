@@ -3,14 +3,15 @@
 Measured on the files of swtpm 0.7.1 (--key and --migration-key, every mode, format and kdf; swtpm(8) has the options):
 
     aes-cbc, aes-256-cbc    AES-128 or AES-256 in CBC mode
-    padding                 that of PKCS #7 (RFC 5652, section 6.3), to a multiple of the key's length: 1 to 32 bytes with AES-256
+    padding                 that of PKCS #7 (RFC 5652, section 6.3), to a multiple of the key's length: 1 to 32
+                            bytes with AES-256
     IV                      random, as long as the key; of an AES-256's 32 bytes CBC uses the first 16
     HMAC                    HMAC-SHA-256 with the AES key itself, over ciphertext and IV, all of it (encrypt-then-MAC)
     kdf=sha512              the first bytes of SHA-512(passphrase)
     kdf=pbkdf2              PBKDF2-HMAC-SHA-512, salt "swtpm", 1000 iterations
 
-A passphrase is all bytes of its file, the end of the last line too. With a fixed salt and so few iterations a short one can be
-found by trying: the strength must be in the passphrase.
+A passphrase is all bytes of its file, the end of the last line too. With a fixed salt and so few iterations a short one
+can be found by trying: the strength must be in the passphrase.
 
 `cryptography`, hmac and hashlib are imported with the first key: a TPM without one starts without them (design D12).
 """
@@ -53,8 +54,8 @@ class StateKey:
         names = [name for name, size in MODES.items() if size == len(key)]
         if not names:
             raise BadKey(f"it has {len(key)} bytes, not 16 or 32")
-        # With the key comes all that it takes, used once, as cryptography imports more at the first use: where the key serves,
-        # the process may be that of another user, to whom the modules are closed.
+        # With the key comes all that it takes, used once, as cryptography imports more at the first use: where the key
+        # serves, the process may be that of another user, to whom the modules are closed.
         import hmac
 
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -125,7 +126,10 @@ def from_hex(text: bytes) -> StateKey:
 
 
 def from_passphrase(passphrase: bytes, kdf: str, mode: str) -> StateKey:
-    """The key that swtpm derives with `kdf`, one of KDFS, for `mode`, one of MODES. Raises: BadKey (an empty passphrase)."""
+    """The key that swtpm derives with `kdf`, one of KDFS, for `mode`, one of MODES.
+
+    Raises: BadKey (an empty passphrase).
+    """
     import hashlib
 
     if not passphrase.strip():

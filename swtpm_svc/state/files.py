@@ -1,7 +1,7 @@
 """Single files in one directory, read whole and replaced durably. Knows nothing of what is in them.
 
-A replaced file costs one fsync of the file and one of the directory. At every moment in between, the name has its old or its new
-content, whole; what a crash leaves behind is at most the temporary, under the name that swtpm gives its own.
+A replaced file costs one fsync of the file and one of the directory. At every moment in between, the name has its old
+or its new content, whole; what a crash leaves behind is at most the temporary, under the name that swtpm gives its own.
 """
 
 import errno
@@ -27,12 +27,16 @@ _REMEDIES = {
     errno.ENOSPC: "make room on its file system",
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f, LimitFSIZE=)",
-    errno.EROFS: "mount its file system read-write; where the service alone may not write to it: BindPaths=, vtpm@.service(8)",
+    errno.EROFS: (
+        "mount its file system read-write; where the service alone may not write to it: BindPaths=, vtpm@.service(8)"
+    ),
     errno.EBUSY: "see what is mounted there: findmnt -T {path}; name another directory, or one below it",
     errno.ENOENT: "mount what belongs there, or make the directory that is missing: mkdir -p {folder}",
     errno.ENOTDIR: "see what is in the place of a directory: ls -ld {folder} {path}",
     errno.EISDIR: "see what the directory in its place is: ls -la {path}; then move it away",
-    errno.ELOOP: "see where the link leads: ls -l {path}; put the file itself there if it is the TPM's own, else remove the link",
+    errno.ELOOP: (
+        "see where the link leads: ls -l {path}; put the file itself there if it is the TPM's own, else remove the link"
+    ),
 }
 _DISK = "see the kernel's log (journalctl -k) for a failing disk"
 #: The files that a TPM's directory has (store.py, lock.py), and how many a remedy names.
@@ -146,9 +150,9 @@ class Directory:
     def replace(self, name: str, temporary: str, data: bytes, *, keep_as: Optional[str] = None) -> None:
         """Make `data` the content of `name`, durable on return. `keep_as` then names what it was before.
 
-        After a failure `name` has its old content and the temporary is gone. One exception: when only the last step failed
-        (fsync of the directory) and there was an old content without `keep_as`, `name` has the new one, but may lose it with
-        the power.
+        After a failure `name` has its old content and the temporary is gone. One exception: when only the last step
+        failed (fsync of the directory) and there was an old content without `keep_as`, `name` has the new one, but may
+        lose it with the power.
 
         Raises:
             VtpmError: STATE_FULL, STATE_UNWRITABLE
@@ -201,7 +205,10 @@ class Directory:
         return True
 
     def set_aside(self, name: str, new_name: str) -> bool:
-        """Rename a file; durable with the next replace(). False when there is none. Raises: VtpmError STATE_UNWRITABLE."""
+        """Rename a file; durable with the next replace().
+
+        False when there is none. Raises: VtpmError STATE_UNWRITABLE.
+        """
         try:
             os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except FileNotFoundError:
@@ -211,7 +218,10 @@ class Directory:
         return True
 
     def tidy(self, name: str) -> None:
-        """Remove a leftover. It does not matter when it comes back after a loss of power. Raises: VtpmError STATE_UNWRITABLE."""
+        """Remove a leftover.
+
+        It does not matter when it comes back after a loss of power. Raises: VtpmError STATE_UNWRITABLE.
+        """
         try:
             os.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:
@@ -220,7 +230,8 @@ class Directory:
             raise write_error(self.path_of(name), error) from None
 
     def _create(self, name: str, data: bytes) -> bool:
-        """Make a file that was not there, without a temporary name: a crash during a TPM's first store leaves nothing behind.
+        """Make a file that was not there, without a temporary name: a crash during a TPM's first store leaves nothing
+        behind.
 
         False when the file system cannot do that.
         """
@@ -251,7 +262,10 @@ class Directory:
             os.close(fd)
 
     def _keep(self, name: str, keep_as: str) -> None:
-        """Give the old content a second name. No fsync: the content is durable, and the name becomes so with the new one's."""
+        """Give the old content a second name.
+
+        No fsync: the content is durable, and the name becomes so with the new one's.
+        """
         try:
             os.unlink(keep_as, dir_fd=self.fd)
         except FileNotFoundError:
@@ -287,7 +301,8 @@ class Directory:
 def begins(path: str, *beginnings: bytes, dir_fd: Optional[int] = None) -> bool:
     """Is that a regular file, to be read, with one of these beginnings? Follows no link, and waits for nothing."""
     try:
-        # first: to open a device can have an effect (a watchdog, a tape), and a link of another user's may lead into /dev
+        # first: to open a device can have an effect (a watchdog, a tape), and a link of another user's may lead into
+        # /dev
         if not stat.S_ISREG(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
             return False
         fd = os.open(path, _READ_FLAGS, dir_fd=dir_fd)
@@ -324,7 +339,8 @@ def _refuse_unwritable(fd: int, path: str, *, denied: Optional[str]) -> None:
 def write_error(path: str, error: OSError, *, is_kept: bool = False, denied: Optional[str] = None) -> VtpmError:
     """What a failed write of `path` is to the person who must mend it.
 
-    `is_kept`: what was there before is there still. `denied`: the remedy for missing rights, where they are not the service's.
+    `is_kept`: what was there before is there still. `denied`: the remedy for missing rights, where they are not the
+    service's.
     """
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = _remedy(path, error, denied) + ("; the state is as it was before" if is_kept else "")
@@ -354,7 +370,8 @@ def _whose(path: str) -> str:
     if found.st_uid == os.geteuid():
         return ""
     return (
-        f": it belongs to {_user(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}, and this runs as {_user(os.geteuid())}"
+        f": it belongs to {_user(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}, and this runs as "
+        f"{_user(os.geteuid())}"
     )
 
 
@@ -372,7 +389,10 @@ def _remedy(path: str, error: OSError, denied: Optional[str]) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         there = path if os.path.lexists(path) else folder
         if os.geteuid() == 0:
-            return f"see what keeps root from it: ls -ldZ {quote(there)}; lsattr -d {quote(there)}; findmnt -T {quote(there)}"
+            return (
+                f"see what keeps root from it: ls -ldZ {quote(there)}; lsattr -d {quote(there)}; findmnt -T "
+                f"{quote(there)}"
+            )
         if os.getuid() == 0:  # newborn.py
             owner = f"root acts as user {os.geteuid()} there, whose directory it is"
             return f"{owner}: see what keeps that user from it: namei -l {quote(path)}; or name another directory"
@@ -393,8 +413,9 @@ def is_person(uid: int) -> bool:
 def _make_ours(path: str) -> str:
     """What root can do, so that this process may use `path`.
 
-    Never for all that is below a directory, or for one above of what was asked for: there are other TPMs there. Nor is what is
-    a third one's given away. A file is named together with the others beside it that are root's: they came together.
+    Never for all that is below a directory, or for one above of what was asked for: there are other TPMs there. Nor is
+    what is a third one's given away. A file is named together with the others beside it that are root's: they came
+    together.
     """
     try:
         found = os.lstat(path)
@@ -411,7 +432,9 @@ def _make_ours(path: str) -> str:
         )
     if found.st_uid != 0 or is_person(ours) or os.path.islink(path):
         if os.getuid() == 0:
-            return f"root acts as user {ours} there, and it belongs to user {found.st_uid}; see why: ls -l {quote(path)}"
+            return (
+                f"root acts as user {ours} there, and it belongs to user {found.st_uid}; see why: ls -l {quote(path)}"
+            )
         return f"it belongs to user {found.st_uid}: run this as that user, or as root, or name another directory"
     names = [path] if stat.S_ISDIR(found.st_mode) else _like(path)
     return f"give it to the user that this runs as: chown -h {ours}:{os.getegid()} {' '.join(map(quote, names))}"

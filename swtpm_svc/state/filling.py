@@ -1,10 +1,12 @@
-"""The first state of a TPM, put into a directory that has to stay: a mount point, or one in which there are other things too.
+"""The first state of a TPM, put into a directory that has to stay: a mount point, or one in which there are other
+things too.
 
     NAME/.created          first: the digest of the state that is about to come
     NAME/tpm2-00.permall   then the state, whole, as it appears under its name
     NAME/.new-file         a draft of either, where the file system has no nameless files
 
-A crash before the second leaves a directory without a TPM; after it, a state of which its digest says that nobody has used it.
+A crash before the second leaves a directory without a TPM; after it, a state of which its digest says that nobody has
+used it.
 """
 
 import hashlib
@@ -59,7 +61,8 @@ def filling(folder: int, path: str, owner: Owner) -> Iterator[Directory]:
 
 
 def fill(directory: Directory, version: str, data: bytes, *, is_marked: bool) -> None:
-    """Write the state, encoded, as one file; before it, if `is_marked`, the digest that says that nobody has used it."""
+    """Write the state, encoded, as one file; before it, if `is_marked`, the digest that says that nobody has used
+    it."""
     if is_marked:
         directory.replace(MARKER, _DRAFT, hashlib.sha256(data).hexdigest().encode())
     directory.replace(file_name(version, PERMALL), _DRAFT, data)

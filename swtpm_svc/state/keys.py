@@ -1,7 +1,7 @@
 """Where a key for state comes from: a file, a credential of systemd, a descriptor; and what is there.
 
-A key that others can read, or that somebody else could have put there, is refused: what it protects is then not protected.
-No error says anything of what a key's bytes are.
+A key that others can read, or that somebody else could have put there, is refused: what it protects is then not
+protected. No error says anything of what a key's bytes are.
 """
 
 import os
@@ -13,7 +13,8 @@ from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import KDFS, MODES, BadKey, StateKey
 from swtpm_svc.state.files import is_person
 
-#: What a source may hold: a key in one of two forms (swtpm's format=), or a passphrase for one of two derivations (its kdf=).
+#: What a source may hold: a key in one of two forms (swtpm's format=), or a passphrase for one of two derivations (its
+#: kdf=).
 FORMATS = ("hex", "binary", *KDFS)
 #: swtpm's, for a passphrase of which nothing else is said.
 DEFAULT_MODE = "aes-cbc"
@@ -104,7 +105,9 @@ def _read_fd(fd: int) -> bytes:
         if not piece:
             return content
         content += piece
-    raise unusable(f"descriptor {fd} gives more than {_MAX_BYTES} bytes; no key is that large", "pass the one that gives the key")
+    raise unusable(
+        f"descriptor {fd} gives more than {_MAX_BYTES} bytes; no key is that large", "pass the one that gives the key"
+    )
 
 
 def _path(source: Source) -> str:
@@ -128,7 +131,13 @@ def _refuse_unsafe(source: Source, path: str, found: os.stat_result, trusted: Tr
     may_group = source.kind == "credential" or found.st_gid in (0, os.getegid(), *trusted.gids)
     forbidden = 0o027 if may_group else 0o077
     if found.st_mode & forbidden:
-        who = "others than its owner" if not may_group else "everybody" if found.st_mode & 0o004 else "more than its owner"
+        who = (
+            "others than its owner"
+            if not may_group
+            else "everybody"
+            if found.st_mode & 0o004
+            else "more than its owner"
+        )
         raise unusable(
             f"{path} is not secret: its mode is {stat.S_IMODE(found.st_mode):04o}, so {who} can read or change it",
             _hide(source, path, found, "0640" if may_group else "0600"),
@@ -151,7 +160,9 @@ def _remedy(source: Source, error: OSError) -> str:
     if source.kind == "fd":
         return "pass an open descriptor that can be read"
     if source.kind == "credential":
-        return f"have systemd pass it: LoadCredentialEncrypted={source.name} in the unit, or systemd-run -p for a command"
+        return (
+            f"have systemd pass it: LoadCredentialEncrypted={source.name} in the unit, or systemd-run -p for a command"
+        )
     if isinstance(error, PermissionError):
         path = quote(source.name)
         if os.geteuid() == 0:

@@ -1,9 +1,9 @@
 """The lock on a state directory: DIRECTORY/.lock, the same one that swtpm takes.
 
-swtpm 0.7.1 takes a classic POSIX write lock on the whole file (fcntl F_SETLK, l_start 0, l_len 0; seen with strace). We take
-an open file description lock (F_OFD_SETLK) on the same bytes: the kernel lets the two kinds exclude each other, but ours
-belongs to the open file, so neither a fork nor the closing of another descriptor of the same file loses it (fcntl(2),
-"Open file description locks").
+swtpm 0.7.1 takes a classic POSIX write lock on the whole file (fcntl F_SETLK, l_start 0, l_len 0; seen with strace). We
+take an open file description lock (F_OFD_SETLK) on the same bytes: the kernel lets the two kinds exclude each other,
+but ours belongs to the open file, so neither a fork nor the closing of another descriptor of the same file loses it
+(fcntl(2), "Open file description locks").
 """
 
 import fcntl
@@ -21,12 +21,16 @@ LOCK_NAME = ".lock"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock with a 64-bit off_t: l_type l_whence l_start l_len l_pid
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _ATTEMPTS = 10
-#: A service's name that can stand in a command: what others have written, in the file or as a name, is not typed by root.
+#: A service's name that can stand in a command: what others have written, in the file or as a name, is not typed by
+#: root.
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}\.service")
 
 
 class Holder(NamedTuple):
-    """The process that has the lock, as far as this process may see it. `unit` is the systemd service that it belongs to."""
+    """The process that has the lock, as far as this process may see it.
+
+    `unit` is the systemd service that it belongs to.
+    """
 
     pid: int
     command: str
@@ -42,7 +46,8 @@ class StateLock:
 
     @classmethod
     def acquire(cls, directory_fd: int, directory: str) -> "StateLock":
-        """Take the lock of the open directory, or say who has it. Does not wait; makes the lock file when there is none.
+        """Take the lock of the open directory, or say who has it. Does not wait; makes the lock file when there is
+        none.
 
         Raises:
             VtpmError: STATE_LOCKED, STATE_UNWRITABLE
@@ -63,7 +68,9 @@ class StateLock:
             finally:
                 if fd >= 0:
                     os.close(fd)
-        raise VtpmError(Code.STATE_LOCKED, f"{path} changes hands again and again", remedy=f"see who does: lsof {quote(path)}")
+        raise VtpmError(
+            Code.STATE_LOCKED, f"{path} changes hands again and again", remedy=f"see who does: lsof {quote(path)}"
+        )
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -80,7 +87,8 @@ class StateLock:
 
 
 def _sign(fd: int) -> None:
-    """Write down who has the lock: what gave up root's rights is hidden from its equals (proc(5), dumpable and hidepid)."""
+    """Write down who has the lock: what gave up root's rights is hidden from its equals (proc(5), dumpable and
+    hidepid)."""
     holder = _describe(os.getpid())
     fields = (str(holder.pid), holder.command, holder.unit or "", "user" if holder.user_unit else "system", "")
     try:
@@ -121,7 +129,9 @@ def _open_lock_file(directory_fd: int, path: str) -> int:
         raise write_error(path if os.path.lexists(path) else os.path.dirname(path), error) from None
     found = os.fstat(fd)
     if found.st_mode & 0o077 and found.st_uid == os.geteuid():
-        os.fchmod(fd, MODE)  # a copy's, or another program's: whoever can read it could lock it, and keep the TPM from starting
+        os.fchmod(
+            fd, MODE
+        )  # a copy's, or another program's: whoever can read it could lock it, and keep the TPM from starting
     return fd
 
 
@@ -148,7 +158,8 @@ def _is_still_named(fd: int, directory_fd: int) -> bool:
 
 
 def _blocking_pid(fd: int) -> Optional[int]:
-    """The process that has a conflicting lock: -1 for an OFD lock, 0 for one of another pid namespace, None when it is gone."""
+    """The process that has a conflicting lock: -1 for an OFD lock, 0 for one of another pid namespace, None when it is
+    gone."""
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE))
     return None if kind == fcntl.F_UNLCK else int(pid)
 
@@ -164,7 +175,9 @@ def _locked(path: str, fd: int, pid: int) -> VtpmError:
     else:
         remedy = f"stop process {holder.pid} first; what it is: ps -fp {holder.pid}"
     who = ", ".join(part for part in (holder.command, holder.unit) if part and part.isprintable())
-    return VtpmError(Code.STATE_LOCKED, f"{path} is held by process {holder.pid}" + (f" ({who})" if who else ""), remedy=remedy)
+    return VtpmError(
+        Code.STATE_LOCKED, f"{path} is held by process {holder.pid}" + (f" ({who})" if who else ""), remedy=remedy
+    )
 
 
 def _pids() -> Iterator[int]:
@@ -178,7 +191,10 @@ def _pids() -> Iterator[int]:
 
 
 def _has_lock(pid: int, file: os.stat_result) -> bool:
-    """Whether the process has the file open with a lock on that open file. A descriptor that may not be looked at has none."""
+    """Whether the process has the file open with a lock on that open file.
+
+    A descriptor that may not be looked at has none.
+    """
     base = f"/proc/{pid}/fd"
     try:
         numbers = os.listdir(base)

@@ -5,10 +5,11 @@
     BASE/NAME/             the state's directory, of the service's user, 0700
     BASE/NAME/.created     there until the configuration is written, too: the digest of the state that was made
 
-One rename puts the directory there. One that has to stay, because something is mounted there or it has other things in it too, is
-filled instead: filling.py.
+One rename puts the directory there. One that has to stay, because something is mounted there or it has other things in
+it too, is filled instead: filling.py.
 
-Only with its digest in `.created`, so that no TPM has run on it since, may a state be replaced: nobody has ever used that one.
+Only with its digest in `.created`, so that no TPM has run on it since, may a state be replaced: nobody has ever used
+that one.
 
 BASE is opened once, and all that is looked at and written goes from there. On the way to it root becomes the user whose
 directory it comes to: that one could put links in the way.
@@ -69,7 +70,8 @@ def refuse_existing(place: Place, base: Optional[int] = None) -> None:
     """`base`: the open directory that the state goes into.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: there is a state. STATE_UNREADABLE, STATE_FOREIGN: it may not be looked at, or is a file.
+        VtpmError ALREADY_PROVISIONED: there is a state. STATE_UNREADABLE, STATE_FOREIGN: it may not be looked at, or is
+            a file.
             STATE_UNWRITABLE: there is a symbolic link, which a rename would replace and not follow.
     """
     found = _look(place.path, base)
@@ -80,7 +82,9 @@ def refuse_existing(place: Place, base: Optional[int] = None) -> None:
                 raise VtpmError(
                     Code.ALREADY_PROVISIONED,
                     f"{place.path} has a TPM already: {', '.join(names[:3])}",
-                    remedy="choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away",
+                    remedy=(
+                        "choose another name; or use it, with a configuration of your own (vtpm.d(5)); or move it away"
+                    ),
                 )
         finally:
             found.close()
@@ -95,7 +99,9 @@ def refuse_existing(place: Place, base: Optional[int] = None) -> None:
 def _look(path: str, base: Optional[int] = None) -> Optional[Directory]:
     """The directory there, if there is one; with `base`, the one of that name in it."""
     try:
-        fd = os.open(path if base is None else os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
+        fd = os.open(
+            path if base is None else os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -117,7 +123,8 @@ def install(
     """Put the permanent state in place, durably. `finish` then writes what else belongs to it, under the same lock.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: there is a state. STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL; and what `finish` raises.
+        VtpmError ALREADY_PROVISIONED: there is a state. STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL; and what `finish`
+            raises.
     """
     with _opened(place.base) as base, _locked(base, place):
         refuse_existing(place, base)
@@ -136,7 +143,9 @@ def install(
                     with _as_before():
                         finish()
                 except VtpmError as error:
-                    if error.code is not Code.ALREADY_PROVISIONED:  # whoever was faster may be served from this state by now
+                    if (
+                        error.code is not Code.ALREADY_PROVISIONED
+                    ):  # whoever was faster may be served from this state by now
                         with suppress(OSError, VtpmError):
                             _undo(base, place)
                     raise
@@ -197,7 +206,9 @@ def _is_unused(folder: Directory, found: "list[str]") -> bool:
         return False
     try:
         expected = folder.read(MARKER)
-        return any(_digest(folder, version) == expected for version in ("1.2", "2.0") if found == [file_name(version, PERMALL)])
+        return any(
+            _digest(folder, version) == expected for version in ("1.2", "2.0") if found == [file_name(version, PERMALL)]
+        )
     except VtpmError:  # no regular file, or larger than any state: somebody else's
         return False
 
@@ -211,9 +222,12 @@ def _clear(base: int, place: Place) -> Optional[int]:
     try:
         names = os.listdir(folder)
         if OURS.issuperset(names):
-            # a daemon that waits for its TPM to be powered on has a directory without a state, and would store into what is gone
+            # a daemon that waits for its TPM to be powered on has a directory without a state, and would store into
+            # what is gone
             is_lockable = LOCK_NAME in names
-            lock: AbstractContextManager[object] = StateLock.acquire(folder, place.path) if is_lockable else nullcontext()
+            lock: AbstractContextManager[object] = (
+                StateLock.acquire(folder, place.path) if is_lockable else nullcontext()
+            )
             with lock:
                 aside = NEW + secrets.token_hex(4)
                 try:
@@ -309,7 +323,9 @@ def _locked(base: int, place: Place) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_TIME_S
     while True:
         with _errors_of(path if os.path.lexists(path) else place.path):
-            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=base)
+            lock = os.open(
+                LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=base
+            )
         try:
             if _take(lock, base, path):
                 try:

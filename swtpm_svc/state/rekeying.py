@@ -15,8 +15,8 @@ CLEAR, OLD, NEW = "in clear", "the old key", "the new key"
 class Rekeyed(NamedTuple):
     """What was done.
 
-    `files`: each file that was rewritten, and what it was before; `unchanged`: those that were as asked for; `left`: damaged
-    ones that had been set aside.
+    `files`: each file that was rewritten, and what it was before; `unchanged`: those that were as asked for; `left`:
+    damaged ones that had been set aside.
     """
 
     files: "dict[str, str]"
@@ -25,13 +25,15 @@ class Rekeyed(NamedTuple):
 
 
 def rekey(directory: str, version: str, old: Optional[StateKey], new: Optional[StateKey]) -> Rekeyed:
-    """Rewrite every state file that is not under `new` yet: the current ones, the generation before, and what was set aside.
+    """Rewrite every state file that is not under `new` yet: the current ones, the generation before, and what was set
+    aside.
 
-    Each may be in clear or under either key, so that what was begun elsewhere is brought to its end. All are read before one is
-    written, and they change all at once (replacement.py).
+    Each may be in clear or under either key, so that what was begun elsewhere is brought to its end. All are read
+    before one is written, and they change all at once (replacement.py).
 
     Raises:
-        VtpmError: STATE_MISSING: there is no state; STATE_KEY: a file is under a third key; STATE_CORRUPT, STATE_FOREIGN; as
+        VtpmError: STATE_MISSING: there is no state; STATE_KEY: a file is under a third key; STATE_CORRUPT,
+            STATE_FOREIGN; as
             Store.open(). No file was changed then.
     """
     opened, lock = open_locked(directory)
@@ -39,7 +41,9 @@ def rekey(directory: str, version: str, old: Optional[StateKey], new: Optional[S
         opened.check_writable()
         found, left = _read_all(opened, version, old, new)
         target = NEW if new is not None else CLEAR
-        contents = {name: blob.encode_checked(payload, new) for name, (payload, form) in found.items() if form != target}
+        contents = {
+            name: blob.encode_checked(payload, new) for name, (payload, form) in found.items() if form != target
+        }
         if contents:
             replacement.replace_all(opened, contents)
         for name in opened.names():
@@ -72,12 +76,16 @@ def _read_all(
         raise VtpmError(
             Code.STATE_MISSING,
             f"there is no state of a TPM {version} in {opened.path}",
-            remedy="nothing is to be done if the TPM is yet to be made, with the key that is configured; else see [state]",
+            remedy=(
+                "nothing is to be done if the TPM is yet to be made, with the key that is configured; else see [state]"
+            ),
         )
     return found, tuple(left)
 
 
-def _open(path: str, data: bytes, version: str, old: Optional[StateKey], new: Optional[StateKey]) -> "tuple[bytes, str]":
+def _open(
+    path: str, data: bytes, version: str, old: Optional[StateKey], new: Optional[StateKey]
+) -> "tuple[bytes, str]":
     """The payload, and what the file is."""
     remedy = "restore it from a backup, or move it away if it is not the current state; nothing was changed"
     attempts: list[tuple[Optional[StateKey], str]] = [(new, NEW), (old, OLD)] if new is not None else [(old, OLD)]

@@ -1,8 +1,9 @@
-"""Several files replaced as one: after a crash there are all of the old ones or all of the new ones, never some of each.
+"""Several files replaced as one: after a crash there are all of the old ones or all of the new ones, never some of
+each.
 
-The new files are written to the directory .rekey.new, which becomes .rekey by one rename: that is the moment. Then they are moved
-to where they belong. Who opens the directory next, under its lock, moves what is left, or removes what never came so far;
-it needs no key for that.
+The new files are written to the directory .rekey.new, which becomes .rekey by one rename: that is the moment. Then they
+are moved to where they belong. Who opens the directory next, under its lock, moves what is left, or removes what never
+came so far; it needs no key for that.
 """
 
 import os
@@ -18,7 +19,8 @@ def replace_all(directory: Directory, contents: "dict[str, bytes]") -> None:
     """Make these the contents of these files, durable on return. The directory must be settled.
 
     Raises:
-        VtpmError STATE_FULL, STATE_UNWRITABLE: all have their old content, unless only the very last step failed; then a
+        VtpmError STATE_FULL, STATE_UNWRITABLE: all have their old content, unless only the very last step failed; then
+            a
             settle() makes them new.
     """
     try:

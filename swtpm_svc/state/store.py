@@ -10,10 +10,12 @@
     identity.json             the keys by which the TPM was known last, unless that is kept elsewhere: service/identity/
     .rekey                    state under a new key that is about to replace the old: see replacement.py
 
-With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key as well as
-encrypted state without one, for a mistake must not decide whether secrets are kept. vtpmctl rekey takes it from one to the other.
+With a key, all of it is encrypted; without one, none. What is not as configured is refused: state in clear under a key
+as well as encrypted state without one, for a mistake must not decide whether secrets are kept. vtpmctl rekey takes it
+from one to the other.
 
-State that cannot be used is refused and left as it is. A TPM is only made anew in a directory where there are no traces of one.
+State that cannot be used is refused and left as it is. A TPM is only made anew in a directory where there are no traces
+of one.
 """
 
 from contextlib import suppress
@@ -40,12 +42,15 @@ _TEMPORARY_PREFIX = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
 #: Bytes that there must be room for beyond what is stored now, for a probe: a command does not add more.
 _GROWTH = 4096
 _UNTOUCHED = "nothing was changed"
-_KEY_REMEDY = f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey {NAME}; {_UNTOUCHED}"
+_KEY_REMEDY = (
+    f"configure the key that it was encrypted with ([state]); to go over to another: vtpmctl rekey {NAME}; {_UNTOUCHED}"
+)
 
 
 #: From one back end of swtpm's to the other: no program of its own does that.
 _LINEAR_REMEDY = (
-    "serve it once more with swtpm --tpmstate backend-uri=file://FILE, save its state with swtpm_ioctl --save permanent BLOB,"
+    "serve it once more with swtpm --tpmstate backend-uri=file://FILE, save its state with swtpm_ioctl --save "
+    "permanent BLOB,"
     f" and load that: vtpmctl load {NAME} permanent BLOB (vtpm@.service(8), EXAMPLES); {_UNTOUCHED}"
 )
 
@@ -53,8 +58,8 @@ _LINEAR_REMEDY = (
 def traces(directory: Directory) -> "list[str]":
     """What says that there is a TPM, of either version, or that there was one: sorted names of files.
 
-    Where there are none the directory is empty, whatever else is in it: a lock, a file system's lost+found, what is known of the
-    TPM of before, an administrator's notes. Raises: VtpmError STATE_UNREADABLE.
+    Where there are none the directory is empty, whatever else is in it: a lock, a file system's lost+found, what is
+    known of the TPM of before, an administrator's notes. Raises: VtpmError STATE_UNREADABLE.
     """
     return sorted(name for name in directory.names() if _is_trace(directory, name))
 
@@ -81,7 +86,8 @@ def file_name(version: str, name: str) -> str:
 
 
 class Restored(NamedTuple):
-    """What restore_previous() did: the file that is the previous generation again, and the files that were set aside."""
+    """What restore_previous() did: the file that is the previous generation again, and the files that were set
+    aside."""
 
     path: str
     set_aside: tuple[str, ...]
@@ -96,7 +102,8 @@ class Store:
     def __init__(self, directory: Directory, lock: StateLock, version: str, key: Optional[StateKey]) -> None:
         self.version = version
         self.stores = 0
-        #: `generation` and `sizes` as of what this process did last: to look at them again may take as long as a disk does.
+        #: `generation` and `sizes` as of what this process did last: to look at them again may take as long as a disk
+        #: does.
         self.seen: tuple[str, dict[str, int]] = ("-", {})
         self.key = key
         self._directory = directory
@@ -106,7 +113,8 @@ class Store:
     def open(cls, directory: str, version: str, key: Optional[StateKey] = None, fd: Optional[int] = None) -> "Store":
         """Lock the directory and check all that is in it. An empty directory is good: the TPM is then yet to be made.
 
-        `key` encrypts the files; None: they are in clear. `fd`: the directory, where it is open already; closed with the rest.
+        `key` encrypts the files; None: they are in clear. `fd`: the directory, where it is open already; closed with
+        the rest.
 
         The check reads and decodes; libtpms alone can say whether it likes a payload (see `damaged`).
 
@@ -143,9 +151,11 @@ class Store:
 
     @property
     def generation(self) -> str:
-        """Names the permanent state that is on disk now: when it was written, seconds since 1970 to the nanosecond; "-": never.
+        """Names the permanent state that is on disk now: when it was written, seconds since 1970 to the nanosecond;
+        "-": never.
 
-        Two equal values are the same generation; a larger one is later, as far as the clock was never set back. Costs one stat.
+        Two equal values are the same generation; a larger one is later, as far as the clock was never set back. Costs
+        one stat.
         """
         found = self._directory.stat(self._file(PERMALL))
         if found is None:
@@ -163,14 +173,16 @@ class Store:
         return None if data is None else self._payload(name, data)
 
     def raw(self, name: str) -> Optional[bytes]:
-        """The whole file, header and all; None when there is none. Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT."""
+        """The whole file, header and all; None when there is none. Raises: VtpmError STATE_UNREADABLE,
+        STATE_CORRUPT."""
         return self._directory.read(self._file(name))
 
     def store(self, name: str, payload: bytes) -> None:
         """Write the payload; it is durable on return. Of the permanent state the generation before is kept.
 
         Raises:
-            VtpmError: STATE_FULL, STATE_UNWRITABLE. The old content is there still (one exception: files.Directory.replace).
+            VtpmError: STATE_FULL, STATE_UNWRITABLE. The old content is there still (one exception:
+                files.Directory.replace).
         """
         keep_as = self._file(name) + PREVIOUS if name == PERMALL else None
         data = blob.encode_checked(payload, self.key)
@@ -201,7 +213,10 @@ class Store:
         self.store(name, self.unwrap(name, data))
 
     def unwrap(self, name: str, data: bytes) -> bytes:
-        """The payload of a state blob that someone handed over. Raises: VtpmError STATE_CORRUPT, STATE_FOREIGN, STATE_KEY."""
+        """The payload of a state blob that someone handed over.
+
+        Raises: VtpmError STATE_CORRUPT, STATE_FOREIGN, STATE_KEY.
+        """
         remedy = "get the blob again from the TPM that it is of"
         return unwrap(data, self.version, self.key, f"the {name} blob", remedy=remedy, may_be_clear=True)
 
@@ -230,7 +245,8 @@ class Store:
         self._directory.remove(IDENTITY)
 
     def damaged(self, name: str, reason: str) -> VtpmError:
-        """The error to raise when libtpms refuses a payload that load() gave (TPMLIB_ValidateState, TPMLIB_MainInit)."""
+        """The error to raise when libtpms refuses a payload that load() gave (TPMLIB_ValidateState,
+        TPMLIB_MainInit)."""
         return VtpmError(Code.STATE_CORRUPT, f"{self._path(name)} is damaged: {reason}", remedy=self._remedy(name))
 
     def _file(self, name: str) -> str:
@@ -267,7 +283,8 @@ class Store:
             named = file_name(other, PERMALL) if file_name(other, PERMALL) in foreign else foreign[0]
             raise VtpmError(
                 Code.STATE_FOREIGN,
-                f"{self.directory} holds {named}, which is a TPM {other}'s, and no {self._file(PERMALL)} of a TPM {self.version}",
+                f"{self.directory} holds {named}, which is a TPM {other}'s, and no {self._file(PERMALL)} of a TPM "
+                f"{self.version}",
                 remedy=f'set version = "{other}" in [tpm], or another directory in [state]; {_UNTOUCHED}',
             )
         for file in found:
@@ -294,7 +311,8 @@ class Store:
         return f"{_UNTOUCHED}; restore it from a backup (there is no good {path}{PREVIOUS})"
 
     def _restore(self, aside: list[str]) -> str:
-        """The commands that restore_previous() stands for; what belongs to the generation that goes is set aside first."""
+        """The commands that restore_previous() stands for; what belongs to the generation that goes is set aside
+        first."""
         path = self._path(PERMALL)
         moves = [self._move(name) for name in aside if self._directory.stat(self._file(name)) is not None]
         return " && ".join([*moves, f"cp -p {quote(path + PREVIOUS)} {quote(path)}"])
@@ -306,7 +324,9 @@ class Store:
         """A path for what is set aside, at which nothing lies."""
         present = self._directory.names()
         endings = ["", *(f".{number}" for number in range(2, 100))]
-        return self._directory.path_of(next(name + ending + BAD for ending in endings if name + ending + BAD not in present))
+        return self._directory.path_of(
+            next(name + ending + BAD for ending in endings if name + ending + BAD not in present)
+        )
 
     def _missing_remedy(self, traces: list[str]) -> str:
         if self._previous_is_good():
@@ -320,11 +340,12 @@ class Store:
 def restore_previous(directory: str, version: str, key: Optional[StateKey] = None) -> Restored:
     """Make the previous generation the current one. The TPM must not be running: the lock is taken.
 
-    What it replaces becomes `NAME.bad`; so do the volatile and the saved state, which belong to the generation that goes.
-    The permanent state is in place, old or restored, at every moment.
+    What it replaces becomes `NAME.bad`; so do the volatile and the saved state, which belong to the generation that
+    goes. The permanent state is in place, old or restored, at every moment.
 
     Raises:
-        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is no good;
+        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is no
+            good;
             as Store.open()
     """
     opened, lock = open_locked(directory)
@@ -365,16 +386,22 @@ def open_locked(path: str, fd: Optional[int] = None) -> tuple[Directory, StateLo
 
 
 def wrong_place(path: str) -> Optional[VtpmError]:
-    """What is wrong with a state directory that is a file with all of a TPM; None: it is something else, or not to be read."""
+    """What is wrong with a state directory that is a file with all of a TPM; None: it is something else, or not to be
+    read."""
     return _linear(path) if begins(path, *blob.LINEAR_BEGINNINGS) else None
 
 
 def _linear(path: str) -> VtpmError:
-    cause = f"{path} is a file in which swtpm's file back end keeps all of a TPM, where a directory with its files should be"
+    cause = (
+        f"{path} is a file in which swtpm's file back end keeps all of a TPM, where a directory with its files "
+        "should be"
+    )
     return VtpmError(Code.STATE_FOREIGN, cause, remedy=_LINEAR_REMEDY)
 
 
-def unwrap(data: bytes, version: str, key: Optional[StateKey], what: str, *, remedy: str, may_be_clear: bool = False) -> bytes:
+def unwrap(
+    data: bytes, version: str, key: Optional[StateKey], what: str, *, remedy: str, may_be_clear: bool = False
+) -> bytes:
     """The payload of a blob, `what` being its name in an error, `remedy` what to do if it is damaged.
 
     `may_be_clear`: under a key too, as what a TPM takes from another one (swtpm does so).

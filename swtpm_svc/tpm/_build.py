@@ -1,4 +1,5 @@
-"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build: what Python sees of the C files."""
+"""Build script of the compiled binding to libtpms (cffi, API mode), run by the package build: what Python sees of the C
+files."""
 
 from pathlib import Path
 

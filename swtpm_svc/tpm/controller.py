@@ -57,7 +57,9 @@ def is_immediate(request: ptm.Request) -> bool:
 
 def uses_storage(request: ptm.Request) -> bool:
     """May it take as long as a disk does?"""
-    return isinstance(request, _STORING) or (isinstance(request, ptm.GetStateBlob) and request.type == ptm.BlobType.SAVESTATE)
+    return isinstance(request, _STORING) or (
+        isinstance(request, ptm.GetStateBlob) and request.type == ptm.BlobType.SAVESTATE
+    )
 
 
 def needs_control(request: ptm.Request) -> bool:
@@ -116,7 +118,10 @@ class Controller:
         self._on_error = on_error
 
     def handle(self, request: ptm.Request) -> ptm.Reply:
-        """Execute a request that was authorized. Never raises: what goes wrong is in the reply, and told to `on_error`."""
+        """Execute a request that was authorized.
+
+        Never raises: what goes wrong is in the reply, and told to `on_error`.
+        """
         try:
             return _HANDLERS[type(request)](self, request)
         except LibtpmsError as error:
@@ -127,7 +132,9 @@ class Controller:
 
     def gives_clear(self, request: ptm.GetStateBlob) -> bool:
         """Is the state blob that `request` asks for one in clear?"""
-        return self._keys.migration is None and (self._keys.state is None or bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED))
+        return self._keys.migration is None and (
+            self._keys.state is None or bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
+        )
 
     def _init(self, request: ptm.Init) -> ptm.Reply:
         self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
@@ -186,7 +193,9 @@ class Controller:
             return ptm.Result(TPM_BAD_ORDINAL)
         decrypted = bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
         if request.offset and self._sealed is not None and self._sealed[0] == (request.type, decrypted):
-            whole = self._sealed[1]  # encrypted once more it would be another one, and its end would not fit the beginning
+            whole = self._sealed[
+                1
+            ]  # encrypted once more it would be another one, and its end would not fit the beginning
         else:
             name = BLOB_NAMES.get(request.type)
             payload = self._tpm.state(name) if name else None
@@ -205,7 +214,9 @@ class Controller:
         try:
             decoded = blob.decode(request.data)
             if request.state_flags & ptm.STATE_FLAG_ENCRYPTED:
-                decoded = decoded._replace(flags=decoded.flags | Flag.ENCRYPTED)  # whoever says so wants no other (measured)
+                decoded = decoded._replace(
+                    flags=decoded.flags | Flag.ENCRYPTED
+                )  # whoever says so wants no other (measured)
             payload = blob.payload(decoded, self._keys)
         except EncryptedBlob:
             return ptm.Result(TPM_KEYNOTFOUND)

@@ -1,7 +1,7 @@
 """Who runs what: short work inline, long work on one thread, always one thing at a time on the TPM (design D5).
 
-Users take turns: who has much to do waits for others after each of his jobs. How much may wait is what front ends let in:
-one command for each open file or connection, of which each user has a share.
+Users take turns: who has much to do waits for others after each of his jobs. How much may wait is what front ends let
+in: one command for each open file or connection, of which each user has a share.
 
 All methods belong to the serving thread. The worker thread only runs jobs; what a job gives back is handed to `done` on
 the serving thread again, so nothing above this module needs a lock.
@@ -57,8 +57,8 @@ class Executor:
     ) -> None:
         """Run `work` on the worker when it is the turn of `user`, then `done(result)` on the serving thread.
 
-        What `work` raises is raised on the serving thread, in place of `done`. `user` is None for what the service itself
-        wants. `owner` is for `owner` and `withdraw`. An essential job is done also when the service ends.
+        What `work` raises is raised on the serving thread, in place of `done`. `user` is None for what the service
+        itself wants. `owner` is for `owner` and `withdraw`. An essential job is done also when the service ends.
         """
         if self._is_ending and not is_essential:
             return

@@ -114,7 +114,9 @@ def open_library(*, tpm2: bool, storage: Storage) -> None:
     if not Callbacks.is_silent:
         error = lib.vtpm_silence()
         if error:
-            raise VtpmError(Code.INSTALLATION, f"/dev/null cannot be opened: {os.strerror(error)}", remedy="see ls -l /dev/null")
+            raise VtpmError(
+                Code.INSTALLATION, f"/dev/null cannot be opened: {os.strerror(error)}", remedy="see ls -l /dev/null"
+            )
         Callbacks.is_silent = True
     Callbacks.storage = storage
     _check("TPMLIB_RegisterCallbacks", lib.vtpm_register())
@@ -324,5 +326,8 @@ def hide_process() -> None:
 
 
 def confine() -> int:
-    """From here on this process signals no other one, nor changes its limits (confinement.c). For good; 0, or the errno."""
+    """From here on this process signals no other one, nor changes its limits (confinement.c).
+
+    For good; 0, or the errno.
+    """
     return int(lib.vtpm_confine())

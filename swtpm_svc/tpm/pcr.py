@@ -17,7 +17,8 @@ PCR_COUNT = 24
 
 _ORD_PCR_READ = 0x15  # TPM Main Part 3, TPM_PCRRead
 _CC_PCR_READ = 0x17E  # TPM 2.0 Part 3, TPM2_PCR_Read
-# TPM2_GetCapability(TPM_CAP_PCRS, 0, 1): TPML_PCR_SELECTION after moreData and capability (TPM 2.0 Part 2, 10.9.7, 6.12).
+# TPM2_GetCapability(TPM_CAP_PCRS, 0, 1): TPML_PCR_SELECTION after moreData and capability (TPM 2.0 Part 2, 10.9.7,
+# 6.12).
 _GET_PCR_BANKS = encode_command(ST_NO_SESSIONS, 0x17A, Struct(">III").pack(5, 0, 1))
 _PCR_SELECTIONS = HEADER_SIZE + 5
 _PCR_SELECTION = Struct(">HB")

@@ -8,7 +8,10 @@ from swtpm_svc.errors import VtpmError
 
 @unique
 class Power(Enum):
-    """OFF: not powered since the start. RUNNING. STOPPED: powered off by STOP. FAILED: powered, but answers with failure."""
+    """OFF: not powered since the start.
+
+    RUNNING. STOPPED: powered off by STOP. FAILED: powered, but answers with failure.
+    """
 
     OFF = "off"
     RUNNING = "running"

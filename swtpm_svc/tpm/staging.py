@@ -1,7 +1,7 @@
 """Storage as libtpms sees it: what a command stores is staged, and goes to the storage proper when the command is done.
 
-So libtpms never waits for a disk, a disk that is full does not put it into failure mode, in which it would stay, and what a
-command stores in two steps is stored once. No response may leave before `commit` has succeeded (design D7).
+So libtpms never waits for a disk, a disk that is full does not put it into failure mode, in which it would stay, and
+what a command stores in two steps is stored once. No response may leave before `commit` has succeeded (design D7).
 """
 
 import time
@@ -14,8 +14,8 @@ from swtpm_svc.tpm.libtpms import Storage as Loader
 class Storage(Loader, Protocol):
     """The storage proper.
 
-    `damaged` is the error that tells a person what to do when libtpms refuses what `load` gave. `probe` raises, as `store`
-    would, when nothing can be stored.
+    `damaged` is the error that tells a person what to do when libtpms refuses what `load` gave. `probe` raises, as
+    `store` would, when nothing can be stored.
     """
 
     def damaged(self, name: str, reason: str) -> VtpmError: ...

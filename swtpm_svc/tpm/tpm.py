@@ -8,8 +8,8 @@ dictionary-attack counter does not rise (TPM 2.0 Part 1, "Dictionary Attack Prot
 just stored and will be resumed, in which case nothing was interrupted.
 Rule 2: a TPM that is resumed from volatile state gets fresh entropy before it serves: libtpms restores its generator
 too, and would give the random bytes once more that it gave after the snapshot (measured).
-Rule 3: a command that could not be stored has not happened: the TPM is the one before it again, with its PCRs and sessions,
-and has failed until something can be stored again, which each command finds out (docs/decisions/0014).
+Rule 3: a command that could not be stored has not happened: the TPM is the one before it again, with its PCRs and
+sessions, and has failed until something can be stored again, which each command finds out (docs/decisions/0014).
 """
 
 import time
@@ -72,7 +72,8 @@ class Tpm:
         self._before: Optional[Snapshot] = None
         self._dialect = DIALECTS[version]
         self._startup_code = _STARTUP_CODES[version]
-        #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any thread.
+        #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any
+        #: thread.
         self.on_started: Callable[[], None] = lambda: None
         #: The volatile state in storage is that of this very moment: nothing ran since it was stored.
         self._volatile_is_stored = False
@@ -98,12 +99,14 @@ class Tpm:
 
     @property
     def storing_since(self) -> Optional[float]:
-        """When storage was asked for what it has not done yet, of time.monotonic(); None: it is idle. From any thread."""
+        """When storage was asked for what it has not done yet, of time.monotonic(); None: it is idle. From any
+        thread."""
         return self._storage.since
 
     @property
     def can_be_asked(self) -> bool:
-        """It runs, and the last command was no TPM2_Shutdown: what follows one undoes it (TPM 2.0 Part 3, "TPM2_Shutdown")."""
+        """It runs, and the last command was no TPM2_Shutdown: what follows one undoes it (TPM 2.0 Part 3,
+        "TPM2_Shutdown")."""
         return self.is_running and not self._is_shut_down
 
     # --- power ---------------------------------------------------------------------------------------------------
@@ -175,7 +178,8 @@ class Tpm:
         )
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Go on with a TPM as it was at `snapshot`, whatever storage has meanwhile; it has failed if that cannot be stored.
+        """Go on with a TPM as it was at `snapshot`, whatever storage has meanwhile; it has failed if that cannot be
+        stored.
 
         Raises:
             VtpmError: the snapshot was not accepted; the TPM is then off.
@@ -210,8 +214,9 @@ class Tpm:
         self._is_shut_down, self._volatile_is_stored = snapshot.is_shut_down, snapshot.volatile_is_stored
 
     def _main_init(self, offered: "dict[str, bytes]") -> None:
-        # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start. What was
-        # offered it has seen already, and must not again: in a TPM 1.2 it is then used up, and what is stored starts (measured).
+        # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start.
+        # What was offered it has seen already, and must not again: in a TPM 1.2 it is then used up, and what is stored
+        # starts (measured).
         for name, kind in ((PERMANENT_STATE, libtpms.PERMANENT), (VOLATILE_STATE, libtpms.VOLATILE)):
             if name not in offered and self._storage.load(name) is not None:
                 self._validate(name, kind)
@@ -240,7 +245,10 @@ class Tpm:
         self.power = power
 
     def _send_shutdown(self) -> None:
-        """A TPM that was not started answers TPM_RC_INITIALIZE, which is as good. What is not stored is as after a power cut."""
+        """A TPM that was not started answers TPM_RC_INITIALIZE, which is as good.
+
+        What is not stored is as after a power cut.
+        """
         self.begin(memoryview(bytearray(_SHUTDOWN_CLEAR)), _SHUTDOWN_CODE)
         try:
             self._storage.commit()
@@ -270,7 +278,8 @@ class Tpm:
         return self.finish(response) if self.unstored else response
 
     def begin(self, command: memoryview, code: int) -> bytes:
-        """Execute a command without waiting for storage. While something is `unstored` then, its response is for `finish`.
+        """Execute a command without waiting for storage. While something is `unstored` then, its response is for
+        `finish`.
 
         A failed TPM asks storage first whether it can go on, which may take long.
         """
@@ -306,8 +315,9 @@ class Tpm:
     def finish(self, response: bytes) -> bytes:
         """Store what the last command wants stored; returns what its client gets, `response` if that succeeds.
 
-        If it does not, the TPM has failed, and a command that may change what is stored has not happened. One that does not
-        (its authorization failed, and was counted) has, and is as true as before: what it left is stored when it can be.
+        If it does not, the TPM has failed, and a command that may change what is stored has not happened. One that does
+        not (its authorization failed, and was counted) has, and is as true as before: what it left is stored when it
+        can be.
         """
         before, self._before = self._before, None
         committed = 0
@@ -358,7 +368,9 @@ class Tpm:
             VtpmError(
                 Code.TPM_FAILED,
                 "libtpms is in failure mode: an internal check of it has failed",
-                remedy=f"reset it (vtpmctl reset {NAME}, or its guest); if that does not help, copy its state for a report",
+                remedy=(
+                    f"reset it (vtpmctl reset {NAME}, or its guest); if that does not help, copy its state for a report"
+                ),
             ),
             heals=False,
         )
@@ -427,7 +439,9 @@ class Tpm:
 
     def cancel(self) -> None:
         """Ask the command in execution to give up; any thread. It answers TPM_RC_CANCELED if it does."""
-        if self._storage.since is None:  # or it is executed, and only waits to be stored: libtpms would cancel the next one
+        if (
+            self._storage.since is None
+        ):  # or it is executed, and only waits to be stored: libtpms would cancel the next one
             libtpms.cancel()
 
     def set_locality(self, locality: int) -> None:

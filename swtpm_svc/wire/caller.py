@@ -4,7 +4,10 @@ from swtpm_svc.wire.values import NamedTuple
 
 
 class Caller(NamedTuple):
-    """Who made the system call, by the kernel's word. All zero in requests that the kernel makes for itself (RELEASE)."""
+    """Who made the system call, by the kernel's word.
+
+    All zero in requests that the kernel makes for itself (RELEASE).
+    """
 
     uid: int
     gid: int

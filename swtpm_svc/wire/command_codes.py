@@ -1,10 +1,12 @@
-"""TPM 1.2 ordinals and TPM 2.0 command codes: their names, which of them run long, and which change nothing that is stored.
+"""TPM 1.2 ordinals and TPM 2.0 command codes: their names, which of them run long, and which change nothing that is
+stored.
 
 Sources: TPM Main Part 2 level 2 revision 116, "Ordinals"; TPM 2.0 Library Part 2 revision 1.59, "TPM_CC", and the
 commands that revisions 1.83 and 1.84 add (0x199 to 0x1A1); linux/vtpm_proxy.h for the kernel's own command.
 """
 
-#: The kernel sends this to the server of a vtpm_proxy device, to set the locality; TPM_ORD_SET_LOCALITY is the same number.
+#: The kernel sends this to the server of a vtpm_proxy device, to set the locality; TPM_ORD_SET_LOCALITY is the same
+#: number.
 VTPM_PROXY_SET_LOCALITY = 0x20001000
 
 _VENDOR = 0x20000000  # bit 29, in both versions: a vendor's own command
@@ -97,17 +99,17 @@ def _codes(version: str, names: str) -> frozenset[int]:
 
 #: Commands that can keep the TPM busy for more than a millisecond or two, by version: they go to the worker thread.
 #:
-#: 2.0: measured with libtpms 0.9.2 on a 2-core virtual machine, RSA 3072 where a key has a size: Create 470 ms (RSA 2048:
-#: tens), CreatePrimary 280 ms, SelfTest 27 ms, RSA_Decrypt 11 ms, Sign and Quote 8 ms, ChangeEPS and ChangePPS 4 ms,
-#: IncrementalSelfTest, Import and the ECDH commands 3 ms. The others of the same kind (a private key is used or made) are
-#: listed by analogy. Not listed: StartAuthSession, 40 us and frequent, although a salt encrypted to an RSA key makes it
-#: 4 to 10 ms; VerifySignature, under 1 ms; Load and LoadExternal, 0.2 ms.
-#: 1.2: by analogy, not measured: what makes an RSA key or uses a private one, the self-tests, and ExecuteTransport, which can
-#: wrap any of these.
+#: 2.0: measured with libtpms 0.9.2 on a 2-core virtual machine, RSA 3072 where a key has a size: Create 470 ms (RSA
+#: 2048: tens), CreatePrimary 280 ms, SelfTest 27 ms, RSA_Decrypt 11 ms, Sign and Quote 8 ms, ChangeEPS and ChangePPS 4
+#: ms, IncrementalSelfTest, Import and the ECDH commands 3 ms. The others of the same kind (a private key is used or
+#: made) are listed by analogy. Not listed: StartAuthSession, 40 us and frequent, although a salt encrypted to an RSA
+#: key makes it 4 to 10 ms; VerifySignature, under 1 ms; Load and LoadExternal, 0.2 ms. 1.2: by analogy, not measured:
+#: what makes an RSA key or uses a private one, the self-tests, and ExecuteTransport, which can wrap any of these.
 LONG_RUNNING: dict[str, frozenset[int]] = {
     "1.2": _codes(
         "1.2",
-        "CreateWrapKey CMK_CreateKey MakeIdentity CreateEndorsementKeyPair CreateRevocableEK TakeOwnership ChangeAuthAsymStart"
+        "CreateWrapKey CMK_CreateKey MakeIdentity CreateEndorsementKeyPair CreateRevocableEK TakeOwnership "
+        "ChangeAuthAsymStart"
         " SelfTestFull ContinueSelfTest CertifySelfTest"
         " Sign Quote Quote2 Unseal UnBind LoadKey LoadKey2 ActivateIdentity CertifyKey CertifyKey2 TickStampBlob"
         " ChangeAuth ChangeAuthAsymFinish ChangeAuthOwner ConvertMigrationBlob CMK_ConvertMigration MigrateKey"
@@ -123,13 +125,16 @@ LONG_RUNNING: dict[str, frozenset[int]] = {
     ),
 }
 
-#: Commands whose success says nothing about permanent state: before all others, and unknown ones, the TPM is copied, so that
-#: what could not be stored can be undone. A refusal may be stored all the same (a failed authorization is counted).
+#: Commands whose success says nothing about permanent state: before all others, and unknown ones, the TPM is copied, so
+#: that what could not be stored can be undone. A refusal may be stored all the same (a failed authorization is
+#: counted).
 STORES_NOTHING: dict[str, frozenset[int]] = {
     "1.2": _codes(
         "1.2",
-        "OIAP OSAP DSAP Terminate_Handle FlushSpecific Extend PcrRead PCR_Reset Quote Quote2 Seal Sealx Unseal UnBind Sign"
-        " CreateWrapKey LoadKey LoadKey2 GetPubKey CertifyKey CertifyKey2 GetCapability GetRandom StirRandom GetTestResult"
+        "OIAP OSAP DSAP Terminate_Handle FlushSpecific Extend PcrRead PCR_Reset Quote Quote2 Seal Sealx Unseal UnBind "
+        "Sign"
+        " CreateWrapKey LoadKey LoadKey2 GetPubKey CertifyKey CertifyKey2 GetCapability GetRandom StirRandom "
+        "GetTestResult"
         " ReadPubek OwnerReadPubek SaveContext LoadContext SHA1Start SHA1Update SHA1Complete SHA1CompleteExtend"
         " NV_ReadValue NV_ReadValueAuth ReadCounter GetTicks TickStampBlob SelfTestFull ContinueSelfTest",
     ),
@@ -139,9 +144,11 @@ STORES_NOTHING: dict[str, frozenset[int]] = {
         " StartAuthSession PolicyRestart FlushContext ContextSave ContextLoad"
         " Create CreatePrimary CreateLoaded Load LoadExternal ReadPublic ObjectChangeAuth Duplicate Rewrap Import"
         " MakeCredential ActivateCredential Unseal Certify CertifyCreation CertifyX509 Quote GetSessionAuditDigest"
-        " RSA_Encrypt RSA_Decrypt ECDH_KeyGen ECDH_ZGen ECC_Parameters ZGen_2Phase ECC_Encrypt ECC_Decrypt EC_Ephemeral Commit"
+        " RSA_Encrypt RSA_Decrypt ECDH_KeyGen ECDH_ZGen ECC_Parameters ZGen_2Phase ECC_Encrypt ECC_Decrypt "
+        "EC_Ephemeral Commit"
         " EncryptDecrypt EncryptDecrypt2 Hash HMAC HMAC_Start HashSequenceStart SequenceUpdate SequenceComplete"
-        " EventSequenceComplete Sign VerifySignature PCR_Extend PCR_Event PCR_Read PCR_Reset NV_Read NV_ReadPublic NV_Certify"
+        " EventSequenceComplete Sign VerifySignature PCR_Extend PCR_Event PCR_Read PCR_Reset NV_Read NV_ReadPublic "
+        "NV_Certify"
         " PolicySigned PolicySecret PolicyTicket PolicyOR PolicyPCR PolicyLocality PolicyNV PolicyCounterTimer"
         " PolicyCommandCode PolicyPhysicalPresence PolicyCpHash PolicyNameHash PolicyDuplicationSelect PolicyAuthorize"
         " PolicyAuthValue PolicyPassword PolicyGetDigest PolicyNvWritten PolicyTemplate PolicyAuthorizeNV",

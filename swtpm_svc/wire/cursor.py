@@ -10,7 +10,10 @@ _UINT32 = Struct(">I")
 
 
 class Cursor:
-    """A place in `data`, which moves as fields are taken. Every method raises ProtocolError when the data ends too early."""
+    """A place in `data`, which moves as fields are taken.
+
+    Every method raises ProtocolError when the data ends too early.
+    """
 
     def __init__(self, data: Bytes) -> None:
         self._data = bytes(data)
@@ -20,7 +23,9 @@ class Cursor:
         """The next `size` bytes."""
         end = self.position + size
         if end > len(self._data):
-            raise ProtocolError(f"the field at offset {self.position} has {size} bytes, the data ends after {len(self._data)}")
+            raise ProtocolError(
+                f"the field at offset {self.position} has {size} bytes, the data ends after {len(self._data)}"
+            )
         taken = self._data[self.position : end]
         self.position = end
         return taken

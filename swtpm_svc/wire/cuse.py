@@ -81,7 +81,8 @@ class Ioctl(NamedTuple):
 
 
 class Poll(NamedTuple):
-    """What is the file ready for? With fuse.POLL_SCHEDULE_NOTIFY in `flags`, also `notify_poll(poll_handle)` on a change."""
+    """What is the file ready for? With fuse.POLL_SCHEDULE_NOTIFY in `flags`, also `notify_poll(poll_handle)` on a
+    change."""
 
     unique: int
     caller: Caller
@@ -213,8 +214,8 @@ def _decode_interrupt(frame: memoryview, unique: int, caller: Caller) -> Interru
 
 _Decoder = Callable[[memoryview, int, Caller], Request]
 
-#: Which decoder, and the size of the whole frame when the body has a fixed one. 0: the decoder checks it (WRITE, IOCTL),
-#: or it may be longer than what we know (CUSE_INIT comes before the versions are settled).
+#: Which decoder, and the size of the whole frame when the body has a fixed one. 0: the decoder checks it (WRITE,
+#: IOCTL), or it may be longer than what we know (CUSE_INIT comes before the versions are settled).
 _DECODERS: dict[int, tuple[_Decoder, int]] = {
     int(opcode): (decoder, body and _HEADER_SIZE + body)
     for opcode, decoder, body in (
@@ -361,7 +362,8 @@ def reply_write(unique: int, size: int) -> bytes:
 
 
 def reply_ioctl(unique: int, result: int, data: Bytes) -> bytes:
-    """IOCTL: ioctl(2) returns `result` (0 or more), and `data`, at most `out_size` bytes, goes to the caller's pointer."""
+    """IOCTL: ioctl(2) returns `result` (0 or more), and `data`, at most `out_size` bytes, goes to the caller's
+    pointer."""
     return _pack_ioctl(_IOCTL_SIZE + len(data), 0, unique, result) + data
 
 

@@ -54,7 +54,9 @@ FLUSH_IN = Struct("=Q16x")  # fuse_flush_in: fh (unused padding lock_owner)
 FSYNC_IN = Struct("=Q8x")  # fuse_fsync_in: fh (fsync_flags padding)
 INTERRUPT_IN = Struct("=Q")  # fuse_interrupt_in: unique
 
-INIT_OUT = Struct("=II4xIIIII40x")  # cuse_init_out: major minor (unused) flags max_read max_write dev_major dev_minor (spare)
+INIT_OUT = Struct(
+    "=II4xIIIII40x"
+)  # cuse_init_out: major minor (unused) flags max_read max_write dev_major dev_minor (spare)
 OPEN_OUT = Struct("=QI4x")  # fuse_open_out: fh open_flags (padding)
 WRITE_OUT = Struct("=I4x")  # fuse_write_out: size (padding)
 IOCTL_OUT = Struct("=i12x")  # fuse_ioctl_out: result (flags in_iovs out_iovs: of unrestricted ioctls only)

@@ -1,8 +1,9 @@
 """The protocol of Microsoft's TPM simulator ("mssim"): big-endian messages on two TCP connections.
 
 Source: TPM 2.0 Library Part 4, "Simulator" (TcpServer), tss2-tcti-mssim(7), and what tpm2-tss sends. TPM commands go to
-one port, what a platform does with a TPM to the next one. A message is an ordinal in four bytes, then what belongs to it;
-nothing frames it. The answer to most is four bytes, zero when it was done. The client waits for each before it sends again.
+one port, what a platform does with a TPM to the next one. A message is an ordinal in four bytes, then what belongs to
+it; nothing frames it. The answer to most is four bytes, zero when it was done. The client waits for each before it
+sends again.
 """
 
 from enum import IntEnum, unique
@@ -71,7 +72,8 @@ _RAW_MODE = 0x04
 
 
 class Message(NamedTuple):
-    """`locality` is SEND_COMMAND's; `data` the command, or what is to be hashed; 0 and empty with the other ordinals."""
+    """`locality` is SEND_COMMAND's; `data` the command, or what is to be hashed; 0 and empty with the other
+    ordinals."""
 
     ordinal: Ordinal
     locality: int = 0

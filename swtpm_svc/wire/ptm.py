@@ -170,7 +170,8 @@ class SetBufferSize(NamedTuple):
 
 
 class GetInfo(NamedTuple):
-    """Information about the TPM as JSON text, from byte `offset` on; `flags`: INFO_* and libtpms' others -> InfoReply"""
+    """Information about the TPM as JSON text, from byte `offset` on; `flags`: INFO_* and libtpms' others ->
+    InfoReply"""
 
     flags: int
     offset: int = 0
@@ -200,10 +201,11 @@ class EstablishedReply(NamedTuple):
 
 
 class StateBlobReply(NamedTuple):
-    """`data`: the state from the request's offset to its end, of which an ioctl takes only the first STATE_BLOB_CHUNK bytes.
+    """`data`: the state from the request's offset to its end, of which an ioctl takes only the first STATE_BLOB_CHUNK
+    bytes.
 
-    `total_length`: bytes of the whole blob, whatever the offset. swtpm_ioctl counts on that when it reads by ioctl; on a
-    socket the classic tool says how many bytes follow, and `ptm_socket` does the same.
+    `total_length`: bytes of the whole blob, whatever the offset. swtpm_ioctl counts on that when it reads by ioctl; on
+    a socket the classic tool says how many bytes follow, and `ptm_socket` does the same.
     """
 
     tpm_result: int
@@ -229,7 +231,8 @@ class BufferSizeReply(NamedTuple):
 
 
 class InfoReply(NamedTuple):
-    """`data`: JSON text from the request's offset on (an ioctl takes INFO_CHUNK bytes); `total_length` bytes without offset.
+    """`data`: JSON text from the request's offset on (an ioctl takes INFO_CHUNK bytes); `total_length` bytes without
+    offset.
 
     The text ends in a NUL byte, which counts: clients print it as a C string.
     """
@@ -240,7 +243,8 @@ class InfoReply(NamedTuple):
 
 
 Request = Union[
-    GetCapability, Init, Shutdown, GetTpmEstablished, SetLocality, HashStart, HashData, HashEnd, CancelTpmCommand, StoreVolatile,
+    GetCapability, Init, Shutdown, GetTpmEstablished, SetLocality, HashStart, HashData, HashEnd, CancelTpmCommand,
+    StoreVolatile,
     ResetTpmEstablished, GetStateBlob, SetStateBlob, Stop, GetConfig, SetDataFd, SetBufferSize, GetInfo, LockStorage,
 ]  # fmt: skip
 Reply = Union[Result, CapabilityReply, EstablishedReply, StateBlobReply, ConfigReply, BufferSizeReply, InfoReply]
@@ -279,7 +283,8 @@ REPLY_OF: dict[Command, type[Reply]] = {
     Command.GET_INFO: InfoReply,
 }
 
-#: What ends in `data`. On the wire its length goes before it, as one more number: that is all both encodings have in common.
+#: What ends in `data`. On the wire its length goes before it, as one more number: that is all both encodings have in
+#: common.
 _WITH_DATA = (HashData, SetStateBlob, StateBlobReply, InfoReply)
 
 
@@ -293,7 +298,8 @@ def has_data(kind: Union[type[Request], type[Reply]]) -> bool:
 
 
 def split(message: Union[Request, Reply]) -> tuple[tuple[int, ...], bytes]:
-    """A value as the numbers that go on the wire, in order, and the data behind them, whose length is the last number."""
+    """A value as the numbers that go on the wire, in order, and the data behind them, whose length is the last
+    number."""
     if isinstance(message, _WITH_DATA):
         *numbers, data = message
         return (*numbers, len(data)), data

@@ -162,7 +162,9 @@ def _payload(command: Command, shape: Struct, numbers: tuple[int, ...], data: By
 def _whole(command: Command, shape: Struct, message: Union[ptm.Request, ptm.Reply]) -> bytes:
     numbers, payload = ptm.split(message)
     if len(payload) > _SHAPES[command].data_max:
-        raise ProtocolError(f"{len(payload)} bytes of data do not fit {command.name}, which holds {_SHAPES[command].data_max}")
+        raise ProtocolError(
+            f"{len(payload)} bytes of data do not fit {command.name}, which holds {_SHAPES[command].data_max}"
+        )
     try:
         return (shape.pack(*numbers) + payload).ljust(SIZES[command], b"\0")
     except StructError as error:

@@ -7,8 +7,8 @@ ends follows from what it is. The client waits for each reply before it sends ag
 Two clients disagree on the body of SET_LOCALITY and RESET_TPMESTABLISHED: QEMU sends the C struct, the locality and
 three bytes of padding that it never set; tpm2-tss and swtpm_ioctl send the locality alone. The decoder takes the
 locality at once and then looks at the fourth byte behind it: the lowest one of the next command's number, which is not
-zero, unless three bytes of padding come before; then it is the highest one of that number, which is zero. So the outcome
-depends on the bytes alone, never on how they arrive.
+zero, unless three bytes of padding come before; then it is the highest one of that number, which is zero. So the
+outcome depends on the bytes alone, never on how they arrive.
 """
 
 from struct import Struct
@@ -20,7 +20,8 @@ from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
 
 #: Bytes of data that one message may carry, in either direction. The protocol's own limit is 2**32 - 1, but what a peer
-#: announces is kept in memory until it is whole. A TPM's state has less than 300 KB; swtpm_ioctl hashes 4096 bytes a message.
+#: announces is kept in memory until it is whole. A TPM's state has less than 300 KB; swtpm_ioctl hashes 4096 bytes a
+#: message.
 DATA_LIMIT = 1 << 20
 
 _RESULT_BAD_PARAMETER = 0x03
@@ -105,7 +106,9 @@ class Decoder:
         numbers = shape.unpack_from(buffer, _UINT32.size)
         length = numbers[-1] if ptm.has_data(ptm.REQUEST_OF[command]) else 0
         if length > DATA_LIMIT:
-            return Refused(_RESULT_BAD_PARAMETER, f"{command.name} announces {length} bytes, {DATA_LIMIT} are the limit")
+            return Refused(
+                _RESULT_BAD_PARAMETER, f"{command.name} announces {length} bytes, {DATA_LIMIT} are the limit"
+            )
         if len(buffer) < start + length:
             return None
         payload = bytes(buffer[start : start + length])
@@ -126,9 +129,9 @@ class Decoder:
 def encode(reply: ptm.Reply) -> bytes:
     """The reply's bytes.
 
-    Answer a failure with a `Result`, whatever the request: swtpm does so, and clients look at no more than its four bytes.
-    Only GET_STATEBLOB's has all its fields there, zero, as QEMU reads them before it looks at the result: give it a
-    StateBlobReply without data.
+    Answer a failure with a `Result`, whatever the request: swtpm does so, and clients look at no more than its four
+    bytes. Only GET_STATEBLOB's has all its fields there, zero, as QEMU reads them before it looks at the result: give
+    it a StateBlobReply without data.
 
     Raises:
         ProtocolError: a number does not fit its field.
@@ -157,7 +160,8 @@ def _encode(shape: Struct, message: Union[ptm.Request, ptm.Reply]) -> bytes:
 
 
 def unpack(request: ptm.Request, data: bytes) -> Optional[ptm.Reply]:
-    """The client's side: the reply to `request` in all bytes received since it was sent; None: not all of it is there yet.
+    """The client's side: the reply to `request` in all bytes received since it was sent; None: not all of it is there
+    yet.
 
     A failed request gives a `Result`, whatever its kind; what else may follow a failure is to be thrown away.
 
@@ -183,9 +187,11 @@ def unpack(request: ptm.Request, data: bytes) -> Optional[ptm.Reply]:
 
 
 def shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:
-    """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm 0.7.1).
+    """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm
+    0.7.1).
 
-    So does a refusal: QEMU waits for all of them, and its guest with it. Only that the TPM is off is swtpm's short answer.
+    So does a refusal: QEMU waits for all of them, and its guest with it. Only that the TPM is off is swtpm's short
+    answer.
     """
     if isinstance(request, ptm.GetStateBlob):
         if isinstance(reply, ptm.StateBlobReply):

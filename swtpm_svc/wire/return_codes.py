@@ -225,7 +225,8 @@ _RESERVED_20 = 0xF000
 
 
 def describe(version: str, rc: int) -> str:
-    """Return code `rc` of a TPM of `version` ("1.2" or "2.0") in one line: its name, what it means, what it is about."""
+    """Return code `rc` of a TPM of `version` ("1.2" or "2.0") in one line: its name, what it means, what it is
+    about."""
     if rc == 0:
         return SUCCESS
     if version == "1.2":

@@ -1,8 +1,8 @@
 """TPM 1.2 structures and commands: those that an endorsement key, ownership and NV storage need. Big-endian.
 
 Sources: TPM Main Part 2 (structures) and Part 3 (commands), level 2 revision 116. An encode_ function gives a command's
-parameters, which is all between the header and the authorization; all of them go into the authorization's digest (marked
-with an S in Part 3), as no command here has a handle that does not.
+parameters, which is all between the header and the authorization; all of them go into the authorization's digest
+(marked with an S in Part 3), as no command here has a handle that does not.
 """
 
 from enum import IntEnum, IntFlag, unique
@@ -170,7 +170,8 @@ def encode_create_endorsement_key_pair(anti_replay: bytes) -> bytes:
 
 
 def decode_pubek(body: Bytes) -> "tuple[RsaPublicKey, bytes, bytes]":
-    """The response to CreateEndorsementKeyPair and ReadPubek: the key, its bytes, and the digest of these and antiReplay."""
+    """The response to CreateEndorsementKeyPair and ReadPubek: the key, its bytes, and the digest of these and
+    antiReplay."""
     cursor = Cursor(body)
     key = decode_pubkey(cursor)
     raw = cursor.since(0)
@@ -191,7 +192,10 @@ def decode_internal_pub(body: Bytes) -> RsaPublicKey:
 
 
 def encode_take_ownership(encrypted_owner: bytes, encrypted_srk: bytes) -> bytes:
-    """Both authorization values encrypted to the endorsement key. The SRK is an RSA 2048 storage key that needs its secret."""
+    """Both authorization values encrypted to the endorsement key.
+
+    The SRK is an RSA 2048 storage key that needs its secret.
+    """
     usage = _UINT16.pack(_KEY_STORAGE) + _UINT32.pack(0) + bytes((_AUTH_ALWAYS,))  # keyUsage keyFlags authDataUsage
     srk = _STRUCT_VER_1_1 + usage + encode_rsa_parms() + _UINT32.pack(0) * 3  # no PCRInfo, no key yet, no encData
     return _UINT16.pack(_PID_OWNER) + _sized(encrypted_owner) + _sized(encrypted_srk) + srk
@@ -216,7 +220,9 @@ def encode_nv_define_space(index: int, size: int, permission: int, encrypted_aut
     pcr_info = _UINT16.pack(3) + bytes(3) + bytes((_ALL_LOCALITIES,)) + bytes(DIGEST_SIZE)  # TPM_PCR_INFO_SHORT
     attributes = _UINT16.pack(_TAG_NV_ATTRIBUTES) + _UINT32.pack(permission)
     flags = bytes(3)  # bReadSTClear bWriteSTClear bWriteDefine, which the TPM sets
-    public = _UINT16.pack(_TAG_NV_DATA_PUBLIC) + _UINT32.pack(index) + pcr_info * 2 + attributes + flags + _UINT32.pack(size)
+    public = (
+        _UINT16.pack(_TAG_NV_DATA_PUBLIC) + _UINT32.pack(index) + pcr_info * 2 + attributes + flags + _UINT32.pack(size)
+    )
     return public + encrypted_auth
 
 

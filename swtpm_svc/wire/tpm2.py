@@ -1,4 +1,5 @@
-"""TPM 2.0 structures and commands: those that endorsement keys, authorizations, NV storage and PCR banks need. Big-endian.
+"""TPM 2.0 structures and commands: those that endorsement keys, authorizations, NV storage and PCR banks need.
+Big-endian.
 
 Sources: TPM 2.0 Library Part 2 (structures) and Part 3 (commands), revision 1.59. A command's handles are authorized by
 passwords, which need no HMAC (Part 1, "Password Authorizations").
@@ -126,7 +127,8 @@ class RsaParameters(NamedTuple):
 
 
 class EccParameters(NamedTuple):
-    """TPMS_ECC_PARMS of a storage key, or, with no `aes_bits`, of a key that signs by ECDSA with the hash `ecdsa_hash`."""
+    """TPMS_ECC_PARMS of a storage key, or, with no `aes_bits`, of a key that signs by ECDSA with the hash
+    `ecdsa_hash`."""
 
     aes_bits: int
     curve: int
@@ -190,7 +192,10 @@ def encode(
     password: Optional[bytes] = None,
     authorized: int = 1,
 ) -> bytes:
-    """A whole command. With a `password` its first `authorized` handles are authorized by it; an empty one is one, too."""
+    """A whole command.
+
+    With a `password` its first `authorized` handles are authorized by it; an empty one is one, too.
+    """
     start = b"".join(_UINT32.pack(handle) for handle in handles)
     if password is None:
         return encode_command(ST_NO_SESSIONS, command, start + parameters)
@@ -336,7 +341,8 @@ def decode_key(parameters: Bytes) -> PublicKey:
 
 
 def _skip_scheme(cursor: Cursor) -> None:
-    """TPMT_RSA_SCHEME, TPMT_ECC_SCHEME, TPMT_KDF_SCHEME: all but two have a hash algorithm (Part 2, "TPMU_ASYM_SCHEME")."""
+    """TPMT_RSA_SCHEME, TPMT_ECC_SCHEME, TPMT_KDF_SCHEME: all but two have a hash algorithm (Part 2,
+    "TPMU_ASYM_SCHEME")."""
     scheme = cursor.uint16()
     if scheme not in (ALG_NULL, _ALG_RSAES):
         cursor.take(4 if scheme == _ALG_ECDAA else 2)
@@ -362,7 +368,8 @@ def encode_get_time() -> bytes:
 
 
 def decode_get_time(parameters: Bytes) -> "tuple[int, int]":
-    """The firmware's version as the attestation's header has it, which the signer's hierarchy obfuscates, and as it is."""
+    """The firmware's version as the attestation's header has it, which the signer's hierarchy obfuscates, and as it
+    is."""
     attest = Cursor(Cursor(parameters).sized16())
     magic, kind = attest.uint32(), attest.uint16()
     if (magic, kind) != (_GENERATED, _ST_ATTEST_TIME):

@@ -30,7 +30,8 @@ def main() -> None:
                 file.write(seed)
         files = [option for option in options if not option.startswith("-")]
         atheris.Setup(
-            [sys.argv[0], "-max_len=4200", "-timeout=30", "-rss_limit_mb=1500", *options, *([] if files else [corpus])], test_one
+            [sys.argv[0], "-max_len=4200", "-timeout=30", "-rss_limit_mb=1500", *options, *([] if files else [corpus])],
+            test_one,
         )
         atheris.Fuzz()
 

@@ -1,4 +1,7 @@
-"""The fuzz targets: each is called with an input, and raises when something is wrong. `SEEDS` are inputs to begin with."""
+"""The fuzz targets: each is called with an input, and raises when something is wrong.
+
+`SEEDS` are inputs to begin with.
+"""
 
 import os
 import struct
@@ -42,7 +45,9 @@ class Channels:
     def data(self, data):
         service = self.service
         chance = service.reset(data)
-        service.feed(lambda sock, caller: DataChannel(sock, caller, service.turns, _ignore, service.dispatcher), data, chance)
+        service.feed(
+            lambda sock, caller: DataChannel(sock, caller, service.turns, _ignore, service.dispatcher), data, chance
+        )
         service.check()
 
     def mssim(self, data):
@@ -76,7 +81,8 @@ _FIXED = {fuse.Opcode.WRITE: fuse.WRITE_IN.size, fuse.Opcode.IOCTL: fuse.IOCTL_I
 
 
 class Cuse:
-    """Frames of the kernel: most with the header that it would give them, all opcodes, bodies of any content and length."""
+    """Frames of the kernel: most with the header that it would give them, all opcodes, bodies of any content and
+    length."""
 
     def __init__(self, version="2.0"):
         self.service = Service(version)
@@ -146,9 +152,19 @@ def _request(opcode, handle=0, rest=b""):
 def _cuse_seeds():
     opcode = fuse.Opcode
     for command in (GET_RANDOM, PCR_READ_16, PCR_EXTEND_16, NV_DEFINE_COUNTER):
-        yield _request(opcode.OPEN) + _request(opcode.WRITE, 1, command) + _request(opcode.POLL, 1) + _request(opcode.READ, 1)
+        yield (
+            _request(opcode.OPEN)
+            + _request(opcode.WRITE, 1, command)
+            + _request(opcode.POLL, 1)
+            + _request(opcode.READ, 1)
+        )
     yield b"".join(_request(code, 0, b"12345678") for code in OPCODES if code != opcode.OPEN)
-    yield _request(opcode.OPEN) + _request(opcode.OPEN) + _request(opcode.WRITE, 2, GET_RANDOM) + _request(opcode.RELEASE, 2)
+    yield (
+        _request(opcode.OPEN)
+        + _request(opcode.OPEN)
+        + _request(opcode.WRITE, 2, GET_RANDOM)
+        + _request(opcode.RELEASE, 2)
+    )
     for request in _PTM:
         number, data = ptm_ioctl.pack(request)
         yield _request(opcode.OPEN) + _request(opcode.IOCTL, 1, struct.pack("=I", number) + bytes(data))
@@ -167,12 +183,20 @@ def seeds(target, version="2.0"):
     if target == "control":
         return [*_CONTROL, b"".join(_CONTROL[:20]), b"".join(_CONTROL[20:45]), h("00000005 00000000 0000000f")]
     if target == "data":
-        return [*_DATA[version], *(struct.pack(">IBI", 8, 3, len(command)) + command for command in _DATA[version][:12])]
+        return [
+            *_DATA[version],
+            *(struct.pack(">IBI", 8, 3, len(command)) + command for command in _DATA[version][:12]),
+        ]
     if target == "mssim":
         commands = [struct.pack(">IBI", 8, 0, len(command)) + command for command in _DATA[version]]
         signals = [number.to_bytes(4, "big") for number in PLATFORM_PORT]
         hashing = h("00000005 00000006 00000003 616263 00000007 0000000f 00000001 00000010 00000001 00")
-        return [b"\1" + hashing, *(b"\1" + one for one in commands), *(b"\0" + one for one in signals), b"\0" + b"".join(signals)]
+        return [
+            b"\1" + hashing,
+            *(b"\1" + one for one in commands),
+            *(b"\0" + one for one in signals),
+            b"\0" + b"".join(signals),
+        ]
     return list(_cuse_seeds())
 
 

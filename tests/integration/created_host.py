@@ -83,7 +83,9 @@ class Tools:
 
     def run(self, *words: str, fails: bool = False) -> str:
         environment = {**os.environ, "TPM2TOOLS_TCTI": self.tcti}
-        done = subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            words, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
+        )
         assert (done.returncode != 0) == fails, (words, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
@@ -112,6 +114,7 @@ for name in {CHANGES!r}: setattr(os, name, dying(getattr(os, name)))
 
 
 def killed_at(host: Host, step: int, *words: str, user: str = "root") -> "list[str]":
-    """The command that kills itself before one of its CHANGES of the disk, and says how many were left if it did not."""
+    """The command that kills itself before one of its CHANGES of the disk, and says how many were left if it did
+    not."""
     command = host.command("create", *words, user=user)
     return [*command[:2], KILLER + command[2], str(step), *command[3:]]

@@ -1,4 +1,5 @@
-"""A real vtpmd without a device, started by hand as an administrator would, for tests of what a daemon's clients see."""
+"""A real vtpmd without a device, started by hand as an administrator would, for tests of what a daemon's clients
+see."""
 
 import json
 import os
@@ -18,7 +19,16 @@ class DaemonProcess:
         self.state = f"{directory}/{name}.state"
         self.config = f"{directory}/{name}.toml"
         self.log_path = f"{directory}/{name}.log"
-        self.words = [sys.executable, "-m", "swtpm_svc.service.vtpmd", "--config", self.config, "--foreground", "--user", "root"]
+        self.words = [
+            sys.executable,
+            "-m",
+            "swtpm_svc.service.vtpmd",
+            "--config",
+            self.config,
+            "--foreground",
+            "--user",
+            "root",
+        ]
         os.makedirs(self.state, exist_ok=True)
         sockets = socket_keys or f'control = "{self.control}"\ndata = "{self.data}"'
         text = f'[tpm]\nstartup = "{startup}"\n{tpm}\n[device]\nenabled = false\n{device_keys}\n'

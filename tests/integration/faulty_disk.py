@@ -2,8 +2,8 @@
 
     faulty_disk.py MOUNTPOINT RULES
 
-RULES is a file of lines "OPERATION delay SECONDS" and "OPERATION error ERRNO", read at each operation; `FaultyDisk` is the
-test's side of both.
+RULES is a file of lines "OPERATION delay SECONDS" and "OPERATION error ERRNO", read at each operation; `FaultyDisk` is
+the test's side of both.
 """
 
 import errno
@@ -15,7 +15,10 @@ import time
 
 
 class FaultyDisk:
-    """The mounted disk. `fail` and `stall` hold until `mend`; an operation is create, read, write, fsync, fsyncdir, ..."""
+    """The mounted disk.
+
+    `fail` and `stall` hold until `mend`; an operation is create, read, write, fsync, fsyncdir, ...
+    """
 
     def __init__(self, folder):
         self.path, self._rules = f"{folder}/disk", f"{folder}/rules"

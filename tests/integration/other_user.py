@@ -2,7 +2,8 @@
 
 import sys
 
-#: USER GROUP MODULE ARGUMENT... : everything of ours is imported, the user changes for good, and the module's main() runs.
+#: USER GROUP MODULE ARGUMENT... : everything of ours is imported, the user changes for good, and the module's main()
+#: runs.
 _CODE = """
 import os, pkgutil, sys
 from importlib import import_module

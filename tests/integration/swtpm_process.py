@@ -24,7 +24,13 @@ class Swtpm:
         self.data = os.path.join(sockets, "tpm")
         place = f"backend-uri={directory}" if directory.startswith("file://") else f"dir={directory}"
         arguments = ["swtpm", "socket", "--tpmstate", place, "--flags", "not-need-init,startup-clear"]
-        arguments += ["--ctrl", f"type=unixio,path={self.control}", "--server", f"type=unixio,path={self.data}", *options]
+        arguments += [
+            "--ctrl",
+            f"type=unixio,path={self.control}",
+            "--server",
+            f"type=unixio,path={self.data}",
+            *options,
+        ]
         arguments += ["--tpm2"] if version == "2.0" else []
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         end = time.monotonic() + DEADLINE_S

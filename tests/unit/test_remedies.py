@@ -1,7 +1,7 @@
 """Every remedy, read as by somebody who will type it as root: what may be in one, and what may not.
 
-All texts of the program are looked at, not only those that are called `remedy`: a note or a report is followed, too. That the
-commands lead out of the trouble is in tests/integration/cli/test_remedies_followed.py.
+All texts of the program are looked at, not only those that are called `remedy`: a note or a report is followed, too.
+That the commands lead out of the trouble is in tests/integration/cli/test_remedies_followed.py.
 """
 
 import ast
@@ -108,7 +108,8 @@ def test_what_harms_is_recognised(what, text):
 
 
 def test_no_remedy_says_name_where_somebody_knows_it():
-    """`vtpmctl init NAME` is for manuals and the help; of an error the instance is known, or becomes so where it is reported."""
+    """`vtpmctl init NAME` is for manuals and the help; of an error the instance is known, or becomes so where it is
+    reported."""
     helps = (
         "swtpm_svc/service/options.py",
         "swtpm_svc/service/attach.py",
@@ -137,7 +138,8 @@ def test_no_error_is_without_one():
 
 
 @pytest.mark.parametrize(
-    "word", ["", "a b", "$(reboot)", "'", '"', "`x`", "a;b", "-", "*", "\n", "/a&b", "é", "/a-b_c.d+e,f:g=h%i@j", "~x", "#"]
+    "word",
+    ["", "a b", "$(reboot)", "'", '"', "`x`", "a;b", "-", "*", "\n", "/a&b", "é", "/a-b_c.d+e,f:g=h%i@j", "~x", "#"],
 )
 def test_a_path_in_a_command_stays_one_word(word):
     assert shlex.split(f"ls {quote(word)}") == ["ls", word]
@@ -154,7 +156,9 @@ def test_the_commands_of_ours_that_are_named_exist():
 def options_of(command: str, rest: str) -> "set[str]":
     if command == "ca":
         arguments = (
-            (*authority.ACTIONS[rest.split()[0]].arguments, authority.PLACE) if rest.split()[0] in authority.ACTIONS else ()
+            (*authority.ACTIONS[rest.split()[0]].arguments, authority.PLACE)
+            if rest.split()[0] in authority.ACTIONS
+            else ()
         )
     elif command in parser.REPORTS:
         arguments = parser.REPORT_ARGUMENTS.get(command, ())

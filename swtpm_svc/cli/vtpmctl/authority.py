@@ -31,8 +31,12 @@ def run(options: "argparse.Namespace") -> Report:
         import cryptography  # noqa: F401 - said here once, before an action imports what needs it
     except ImportError as error:
         remedy = "install python3-cryptography"
-        raise VtpmError(Code.INSTALLATION, f"the Python package cryptography cannot be used ({error})", remedy=remedy) from error
-    values = {name: value for name, value in vars(options).items() if name not in ("command", "json", "action", "directory")}
+        raise VtpmError(
+            Code.INSTALLATION, f"the Python package cryptography cannot be used ({error})", remedy=remedy
+        ) from error
+    values = {
+        name: value for name, value in vars(options).items() if name not in ("command", "json", "action", "directory")
+    }
     return ACTIONS[options.action].run(os.path.abspath(options.directory), **values)
 
 
@@ -97,11 +101,16 @@ def _report(authority: "Authority") -> Report:
         names[1:] = ["intermediate"] * (len(names) - 1)  # what was imported ends before the root
     certificates = [{"role": name, **_describe(found)} for name, found in zip(names, authority.chain)]
     signer = list(authority.signer.words) if authority.signer else None
-    lines = [f"directory   {authority.directory}", f"signs with  {shlex.join(signer) if signer else 'a key in the directory'}"]
+    lines = [
+        f"directory   {authority.directory}",
+        f"signs with  {shlex.join(signer) if signer else 'a key in the directory'}",
+    ]
     for values in certificates:
         lines.append(f"{values['role']:<12}{values['subject']}")
         lines += [f"  {name:<10}{values[name]}" for name in ("key", "serial", "sha256")]
-        lines.append(f"  {'valid':<10}{values['not_before']} to {values['not_after']}{validity.WORDS[values['validity']]}")
+        lines.append(
+            f"  {'valid':<10}{values['not_before']} to {values['not_after']}{validity.WORDS[values['validity']]}"
+        )
     complaint = authority.complaint()
     lines += [f"warning     {complaint.message}", f"  remedy    {complaint.remedy}"] if complaint else []
     return Report("\n".join(lines), {"directory": authority.directory, "signer": signer, "certificates": certificates})

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from swtpm_svc.provision.factory import Ownership
     from swtpm_svc.provision.manufacture import Made
 
-#: Options that are keys of the configuration: option, table, key, help, placeholder. Their values are checked as the file's are.
+#: Options that are keys of the configuration: option, table, key, help, placeholder. Their values are checked as the
+#: file's are.
 _KEYS = (
     ("--tpm-version", "tpm", "version", "1.2 or 2.0 (default 2.0)", "VERSION"),
     ("--group", "device", "group", "the group that may use the device (default vtpm)", "GROUP"),
@@ -82,7 +83,8 @@ def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
     """`values`: the options by their names; `directory`: where configurations are.
 
     Raises:
-        VtpmError USAGE, CONFIG_INVALID, ALREADY_PROVISIONED, and what provisioning.provision() raises. Nothing is left then.
+        VtpmError USAGE, CONFIG_INVALID, ALREADY_PROVISIONED, and what provisioning.provision() raises. Nothing is left
+        then.
     """
     from swtpm_svc.service import provisioning  # libtpms, which no other command needs
 
@@ -115,7 +117,9 @@ def _ownership(values: "dict[str, Any]") -> "Optional[Ownership]":
     owner, srk = (Password.of(role, values).given() for role in _ROLES)
     if owner is None:
         if srk is not None:
-            raise VtpmError(Code.USAGE, "there is a password for the SRK, and none for the owner", remedy="give both, or none")
+            raise VtpmError(
+                Code.USAGE, "there is a password for the SRK, and none for the owner", remedy="give both, or none"
+            )
         return None
     return Ownership(secret_of(owner), WELL_KNOWN_SECRET if srk is None else secret_of(srk))
 
@@ -157,12 +161,17 @@ def _toml(table: str, keys: "dict[str, Any]") -> str:
 def _refuse_configured(path: str, name: str) -> None:
     if os.path.lexists(path):
         raise VtpmError(
-            Code.ALREADY_PROVISIONED, f"{path} exists", remedy=f"choose another name; or see what it is: vtpmctl status {name}"
+            Code.ALREADY_PROVISIONED,
+            f"{path} exists",
+            remedy=f"choose another name; or see what it is: vtpmctl status {name}",
         )
 
 
 def _write_new(path: str, name: str, text: str) -> None:
-    """Write the file whole, never over another one. Who comes here has the lock, so what is half-written is left by a crash."""
+    """Write the file whole, never over another one.
+
+    Who comes here has the lock, so what is half-written is left by a crash.
+    """
     directory = os.path.dirname(path)
     temporary = f"{directory}/{NEW}{secrets.token_hex(4)}"
     try:
@@ -218,7 +227,9 @@ def _report(loaded: Config, made: "list[Made]", warnings: "list[VtpmError]") -> 
                 "certificate_sha256": certificate,
             }
         )
-    lines.append(f"{loaded.instance}: TPM {loaded.tpm.version} in {loaded.state.directory}, configured by {loaded.path}")
+    lines.append(
+        f"{loaded.instance}: TPM {loaded.tpm.version} in {loaded.state.directory}, configured by {loaded.path}"
+    )
     lines += [error.report(f"{loaded.instance}: warning") for error in warnings]
     lines.append(f"{loaded.instance}: start it: systemctl start vtpm@{loaded.instance}")
     result = {

@@ -1,8 +1,8 @@
 """`vtpmctl doctor`: is the host as the service needs it? One finding for each question, with a remedy where it is not.
 
-What is asked: accounts, /dev/cuse, each instance's node and process, the CA, and where SELinux is in use its mode, our policy
-module, the labels of what is installed, and denials since the boot. A question that cannot be answered, most often for
-want of root, is a warning and no failure.
+What is asked: accounts, /dev/cuse, each instance's node and process, the CA, and where SELinux is in use its mode, our
+policy module, the labels of what is installed, and denials since the boot. A question that cannot be answered, most
+often for want of root, is a warning and no failure.
 """
 
 import bz2
@@ -29,7 +29,8 @@ POLICY_VERSION = "1.0.0"
 DOMAIN = "vtpm_t"
 
 SELINUX_FS = "/sys/fs/selinux"
-#: Where semodule keeps the modules of a policy; the last three parts are the priority, the module and its compiled form.
+#: Where semodule keeps the modules of a policy; the last three parts are the priority, the module and its compiled
+#: form.
 MODULE_STORE = "/var/lib/selinux/*/active/modules/*/vtpm/hll"
 CUSE = "/dev/cuse"
 PROC = "/proc"
@@ -70,7 +71,8 @@ LABELLED = (
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-#: Not at once: whoever switched it off may have had reasons, and what is denied to a login is in nobody's power any more.
+#: Not at once: whoever switched it off may have had reasons, and what is denied to a login is in nobody's power any
+#: more.
 _ENFORCE = "see what all of the host would be denied: ausearch -m avc -ts boot; when that is nothing: setenforce 1"
 
 
@@ -99,7 +101,8 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     """
     findings, found = [_accounts(), _cuse()], []
     try:
-        # no configurations, or not the one that was asked for: that is found of the host, which is examined all the same
+        # no configurations, or not the one that was asked for: that is found of the host, which is examined all the
+        # same
         for name in [instance] if instance is not None else loading.instances(places.config):
             found.append(status.gather(name, places))
             findings += _instance(found[-1])
@@ -110,7 +113,8 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     return findings + _clones() + _authorities(found) + _selinux(found)
 
 
-# --- the host ----------------------------------------------------------------------------------------------------------
+# --- the host
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _accounts() -> Finding:
@@ -168,7 +172,8 @@ def _clones() -> "list[Finding]":
         bad(
             "copies",
             f"{', '.join(names)} have the same TPM: one state is a copy of the other",
-            f"vtpmctl identity {names[0]} shows its keys; stop the copy, move its state away, and make it a TPM of its own",
+            f"vtpmctl identity {names[0]} shows its keys; stop the copy, move its state away, and make it a TPM of its "
+            "own",
             code=Code.ALREADY_PROVISIONED,
         )
         for names in clones.shared()
@@ -198,7 +203,8 @@ def _authority(place: str) -> Finding:
     return good("CA", f"{place} can sign, and its certificates are valid")
 
 
-# --- SELinux -----------------------------------------------------------------------------------------------------------
+# --- SELinux
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _selinux(found: "list[Status]") -> "list[Finding]":
@@ -213,7 +219,9 @@ def _selinux(found: "list[Status]") -> "list[Finding]":
         findings = [bad("SELinux", "is permissive: what would be denied is only logged", _ENFORCE, verdict=WARN)]
     if not _is_type(DOMAIN):
         remedy = "install python3-swtpm-selinux, or build the module with make selinux and: semodule -i vtpm.pp"
-        findings.append(bad("policy", "the module vtpm is not loaded: the daemons run in a domain of the system", remedy))
+        findings.append(
+            bad("policy", "the module vtpm is not loaded: the daemons run in a domain of the system", remedy)
+        )
     else:
         findings.append(_version())
         findings += [_domain(one) for one in found if one.daemon is not None]
@@ -264,7 +272,9 @@ def _domain(found: Status) -> Finding:
             context = file.read().rstrip("\0\n")
     except OSError as error:
         text = f"the domain of process {pid} cannot be read ({error.strerror})"
-        remedy = "run this as root" if os.geteuid() else f"see whether it runs still: systemctl status vtpm@{found.instance}"
+        remedy = (
+            "run this as root" if os.geteuid() else f"see whether it runs still: systemctl status vtpm@{found.instance}"
+        )
         return bad(found.instance, text, remedy, verdict=WARN)
     if _type(context) != DOMAIN:
         remedy = f"restorecon -R -v /usr/libexec/vtpm; systemctl restart vtpm@{found.instance}"
@@ -319,7 +329,10 @@ def _denials() -> Finding:
         return good("denials", "none since the boot")
     remedy = "ausearch -m avc -ts boot | audit2allow -w explains them; please report those that a correct setup causes"
     return bad(
-        "denials", f"{len(denied)} since the boot, the last one: {describe_denial(denied[-1])}", remedy, code=Code.NOT_PERMITTED
+        "denials",
+        f"{len(denied)} since the boot, the last one: {describe_denial(denied[-1])}",
+        remedy,
+        code=Code.NOT_PERMITTED,
     )
 
 

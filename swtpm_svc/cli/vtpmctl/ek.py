@@ -1,4 +1,7 @@
-"""vtpmctl ek: the endorsement key, its certificate or its fingerprint, for other programs. See owner_commands.py for its form."""
+"""vtpmctl ek: the endorsement key, its certificate or its fingerprint, for other programs.
+
+See owner_commands.py for its form.
+"""
 
 from typing import Any, Optional, Union
 
@@ -46,7 +49,10 @@ def show_ek(
         key = _require_key(tpm, algorithm, owner)
         values["fingerprint"] = subject_public_key.fingerprint(key)
         values["pem"] = subject_public_key.to_pem(key).decode()
-        line = f"sha256:{values['fingerprint']}  endorsement key {ENDORSEMENT_KEYS[algorithm].label}, its SubjectPublicKeyInfo\n"
+        line = (
+            f"sha256:{values['fingerprint']}  endorsement key {ENDORSEMENT_KEYS[algorithm].label}, its "
+            "SubjectPublicKeyInfo\n"
+        )
         content = line.encode() if fingerprint else subject_public_key.to_der(key) if der else values["pem"].encode()
     if output is not None:
         operator_files.write_whole(output, content, 0o644)

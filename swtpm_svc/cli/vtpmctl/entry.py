@@ -32,7 +32,9 @@ def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = N
         return _main(sys.argv[1:], places)
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is said was said: from here on an interrupt is a quiet end
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # what is said was said: from here on an interrupt is a quiet end
         gc.freeze()  # nor at the end of it (measured for create, on a busy machine: 45 ms become 15)
 
 
@@ -54,7 +56,9 @@ def _main(arguments: "list[str]", places: "Optional[Places]") -> int:
             return _report(refused, arguments)
         cause = (str(error).splitlines() or [""])[0]
         fault = VtpmError(
-            Code.INTERNAL, f"a fault of this program ({type(error).__name__}: {cause})", remedy="please report it, with this line"
+            Code.INTERNAL,
+            f"a fault of this program ({type(error).__name__}: {cause})",
+            remedy="please report it, with this line",
         )
         return _report(fault, arguments)
 
@@ -202,7 +206,8 @@ def _command_tpm(options: "argparse.Namespace", places: "Places") -> int:
 
 
 def _identity_record(instance: "Optional[str]", places: "Places") -> "Optional[dict[str, Any]]":
-    """What the daemon of the instance knows of its TPM's keys; None: there is no such daemon, or it knows nothing yet."""
+    """What the daemon of the instance knows of its TPM's keys; None: there is no such daemon, or it knows nothing
+    yet."""
     from swtpm_svc.cli.vtpmctl.status import ask_daemon
 
     if instance is None:

@@ -1,6 +1,7 @@
 """vtpmctl identity: which TPM this is, by its endorsement keys and certificates, and whether it is the one of before.
 
-See cli/vtpmctl/owner_commands.py for the form of such a command. What is damaged is shown as damaged, and the rest is shown too.
+See cli/vtpmctl/owner_commands.py for the form of such a command. What is damaged is shown as damaged, and the rest is
+shown too.
 """
 
 import time
@@ -30,7 +31,8 @@ _PERSISTENT = (0x81000000, 0x817FFFFF)
 
 
 class _LocalCa(NamedTuple):
-    """The certificate of who signs for the local CA; None: there is none, and why. `complaint`: why nobody accepts it now."""
+    """The certificate of who signs for the local CA; None: there is none, and why. `complaint`: why nobody accepts it
+    now."""
 
     issuer: "Optional[x509.Certificate]"
     reason: str = ""
@@ -120,7 +122,9 @@ def _look_at_2_0(tpm: Tpm2, owner: bytes, local_ca: _LocalCa) -> "tuple[list[dic
     return keys, [certificate for certificate in looked if certificate is not None]
 
 
-def _look_at_1_2(tpm: Tpm12, owner: Optional[bytes], local_ca: _LocalCa) -> "tuple[list[dict[str, Any]], list[dict[str, Any]]]":
+def _look_at_1_2(
+    tpm: Tpm12, owner: Optional[bytes], local_ca: _LocalCa
+) -> "tuple[list[dict[str, Any]], list[dict[str, Any]]]":
     key: dict[str, Any] = {"algorithm": "rsa2048"}
     try:
         key["fingerprint"] = subject_public_key.fingerprint(_read_pubek(tpm, owner))
@@ -174,7 +178,11 @@ def _look(
             return None
         certificate = certificate_facts.load(der)
     except (VtpmError, ValueError) as error:  # a ProtocolError is one too
-        hint = "; give the owner's password" if isinstance(error, RefusedByTpm) and error.reason == TPM_AUTH_CONFLICT else ""
+        hint = (
+            "; give the owner's password"
+            if isinstance(error, RefusedByTpm) and error.reason == TPM_AUTH_CONFLICT
+            else ""
+        )
         return {**values, "error": f"{error}{hint}"}
     if role == "IDevID" and certificate_facts.is_for_attestation(certificate):
         values["role"] = "IAK"
@@ -183,7 +191,9 @@ def _look(
     values["key"] = {"fingerprint": fingerprint, "stored_at": stored.get(fingerprint or "")}
     if role.startswith("EK "):
         values["key"]["is_ek"] = None if None in (expected, fingerprint) else fingerprint == expected
-    values["local_ca"] = None if local_ca.issuer is None else certificate_facts.is_signed_by(certificate, local_ca.issuer)
+    values["local_ca"] = (
+        None if local_ca.issuer is None else certificate_facts.is_signed_by(certificate, local_ca.issuer)
+    )
     if local_ca.issuer is None:
         values["local_ca_reason"] = local_ca.reason
     return values
@@ -203,7 +213,11 @@ def _certificate_lines(values: "dict[str, Any]") -> "list[str]":
         value = values[name]
         return f"cannot be read: {value['error']}" if isinstance(value, dict) else str(value)
 
-    about = text("tpm") if "error" in values["tpm"] else ", ".join(f"{name} {value}" for name, value in values["tpm"].items())
+    about = (
+        text("tpm")
+        if "error" in values["tpm"]
+        else ", ".join(f"{name} {value}" for name, value in values["tpm"].items())
+    )
     rows = {
         "subject": text("subject"),
         "tells of": about,
@@ -221,11 +235,15 @@ def _key_words(key: "dict[str, Any]") -> str:
     if key["fingerprint"] is None:
         return "cannot be read"
     if key.get("is_ek"):
-        return f"the endorsement key ({key['stored_at']})" if key["stored_at"].startswith("0x") else "the endorsement key"
+        return (
+            f"the endorsement key ({key['stored_at']})" if key["stored_at"].startswith("0x") else "the endorsement key"
+        )
     if key.get("is_ek") is False:
         return f"NOT the endorsement key: sha256:{key['fingerprint']}"
     where = key["stored_at"]
-    return f"sha256:{key['fingerprint']}, " + (f"{where}" if where else "which is not stored, or not to be read, in the TPM")
+    return f"sha256:{key['fingerprint']}, " + (
+        f"{where}" if where else "which is not stored, or not to be read, in the TPM"
+    )
 
 
 def _ca_words(values: "dict[str, Any]") -> str:

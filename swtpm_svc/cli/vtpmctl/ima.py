@@ -1,6 +1,7 @@
 """`vtpmctl doctor --ima`: are the installed files as they were signed?
 
-The answer is that of vtpm-ima, a program of its own: it must work, and be able to say why, where IMA refuses a module of ours.
+The answer is that of vtpm-ima, a program of its own: it must work, and be able to say why, where IMA refuses a module
+of ours.
 """
 
 import json
@@ -27,7 +28,11 @@ def examine() -> "list[Finding]":
         text = f"{program} cannot be executed ({error.strerror})"
         return [bad("IMA", text, "reinstall python3-swtpm; if IMA refuses it, from a boot without the policy")]
     except subprocess.TimeoutExpired:
-        return [bad("IMA", f"{program} has not answered in {TIME_S} s", "try again when the host is less busy", verdict=WARN)]
+        return [
+            bad(
+                "IMA", f"{program} has not answered in {TIME_S} s", "try again when the host is less busy", verdict=WARN
+            )
+        ]
     try:
         return [_finding(entry) for entry in json.loads(done.stdout)]
     except (ValueError, TypeError, KeyError):

@@ -78,7 +78,8 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, KEY_UNUSABLE, USAGE: as the daemon would say it.
         VtpmError USER_MISSING: [device] owner or group does not exist here.
-        VtpmError DEVICE_NAME_TAKEN, DEVICE_NUMBER_TAKEN, STATE_LOCKED, SOCKET_UNAVAILABLE, MOUNT_FAILED: another instance's
+        VtpmError DEVICE_NAME_TAKEN, DEVICE_NUMBER_TAKEN, STATE_LOCKED, SOCKET_UNAVAILABLE, MOUNT_FAILED: another
+            instance's
             configuration has the same device, state, socket or mount, or something else is in its place.
         VtpmError STATE_MISSING, CA_UNUSABLE: there is a file in a directory's place.
     """
@@ -105,15 +106,21 @@ def _notes(loaded: Config) -> "list[str]":
     if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
         notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
     missing = loaded.state.directory
-    if missing != f"{loading.STATE_DIRECTORY}/{loaded.instance}" and not (_is_on_mount(missing) or os.path.lexists(missing)):
+    if missing != f"{loading.STATE_DIRECTORY}/{loaded.instance}" and not (
+        _is_on_mount(missing) or os.path.lexists(missing)
+    ):
         notes.append(
-            f"there is no {missing}: mount what belongs there, or make it: install -d -m 0700 -o vtpm -g vtpm {quote(missing)}"
+            f"there is no {missing}: mount what belongs there, or make it: install -d -m 0700 -o vtpm -g vtpm "
+            f"{quote(missing)}"
         )
     return notes
 
 
 def _check_keys(loaded: Config) -> "list[str]":
-    """Key files as the service would see them; only root can look for it. A credential is not there before the unit runs."""
+    """Key files as the service would see them; only root can look for it.
+
+    A credential is not there before the unit runs.
+    """
     if os.geteuid() != 0:
         return []
     try:
@@ -130,7 +137,8 @@ def _check_keys(loaded: Config) -> "list[str]":
         if not found.st_mode & right:
             path = quote(source.name)
             notes.append(
-                f"{source.name} cannot be read by user vtpm, as which the service runs: chgrp vtpm {path}; chmod 0640 {path}"
+                f"{source.name} cannot be read by user vtpm, as which the service runs: chgrp vtpm {path}; chmod 0640 "
+                f"{path}"
             )
     return notes
 
@@ -154,7 +162,12 @@ def _refuse_sharing(loaded: Config, places: Places) -> None:
                 remedy="give one of them another name",
             )
         number = (loaded.device.major, loaded.device.minor)
-        if loaded.device.enabled and other.device.enabled and number[0] and number == (other.device.major, other.device.minor):
+        if (
+            loaded.device.enabled
+            and other.device.enabled
+            and number[0]
+            and number == (other.device.major, other.device.minor)
+        ):
             raise VtpmError(
                 Code.DEVICE_NUMBER_TAKEN,
                 f"{loaded.path}: [device] major, minor: found {number[0]} and {number[1]}, which {other.path} has too",
@@ -187,7 +200,9 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
 
 
 def _obstacle(loaded: Config, code: Code, cause: str, path: str) -> VtpmError:
-    return VtpmError(code, f"{loaded.path}: {cause}", remedy=f"see what it is: ls -ld {quote(path)}; name another place")
+    return VtpmError(
+        code, f"{loaded.path}: {cause}", remedy=f"see what it is: ls -ld {quote(path)}; name another place"
+    )
 
 
 def _resolved(path: str) -> str:

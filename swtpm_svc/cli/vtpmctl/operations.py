@@ -106,13 +106,17 @@ def save(device: Device, *, type: str, file: str) -> Report:
     blob, replies = bytearray(first.data), 1
     # only the first total is used: whether later ones count all the bytes or those that are left is not agreed on
     while len(blob) < first.total_length:
-        _refuse_endless(device, f"{type} state", max(first.total_length, len(blob)), operator_files.BLOB_MAX_BYTES, replies)
+        _refuse_endless(
+            device, f"{type} state", max(first.total_length, len(blob)), operator_files.BLOB_MAX_BYTES, replies
+        )
         blob += _state_chunk(device, type, len(blob)).data
         replies += 1
     operator_files.write_whole(file, bytes(blob))
     is_encrypted = bool(first.state_flags & ptm.STATE_FLAG_ENCRYPTED)
     form = "encrypted" if is_encrypted else "in clear"
-    return _done(device, f"the {type} state is in {file}: {len(blob)} bytes, {form}", bytes=len(blob), encrypted=is_encrypted)
+    return _done(
+        device, f"the {type} state is in {file}: {len(blob)} bytes, {form}", bytes=len(blob), encrypted=is_encrypted
+    )
 
 
 def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
@@ -130,7 +134,9 @@ def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
             remedy="try again when no other program changes the TPM",
         )
     raise VtpmError(
-        Code.STATE_MISSING, f"{device.target.name}: the TPM has no {kind} state", remedy="save another type, see vtpmctl(8)"
+        Code.STATE_MISSING,
+        f"{device.target.name}: the TPM has no {kind} state",
+        remedy="save another type, see vtpmctl(8)",
     )
 
 
@@ -158,7 +164,9 @@ def info(device: Device, *, flags: int) -> Report:
         values = json.loads(text.rstrip(b"\0") or b"{}")
     except (ValueError, RecursionError) as error:
         raise VtpmError(
-            Code.PROTOCOL, f"{device.target.name}: the TPM's information is no JSON ({error})", remedy="ask for less with --flags"
+            Code.PROTOCOL,
+            f"{device.target.name}: the TPM's information is no JSON ({error})",
+            remedy="ask for less with --flags",
         ) from error
     return Report(json.dumps(values, indent=2), {"info": values})
 
@@ -167,7 +175,8 @@ def _refuse_endless(device: Device, what: str, size: int, max_bytes: int, replie
     if size > max_bytes or replies > _REPLIES_MAX:
         raise VtpmError(
             Code.PROTOCOL,
-            f"{device.target.name}: the {what} has no end: {size} bytes, after {replies} replies; {max_bytes} are the most",
+            f"{device.target.name}: the {what} has no end: {size} bytes, after {replies} replies; {max_bytes} are the "
+            "most",
             remedy=f"see what serves it: {device.target.journal}; nothing was written",
         )
 

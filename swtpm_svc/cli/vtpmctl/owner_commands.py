@@ -39,7 +39,9 @@ def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Repo
     key = ENDORSEMENT_KEYS[algorithm]
     password = owner.given()
     try:
-        public = ownership.create_endorsement_key(tpm, key, endorsement=password or b"", owner=password or b"", replace=force)
+        public = ownership.create_endorsement_key(
+            tpm, key, endorsement=password or b"", owner=password or b"", replace=force
+        )
     except RefusedByTpm as error:
         if error.code is Code.AUTH_FAILED and password is None:
             error.remedy = "the TPM has an owner: give the password, with --owner-password-file"
@@ -57,9 +59,13 @@ def _made(key: PublicKey, algorithm: str, values: "dict[str, Any]") -> Report:
 def take_ownership(tpm: Tpm, *, owner: Password, srk: Password) -> Report:
     if isinstance(tpm, Tpm2):
         if srk.given() is not None:
-            raise VtpmError(Code.USAGE, "takeown makes no storage root key in a TPM 2.0", remedy="leave the SRK password out")
+            raise VtpmError(
+                Code.USAGE, "takeown makes no storage root key in a TPM 2.0", remedy="leave the SRK password out"
+            )
         ownership.take_ownership(tpm, owner.required(confirm=True))
-        return Report("ownership is taken: the password is that of owner, endorsement and lockout", {"version": tpm.version})
+        return Report(
+            "ownership is taken: the password is that of owner, endorsement and lockout", {"version": tpm.version}
+        )
     srk_password = srk.given()
     secret = WELL_KNOWN_SECRET if srk_password is None else secret_of(srk_password)
     tpm.take_ownership(secret_of(owner.required(confirm=True)), secret)

@@ -22,7 +22,11 @@ REPORTS = {
     "list": ("list the instances", None, ""),
     "status": ("show what is known about an instance", "NAME", "an instance (vtpmctl list), or a path that is its own"),
     "check": ("check a configuration without starting anything", "NAME|FILE", "an instance, or the path of a file"),
-    "doctor": ("examine this host: accounts, devices, SELinux", "[NAME]", "an instance; without it all that are configured"),
+    "doctor": (
+        "examine this host: accounts, devices, SELinux",
+        "[NAME]",
+        "an instance; without it all that are configured",
+    ),
     "create": ("make a TPM as a manufacturer does, and its configuration", "NAME", "the new instance's name"),
     "rekey": ("encrypt the state of a stopped instance with another key", "NAME", "an instance, see vtpmctl list"),
 }
@@ -43,7 +47,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: "list[str]") -> argparse.Namespace:
-    """The namespace has `command`, `json`, `name` (but for list and ca; None: left out), and the command's own arguments by name.
+    """The namespace has `command`, `json`, `name` (but for list and ca; None: left out), and the command's own
+    arguments by name.
 
     That of ca has `action` and `directory`.
 
@@ -77,7 +82,9 @@ def _add_report(commands: "argparse._SubParsersAction[_Parser]", name: str) -> N
     command = _command(commands, name, help_text)
     if placeholder:
         optional = placeholder.startswith("[")
-        command.add_argument("name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help)
+        command.add_argument(
+            "name", metavar=placeholder.strip("[]"), nargs="?" if optional else None, help=argument_help
+        )
     for option, option_help in REPORT_OPTIONS.get(name, {}).items():
         command.add_argument(option, action="store_true", help=option_help)
     _add_arguments(command, REPORT_ARGUMENTS.get(name, ()))

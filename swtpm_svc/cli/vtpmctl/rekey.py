@@ -1,4 +1,7 @@
-"""`vtpmctl rekey`: the state of an instance that is not running, from one key to another. No key is ever an argument."""
+"""`vtpmctl rekey`: the state of an instance that is not running, from one key to another.
+
+No key is ever an argument.
+"""
 
 import os
 import sys
@@ -58,7 +61,8 @@ ARGUMENTS = (
 def run(name: str, old: Optional[Place], new: Optional[Place], directory: str) -> Report:
     """
     Raises:
-        VtpmError KEY_UNUSABLE, STATE_LOCKED (it is running) and all that state.rekeying.rekey() raises; CONFIG_*, USAGE.
+        VtpmError KEY_UNUSABLE, STATE_LOCKED (it is running) and all that state.rekeying.rekey() raises; CONFIG_*,
+        USAGE.
     """
     loaded = loading.load(f"{directory}/{loading.check_instance(name)}.toml", name)
     owner = _owner(loaded.state.directory)
@@ -92,7 +96,10 @@ def _owner(path: str) -> os.stat_result:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        remedy = "nothing is to be done if the TPM is yet to be made; else mount what belongs there, or see [state] directory"
+        remedy = (
+            "nothing is to be done if the TPM is yet to be made; else mount what belongs there, or see [state] "
+            "directory"
+        )
         raise VtpmError(Code.STATE_MISSING, f"there is no {path}", remedy=remedy) from None
     except OSError as error:
         raise read_error(path, error, denied=_AS_OWNER) from error
@@ -102,7 +109,8 @@ def _owner(path: str) -> os.stat_result:
 
 
 def _become(owner: os.stat_result) -> None:
-    """From root to who owns the state, for good: the files that are written are then the service's, and no path leads astray."""
+    """From root to who owns the state, for good: the files that are written are then the service's, and no path leads
+    astray."""
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.setgroups([])
         os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
@@ -120,7 +128,9 @@ def _key(source: Source, trusted: Trusted, which: str) -> StateKey:
 
 def _ask(prompt: str) -> bytes:
     if not sys.stdin or not sys.stdin.isatty():
-        raise VtpmError(Code.USAGE, "there is no terminal to ask for the key", remedy="give it by file=, fd= or credential=")
+        raise VtpmError(
+            Code.USAGE, "there is no terminal to ask for the key", remedy="give it by file=, fd= or credential="
+        )
     from getpass import getpass
 
     try:

@@ -26,7 +26,9 @@ def error_values(error: VtpmError) -> "dict[str, Any]":
 def config_values(config: Config) -> "dict[str, Any]":
     """Tables and keys as they are in the file, defaults included."""
     return {
-        table.name: {key.name: _written(key.field, getattr(getattr(config, table.field), key.field)) for key in table.keys}
+        table.name: {
+            key.name: _written(key.field, getattr(getattr(config, table.field), key.field)) for key in table.keys
+        }
         for table in SCHEMA
     }
 
@@ -229,7 +231,9 @@ def _daemon_lines(daemon: "dict[str, Any]") -> "list[str]":
         lines.append(_row("openers", clean(", ".join(shown)) or "none"))
     last = _table(daemon, "last_error")
     if last:
-        lines.append(_row("last error", clean(f"{_moment(last.get('time'))} {last.get('code')}: {last.get('message')}")))
+        lines.append(
+            _row("last error", clean(f"{_moment(last.get('time'))} {last.get('code')}: {last.get('message')}"))
+        )
     return lines
 
 

@@ -1,7 +1,8 @@
 """What can be known about an instance: its unit, its daemon, its device node, its state files.
 
-Each is asked on its own, and each may be missing: a daemon that is down, a machine without systemd, a node that udev has
-not dressed yet. What cannot be known is a problem in the report, with what to do about it, and the rest is still told.
+Each is asked on its own, and each may be missing: a daemon that is down, a machine without systemd, a node that udev
+has not dressed yet. What cannot be known is a problem in the report, with what to do about it, and the rest is still
+told.
 """
 
 import errno
@@ -23,7 +24,17 @@ from swtpm_svc.state import store
 
 ANSWER_TIME_S = 5.0
 ANSWER_MAX_BYTES = 1024 * 1024
-UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "MainPID", "NRestarts", "StatusText")
+UNIT_PROPERTIES = (
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "UnitFileState",
+    "MainPID",
+    "NRestarts",
+    "StatusText",
+)
 
 
 class Places(NamedTuple):
@@ -56,7 +67,8 @@ class Node(NamedTuple):
 
 
 class StateFiles(NamedTuple):
-    """What lies in the state directory: sizes in bytes by libtpms' names, and the permanent state's time, since 1970."""
+    """What lies in the state directory: sizes in bytes by libtpms' names, and the permanent state's time, since
+    1970."""
 
     sizes: "dict[str, int]"
     generation: Optional[str]
@@ -153,7 +165,9 @@ def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":
     except OSError as error:  # a timeout is one too
         why = error.strerror or "no answer in time"
         raise VtpmError(
-            Code.DAEMON_UNREACHABLE, f"the service does not answer at {path} ({why})", remedy=f"systemctl start vtpm@{instance}"
+            Code.DAEMON_UNREACHABLE,
+            f"the service does not answer at {path} ({why})",
+            remedy=f"systemctl start vtpm@{instance}",
         ) from error
     if not isinstance(answer, dict):
         raise VtpmError(Code.PROTOCOL, f"{path} gave no JSON object", remedy=f"see journalctl -u vtpm@{instance}")
@@ -273,7 +287,9 @@ def _tpm_problems(daemon: "dict[str, Any]") -> "list[VtpmError]":
     heals = "it then goes on by itself, with its PCRs and sessions" if words.get("heals") else ""
     remedies = "; ".join(part for part in (remedy, heals) if part)
     return [
-        VtpmError(Code.TPM_FAILED, f"the TPM has failed: {message or 'the daemon does not say why'}", remedy=remedies or None)
+        VtpmError(
+            Code.TPM_FAILED, f"the TPM has failed: {message or 'the daemon does not say why'}", remedy=remedies or None
+        )
     ]
 
 
@@ -303,11 +319,14 @@ def _node_problems(node: Node, loaded: Optional[Config], *, is_up: bool) -> "lis
     if wanted == (node.owner, node.group, node.mode):
         return []
     message = (
-        f"{node.path} is {describe_access(node.owner, node.group, node.mode)}, the configuration says {describe_access(*wanted)}"
+        f"{node.path} is {describe_access(node.owner, node.group, node.mode)}, the configuration says "
+        f"{describe_access(*wanted)}"
     )
     return [
         VtpmError(
-            Code.DEVICE_NOT_READY, message, remedy=f"check that 70-vtpm.rules is installed, then: udevadm trigger {node.path}"
+            Code.DEVICE_NOT_READY,
+            message,
+            remedy=f"check that 70-vtpm.rules is installed, then: udevadm trigger {node.path}",
         )
     ]
 

@@ -1,14 +1,14 @@
 """The CUSE front end: serves a TPM to all who open the character device, one request of /dev/cuse at a time.
 
 How an open file behaves follows the kernel's own /dev/tpm0 (drivers/char/tpm/tpm-dev-common.c): a write() is one
-command, read() gives its response, in pieces if need be, and a write before anything of the response was read is EBUSY. A
-blocking write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the response is
-there. What is new: several files may be open, each with its own response; commands of all of them are serialised. What
-waits for a file that is closed is forgotten.
+command, read() gives its response, in pieces if need be, and a write before anything of the response was read is EBUSY.
+A blocking write() returns when the command is done; with O_NONBLOCK it returns at once and poll() tells when the
+response is there. What is new: several files may be open, each with its own response; commands of all of them are
+serialised. What waits for a file that is closed is forgotten.
 
 The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
-its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5). After an orderly stop the
-successor gets the request itself, and asks it again.
+its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5). After an orderly stop
+the successor gets the request itself, and asks it again.
 """
 
 import errno
@@ -39,7 +39,8 @@ _UNIQUE = slice(8, 16)  # of fuse_in_header
 
 
 class Waiters(Protocol):
-    """Ids of requests that are answered later, or poll handles that are to be woken, kept where a successor finds them."""
+    """Ids of requests that are answered later, or poll handles that are to be woken, kept where a successor finds
+    them."""
 
     def add(self, unique: int) -> bool: ...
 
@@ -146,7 +147,9 @@ class CuseFrontend:
         except VtpmError as error:
             return cuse.reply_error(cuse.unique_of(frame), error.errno)
         except ProtocolError as error:
-            self._events.failed(VtpmError(Code.PROTOCOL, f"request of the kernel: {error}", remedy="report this line as a bug"))
+            self._events.failed(
+                VtpmError(Code.PROTOCOL, f"request of the kernel: {error}", remedy="report this line as a bug")
+            )
             return cuse.reply_error(cuse.unique_of(frame), errno.EIO) if len(frame) >= fuse.IN_HEADER.size else None
         except Exception as error:  # a fault here must cost one client one EIO, not everybody the TPM
             self._events.failed(internal("while serving a request", error))
@@ -159,14 +162,20 @@ class CuseFrontend:
             # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
             if error.errno not in (errno.ENOENT, errno.EINVAL):
                 self._events.failed(
-                    VtpmError(Code.INTERNAL, f"the kernel refused a reply: {error.strerror}", remedy="report this line as a bug")
+                    VtpmError(
+                        Code.INTERNAL,
+                        f"the kernel refused a reply: {error.strerror}",
+                        remedy="report this line as a bug",
+                    )
                 )
 
     def _later(self, unique: int, opener: _Opener) -> None:
         """Put off the request in `_frame`, of a command or of control, until `_settle`."""
         uid = opener.caller.uid
         if not self._waiting_shares.has_room(uid) or not self._waiters.add(unique):
-            raise VtpmError(Code.BUSY, "too many requests are waiting", remedy="try again when fewer programs wait for the TPM")
+            raise VtpmError(
+                Code.BUSY, "too many requests are waiting", remedy="try again when fewer programs wait for the TPM"
+            )
         self._waiting_shares.add(uid)
         self._waiting[unique] = opener, bytes(self._frame)  # the slot holds the next request by then
 
@@ -253,9 +262,11 @@ class CuseFrontend:
             self._wake(opener)
         return cuse.reply_write(unique, len(data))
 
-    def _write_later(self, opener: _Opener, request: cuse.Write, code: int, unstored: Optional[bytes] = None) -> Optional[bytes]:
-        """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it; another
-        one has poll() and read()."""
+    def _write_later(
+        self, opener: _Opener, request: cuse.Write, code: int, unstored: Optional[bytes] = None
+    ) -> Optional[bytes]:
+        """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it;
+        another one has poll() and read()."""
         unique, caller, _handle, data, flags = request
         command = bytearray(data)
         waits = not flags & os.O_NONBLOCK
@@ -423,7 +434,9 @@ class CuseFrontend:
 
     @staticmethod
     def _record(opener: _Opener) -> OpenerRecord:
-        in_transfer = opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
+        in_transfer = (
+            opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
+        )
         uid, gid, pid, *_groups = opener.caller
         return OpenerRecord(opener.handle, uid, gid, pid, in_transfer, opener.response or b"", opener.position)
 
@@ -441,7 +454,10 @@ class CuseFrontend:
         return [frame for _opener, frame in self._waiting.values()]
 
     def take_on(self, frames: "list[bytes]") -> None:
-        """Serve the requests that waited with a predecessor. To those that it has answered, no second answer gets through."""
+        """Serve the requests that waited with a predecessor.
+
+        To those that it has answered, no second answer gets through.
+        """
         for frame in frames:
             self._waiters.discard(cuse.unique_of(memoryview(frame)))
             reply = self.answer(memoryview(frame))
@@ -449,7 +465,8 @@ class CuseFrontend:
                 self._send(reply)
 
     def lose(self, frames: "list[bytes]") -> None:
-        """Requests that waited with a predecessor are not served: who was told that his write is done learns it by reading."""
+        """Requests that waited with a predecessor are not served: who was told that his write is done learns it by
+        reading."""
         for frame in frames:
             with suppress(ProtocolError):
                 request = cuse.decode(memoryview(frame))

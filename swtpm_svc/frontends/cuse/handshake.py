@@ -50,7 +50,10 @@ def open_cuse() -> int:
         raise VtpmError(
             Code.CUSE_DENIED,
             f"{CUSE_PATH} cannot be opened: {error.strerror}",
-            remedy=f"start the service by systemctl start vtpm@{NAME}, or as root; with SELinux, see ausearch -m avc -ts recent",
+            remedy=(
+                f"start the service by systemctl start vtpm@{NAME}, or as root; with SELinux, see ausearch -m avc "
+                "-ts recent"
+            ),
         ) from error
 
 
@@ -75,7 +78,10 @@ def check_free(name: str, major: int, minor: int) -> None:
         raise VtpmError(
             Code.DEVICE_NAME_TAKEN,
             f"/dev/{name} exists already",
-            remedy=f"see what it is: ls -l /dev/{name}, vtpmctl list; choose another [device] name, or stop what provides it",
+            remedy=(
+                f"see what it is: ls -l /dev/{name}, vtpmctl list; choose another [device] name, or stop what "
+                "provides it"
+            ),
         )
     if major and os.path.exists(f"/sys/dev/char/{major}:{minor}"):
         raise VtpmError(
@@ -95,7 +101,9 @@ def initialise(fd: int, name: str, major: int, minor: int) -> None:
     request = cuse.decode(memoryview(frame)[: os.readv(fd, [frame])])
     if not isinstance(request, cuse.Init) or request.major != fuse.KERNEL_VERSION:
         cause = f"the kernel began with {request!r} in place of CUSE_INIT 7.x"
-        raise VtpmError(Code.DEVICE_REJECTED, cause, remedy="see which kernel it is: uname -r; and report this line as a bug")
+        raise VtpmError(
+            Code.DEVICE_REJECTED, cause, remedy="see which kernel it is: uname -r; and report this line as a bug"
+        )
     version = min(request.minor, fuse.MINOR_VERSION)
     os.write(fd, cuse.reply_init(request.unique, version, cuse.MAX_READ, cuse.MAX_WRITE, 0, major, minor, name))
     os.set_blocking(fd, False)
@@ -177,4 +185,6 @@ def _unfinished(found: Optional[os.stat_result], node: Node) -> str:
 def _remedy(found: Optional[os.stat_result], node: Node) -> str:
     if found is None:
         return "see whether /dev is a devtmpfs (findmnt /dev), or who else makes the nodes there"
-    return f"install 70-vtpm.rules for udev and run udevadm control --reload; see udevadm test /sys/class/cuse/{node.name}"
+    return (
+        f"install 70-vtpm.rules for udev and run udevadm control --reload; see udevadm test /sys/class/cuse/{node.name}"
+    )

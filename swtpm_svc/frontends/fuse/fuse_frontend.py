@@ -1,4 +1,5 @@
-"""The FUSE front end: a directory with a TPM in it, for hosts and containers without CUSE, and for users who are not root.
+"""The FUSE front end: a directory with a TPM in it, for hosts and containers without CUSE, and for users who are not
+root.
 
 What is in the directory is in fuse_files. pyfuse3 is a trio program; trio runs as a guest of the serving loop, so all
 handlers run on the serving thread, where the TPM belongs. Both are imported only when a front end is made: they take
@@ -36,7 +37,8 @@ class Host(Protocol):
 
 @contextmanager
 def _starting_no_programs() -> Iterator[None]:
-    """While trio is imported: it has ldconfig and compilers asked for libpthread, to name its threads, which it does without."""
+    """While trio is imported: it has ldconfig and compilers asked for libpthread, to name its threads, which it does
+    without."""
     import ctypes.util
 
     find_library = ctypes.util.find_library
@@ -99,7 +101,8 @@ class FuseFrontend:
         self._outcome: Optional[Any] = None
 
     def open(self, directory: str, passed_fd: Optional[int]) -> None:
-        """Mount at `directory` and serve. `passed_fd` is a descriptor of /dev/fuse that is mounted there already; ours now.
+        """Mount at `directory` and serve. `passed_fd` is a descriptor of /dev/fuse that is mounted there already; ours
+        now.
 
         Raises:
             VtpmError FUSE_UNAVAILABLE, MOUNT_FAILED: nothing is mounted then.
@@ -120,7 +123,8 @@ class FuseFrontend:
         self._files.set_control_group(group)
 
     def _start(self, fd: int) -> None:
-        # A request may be withdrawn, its client killed, after it was announced: a read that waits would stop the service.
+        # A request may be withdrawn, its client killed, after it was announced: a read that waits would stop the
+        # service.
         os.set_blocking(fd, False)
         try:
             self._pyfuse3.init(self._files, f"/dev/fd/{fd}", set())
@@ -143,7 +147,10 @@ class FuseFrontend:
             raise VtpmError(
                 Code.MOUNT_FAILED,
                 f"the kernel does not talk to the file system at {self._directory}" + (f": {cause!r}" if cause else ""),
-                remedy=f"another process may have served this mount: umount --lazy {quote(self._directory)}; then start again",
+                remedy=(
+                    f"another process may have served this mount: umount --lazy {quote(self._directory)}; then "
+                    "start again"
+                ),
             )
 
     async def _serve(self) -> None:
@@ -160,7 +167,8 @@ class FuseFrontend:
         self._posted.set()
 
     def _run_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Run what is posted to the loop, which does not run itself now, until `condition` holds or the time is over."""
+        """Run what is posted to the loop, which does not run itself now, until `condition` holds or the time is
+        over."""
         deadline = time.monotonic() + timeout_s
         self._loop.run_posted()
         while not condition() and time.monotonic() < deadline:
@@ -179,7 +187,9 @@ class FuseFrontend:
                 VtpmError(
                     Code.MOUNT_FAILED,
                     f"{self._directory} was unmounted",
-                    remedy=f"to have it again: systemctl restart vtpm@{NAME}.service; the TPM and its other ways in go on",
+                    remedy=(
+                        f"to have it again: systemctl restart vtpm@{NAME}.service; the TPM and its other ways in go on"
+                    ),
                 )
             )
         except Exception as error:
@@ -212,7 +222,9 @@ class FuseFrontend:
             self._pyfuse3.terminate()
             self._run_until(lambda: self._outcome is not None, _SESSION_TIMEOUT_S)
         if self._outcome is not None:
-            self._pyfuse3.close(unmount=False)  # closes the descriptor: for clients, the file system is dead from here on
+            self._pyfuse3.close(
+                unmount=False
+            )  # closes the descriptor: for clients, the file system is dead from here on
 
     def describe(self) -> "dict[str, Any]":
         """For the status."""

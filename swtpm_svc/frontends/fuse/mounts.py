@@ -1,7 +1,7 @@
 """Mounts a FUSE file system for a TPM at a directory, finds its mounts again, and takes them away.
 
-Root calls mount(2) and umount2(2); anybody else asks fusermount3(1), which is set-user-ID root. Either way the result is
-a descriptor of /dev/fuse that is mounted and waits for a server. The mount is recognised by its type in
+Root calls mount(2) and umount2(2); anybody else asks fusermount3(1), which is set-user-ID root. Either way the result
+is a descriptor of /dev/fuse that is mounted and waits for a server. The mount is recognised by its type in
 /proc/self/mountinfo (proc(5)); no other file system is ever touched.
 """
 
@@ -85,7 +85,9 @@ def unmount(directory: str) -> None:
         reason = _run_helper(["-u", "-z", "--", point])
     if reason and is_ours(directory):
         raise VtpmError(
-            Code.MOUNT_FAILED, f"{directory} cannot be unmounted: {reason}", remedy=f"as root: umount --lazy {quote(directory)}"
+            Code.MOUNT_FAILED,
+            f"{directory} cannot be unmounted: {reason}",
+            remedy=f"as root: umount --lazy {quote(directory)}",
         )
 
 
@@ -155,13 +157,17 @@ def _make_free(directory: str) -> None:
         unmount(directory)
     mounts = mounts_at(directory)
     if mounts:
-        raise VtpmError(Code.MOUNT_FAILED, f"{directory} has a {mounts[-1].type} file system mounted on it", remedy=_FREE_IT)
+        raise VtpmError(
+            Code.MOUNT_FAILED, f"{directory} has a {mounts[-1].type} file system mounted on it", remedy=_FREE_IT
+        )
     try:
         if os.listdir(directory):
             raise VtpmError(Code.MOUNT_FAILED, f"{directory} is not empty", remedy=_FREE_IT)
     except FileNotFoundError as error:
         raise VtpmError(
-            Code.MOUNT_FAILED, f"{directory} does not exist", remedy=f"make it: mkdir -p {quote(directory)}; or name another one"
+            Code.MOUNT_FAILED,
+            f"{directory} does not exist",
+            remedy=f"make it: mkdir -p {quote(directory)}; or name another one",
         ) from error
     except OSError as error:
         raise VtpmError(Code.MOUNT_FAILED, f"{directory}: {error.strerror}", remedy=_FREE_IT) from error
@@ -254,7 +260,9 @@ def _mount_by_helper(directory: str) -> int:
     raise VtpmError(
         Code.MOUNT_FAILED,
         f"cannot mount at {directory}: {reason or 'fusermount3 gave no descriptor'}",
-        remedy="the directory must belong to the service's user, who must have an account; or start the service as root",
+        remedy=(
+            "the directory must belong to the service's user, who must have an account; or start the service as root"
+        ),
     )
 
 

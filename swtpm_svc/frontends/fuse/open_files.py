@@ -21,8 +21,9 @@ from swtpm_svc.wire.caller import Caller
 
 T = TypeVar("T")
 
-#: pyfuse3 has poll() from 3.5 on. Without it the kernel says of every file that it can be read and written, and a client
-#: that polls and then reads without blocking (tpm2-tss does) would take EAGAIN for an error: its read has to wait then.
+#: pyfuse3 has poll() from 3.5 on. Without it the kernel says of every file that it can be read and written, and a
+#: client that polls and then reads without blocking (tpm2-tss does) would take EAGAIN for an error: its read has to
+#: wait then.
 HAS_POLL = hasattr(Operations, "poll")
 
 #: Replies of a control file that nobody reads: no further request is carried out while there are more.
@@ -142,7 +143,8 @@ class TpmFile(_Conversation):
     """An opener of the TPM.
 
     A long command does not keep its write() waiting, as the CUSE device would, but the read(): the kernel lets only one
-    write() at a time into a file, so that a waiting one would block all other openers' (measured), even with O_NONBLOCK.
+    write() at a time into a file, so that a waiting one would block all other openers' (measured), even with
+    O_NONBLOCK.
     """
 
     def __init__(self, dispatcher: Dispatcher, caller: Caller, flags: int, waiting: Waiting) -> None:
@@ -185,7 +187,8 @@ class TpmFile(_Conversation):
 
 
 class ControlFile(_Conversation):
-    """Carries control requests, one after another, as on a control socket: each in a turn of the loop, with others between."""
+    """Carries control requests, one after another, as on a control socket: each in a turn of the loop, with others
+    between."""
 
     def __init__(self, dispatcher: Dispatcher, caller: Caller, flags: int, waiting: Waiting) -> None:
         super().__init__(dispatcher, caller, flags, waiting)

@@ -1,4 +1,5 @@
-"""The files that the FUSE front end shows, and what the kernel asks about them. Imported only where [fuse] is configured.
+"""The files that the FUSE front end shows, and what the kernel asks about them. Imported only where [fuse] is
+configured.
 
     tpm                     a TPM device: one write is a command, reads give its response
     control                 the control protocol, as on a control socket
@@ -6,7 +7,8 @@
     pcr-sha256/0 ... /23    the PCRs of each bank, as the kernel's sysfs has them
     status                  what the service tells about itself, JSON
 
-Inode numbers are fixed: those of a bank follow from its hash's TPM_ALG_ID, so nothing has to be remembered for the kernel.
+Inode numbers are fixed: those of a bank follow from its hash's TPM_ALG_ID, so nothing has to be remembered for the
+kernel.
 """
 
 import errno

@@ -1,8 +1,9 @@
-"""The vtpm_proxy front end: answers the kernel's TPM driver, behind which are /dev/tpmN and its resource manager /dev/tpmrmN.
+"""The vtpm_proxy front end: answers the kernel's TPM driver, behind which are /dev/tpmN and its resource manager
+/dev/tpmrmN.
 
-The driver asks one command at a time on the descriptor (vtpm_proxy_device), and waits for its response. It first sends a
-few commands of its own, among them TPM_Startup, and makes the device nodes when they were answered. Before its commands
-it says at which locality they are meant, with a command that is for us and not for the TPM.
+The driver asks one command at a time on the descriptor (vtpm_proxy_device), and waits for its response. It first sends
+a few commands of its own, among them TPM_Startup, and makes the device nodes when they were answered. Before its
+commands it says at which locality they are meant, with a command that is for us and not for the TPM.
 """
 
 import os
@@ -35,7 +36,10 @@ class VtpmProxyFrontend:
         watcher.add(tpm.fd, self._on_readable)
 
     def give_up(self) -> None:
-        """Answer what a killed predecessor had taken: the driver waits for minutes otherwise. Harmless if there is nothing."""
+        """Answer what a killed predecessor had taken: the driver waits for minutes otherwise.
+
+        Harmless if there is nothing.
+        """
         self._answer(self._dispatcher.tpm.fatal())
 
     def _on_readable(self) -> None:
@@ -53,7 +57,9 @@ class VtpmProxyFrontend:
             return
         self._dispatcher.commands += 1
         # essential: for a command that is not answered, the driver waits for minutes
-        response = self._dispatcher.execute(KERNEL, command, code, self._answer_later, locality=self._locality, is_essential=True)
+        response = self._dispatcher.execute(
+            KERNEL, command, code, self._answer_later, locality=self._locality, is_essential=True
+        )
         if response is not None:
             self._answer(response)
         else:

@@ -14,7 +14,9 @@ MAX_UNSENT = 2 << 20
 class Channel:
     """Owns `sock`. `on_closed(self)` is called once, however it ends."""
 
-    def __init__(self, sock: socket.socket, caller: Caller, watcher: Watcher, on_closed: "Callable[[Channel], None]") -> None:
+    def __init__(
+        self, sock: socket.socket, caller: Caller, watcher: Watcher, on_closed: "Callable[[Channel], None]"
+    ) -> None:
         self.caller = caller
         self._socket = sock
         self._watcher = watcher
@@ -107,8 +109,8 @@ def is_tcp(sock: socket.socket) -> bool:
 def acknowledge(sock: socket.socket) -> None:
     """Have what has come over TCP acknowledged now.
 
-    A peer that writes a message in pieces, without TCP_NODELAY, sends the next piece only then, and the kernel would wait for
-    something to send along: 40 ms (tcp(7), TCP_QUICKACK, which does not last).
+    A peer that writes a message in pieces, without TCP_NODELAY, sends the next piece only then, and the kernel would
+    wait for something to send along: 40 ms (tcp(7), TCP_QUICKACK, which does not last).
     """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -30,8 +30,8 @@ CAPABILITIES = {
 class ControlChannel(Channel):
     """A connection that carries control requests, carried out one after another.
 
-    `on_data_socket(socket, caller)` is given the socket of a SET_DATAFD. `rights` stand in for the caller's own, where the
-    kernel does not say who calls (TCP).
+    `on_data_socket(socket, caller)` is given the socket of a SET_DATAFD. `rights` stand in for the caller's own, where
+    the kernel does not say who calls (TCP).
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class ControlChannel(Channel):
         self._rights = rights
         self._decoder = ptm_socket.Decoder()
         self._requests: deque[ptm_socket.Received] = deque()
-        #: What came along last, for the SET_DATAFD that it came with: one at most, or a peer could use up all there are.
+        #: What came along last, for the SET_DATAFD that it came with: one at most, or a peer could use up all there
+        #: are.
         self._descriptors: list[int] = []
         super().__init__(sock, caller, watcher, on_closed)
 
@@ -112,7 +113,10 @@ class ControlChannel(Channel):
         return self._dispatcher.controller.handle(request)
 
     def _reply(self, reply: ptm.Reply) -> None:
-        """Answer a request, and turn to the next. A peer need not send it before, but if it does, others come in between."""
+        """Answer a request, and turn to the next.
+
+        A peer need not send it before, but if it does, others come in between.
+        """
         if self._requests:
             self.take_turns(self._work)
         else:

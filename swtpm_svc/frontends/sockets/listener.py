@@ -7,13 +7,17 @@ from typing import Callable
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.watcher import Watcher
 
-#: The process or the system has no descriptor or memory for one more connection, which stays in the listening socket's queue.
+#: The process or the system has no descriptor or memory for one more connection, which stays in the listening socket's
+#: queue.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_S = 0.5
 
 
 class Listener:
-    """Owns `sock`. `on_connection(connection)` owns what it is given; `failed` hears once when connections have to wait."""
+    """Owns `sock`.
+
+    `on_connection(connection)` owns what it is given; `failed` hears once when connections have to wait.
+    """
 
     def __init__(
         self,
@@ -55,7 +59,9 @@ class Listener:
                 VtpmError(
                     Code.TOO_MANY,
                     f"connections at {self.socket.getsockname() or 'a socket'} have to wait: {error.strerror}",
-                    remedy="close connections that nobody needs, or let the service have more descriptors: LimitNOFILE=",
+                    remedy=(
+                        "close connections that nobody needs, or let the service have more descriptors: LimitNOFILE="
+                    ),
                 )
             )
 

@@ -33,7 +33,8 @@ _CONTROL: "dict[Ordinal, ptm.Request]" = {
     Ordinal.HASH_END: ptm.HashEnd(),
     Ordinal.STOP: ptm.Shutdown(),
 }
-#: What there is no way to do. What is in neither table is so already: NV is there, nothing is kept from one command to the next.
+#: What there is no way to do. What is in neither table is so already: NV is there, nothing is kept from one command to
+#: the next.
 _IMPOSSIBLE = (Ordinal.SIGNAL_PHYS_PRES_ON, Ordinal.SIGNAL_NV_OFF, Ordinal.TEST_FAILURE_MODE)
 
 
@@ -95,7 +96,9 @@ class MssimChannel(Channel):
             self.close()
         elif ordinal is Ordinal.REMOTE_HANDSHAKE:
             self._answer(mssim.encode_handshake())
-        elif (ordinal is Ordinal.SIGNAL_POWER_ON and is_powered) or (ordinal is Ordinal.SIGNAL_RESET and not is_powered):
+        elif (ordinal is Ordinal.SIGNAL_POWER_ON and is_powered) or (
+            ordinal is Ordinal.SIGNAL_RESET and not is_powered
+        ):
             self._answer(_DONE)
         elif ordinal is Ordinal.HASH_DATA:
             self._control(ordinal, ptm.HashData(message.data))
@@ -145,7 +148,10 @@ class MssimChannel(Channel):
         self._dispatcher.control(self.caller, request, done, refuse=refuse, rights=self._rights)
 
     def _answer(self, answer: bytes) -> None:
-        """Answer a message, and turn to the next. A peer need not send it before, but if it does, others come in between."""
+        """Answer a message, and turn to the next.
+
+        A peer need not send it before, but if it does, others come in between.
+        """
         if self._decoder.is_empty:
             self.go_on()  # first: what the peer sends when it has the answer is in the order in which others' are
         else:

@@ -1,8 +1,8 @@
 """The socket front end: QEMU's tpm-emulator protocol and that of swtpm's other clients, on UNIX and TCP sockets.
 
-A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and hands
-a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control alone.
-The mssim protocol has two channels of its own. Any number of each may be open at the same time; the TPM is one.
+A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and
+hands a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control
+alone. The mssim protocol has two channels of its own. Any number of each may be open at the same time; the TPM is one.
 """
 
 import errno
@@ -36,7 +36,8 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _GROUPS_BYTES = 1024  # what Python's getsockopt() takes at most
 
-#: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay in.
+#: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay
+#: in.
 TCP_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
 TCP_RIGHTS = Rights(control=True, secrets=False)
 
@@ -65,7 +66,9 @@ class SocketFrontend:
 
     # --- listening -----------------------------------------------------------------------------------------------
 
-    def listen(self, address: Address, service: str, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]) -> int:
+    def listen(
+        self, address: Address, service: str, *, mode: int, gid: Optional[int], passed: Optional[socket.socket]
+    ) -> int:
         """Accept connections at `address`, on the socket `passed` if there is one; the descriptor that listens.
 
         `mode` and `gid` are the new socket file's.
@@ -77,11 +80,15 @@ class SocketFrontend:
             listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
         except OSError as error:
             if error.errno == errno.EEXIST:
-                remedy = f"see what it is: ls -ld {quote(address.path)}; move it away, or choose another [socket] address"
+                remedy = (
+                    f"see what it is: ls -ld {quote(address.path)}; move it away, or choose another [socket] address"
+                )
             elif error.errno == errno.EADDRINUSE:
                 remedy = "see who has it: ss -lpn; or choose another [socket] address"
             else:
-                remedy = "let the service have that directory, or a network (vtpm@.service(8)), or choose another address"
+                remedy = (
+                    "let the service have that directory, or a network (vtpm@.service(8)), or choose another address"
+                )
             cause = f"cannot listen on {address}: {error.strerror or error}"
             raise VtpmError(Code.SOCKET_UNAVAILABLE, cause, remedy=remedy) from error
         self._serve(listener, service, address.path)
@@ -138,9 +145,13 @@ class SocketFrontend:
         )
 
     def _add_data(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
-        return self._add(caller, lambda: DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights))
+        return self._add(
+            caller, lambda: DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)
+        )
 
-    def _add_mssim(self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+    def _add_mssim(
+        self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]
+    ) -> bool:
         return self._add(
             caller, lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
         )
@@ -173,7 +184,9 @@ def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[soc
     for fd in fds:
         passed = socket.socket(fileno=fd)
         where = passed.getsockname()
-        is_it = address is not None and (where == address.path if address.path else where[:2] == (address.host, address.port))
+        is_it = address is not None and (
+            where == address.path if address.path else where[:2] == (address.host, address.port)
+        )
         if is_it and found is None:
             found = passed
         else:

@@ -1,11 +1,12 @@
 """By what the TPMs that are being served on this host are known, so that a copy of one is noticed.
 
-    /run/vtpmkeys/NAME/WORD     for each endorsement key, and for the storage hierarchy, of the TPM of NAME: an empty file
+    /run/vtpmkeys/NAME/WORD   for each endorsement key, and for the storage hierarchy, of the TPM of NAME: an empty file
 
 WORD is a key's fingerprint, or the mark of the hierarchy, in hexadecimal (identity_record.py). systemd makes NAME's
-directory before the service starts and removes it when it has ended, so a name that is there is one that is served. The instances
-see all of them, unlike their other directories, and each can write to its own only. Names are all that is looked at: nothing
-that another instance has written is opened, and the names are no secret, for the status tells them to everybody.
+directory before the service starts and removes it when it has ended, so a name that is there is one that is served. The
+instances see all of them, unlike their other directories, and each can write to its own only. Names are all that is
+looked at: nothing that another instance has written is opened, and the names are no secret, for the status tells them
+to everybody.
 """
 
 import os
@@ -22,7 +23,9 @@ _WORDS_MAX = 64
 def own_directory() -> Optional[str]:
     """Where systemd says; None for a daemon that it did not start."""
     paths = os.environ.get("RUNTIME_DIRECTORY", "").split(":")
-    return next((path for path in paths if os.path.basename(os.path.dirname(path)) == os.path.basename(DIRECTORY)), None)
+    return next(
+        (path for path in paths if os.path.basename(os.path.dirname(path)) == os.path.basename(DIRECTORY)), None
+    )
 
 
 def show(own: str, words: "set[str]") -> None:
@@ -41,7 +44,9 @@ def who_has(words: "set[str]", directory: Optional[str] = None) -> "dict[str, li
         instances = sorted(os.listdir(directory))
     except OSError:
         return {}
-    found = {word: [name for name in instances if os.path.lexists(f"{directory}/{name}/{word}")] for word in sorted(words)}
+    found = {
+        word: [name for name in instances if os.path.lexists(f"{directory}/{name}/{word}")] for word in sorted(words)
+    }
     return {word: names for word, names in found.items() if names}
 
 

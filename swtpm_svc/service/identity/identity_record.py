@@ -1,6 +1,6 @@
 """The record of what an instance's TPM was known by, and the file that it is kept in.
 
-    /var/lib/vtpm-identity/NAME/identity.json   under systemd, which makes the directory: it outlives the state and its directory
+    /var/lib/vtpm-identity/NAME/identity.json   under systemd, which makes the directory: it outlives the state
     STATE/identity.json                         where there is no such directory, as for a daemon that is run by hand
 
 JSON, one object.
@@ -92,7 +92,8 @@ class RecordFile:
         return self._store.directory
 
     def load(self) -> Record:
-        """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT. ValueError: it is no record, or one of a format to come."""
+        """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT. ValueError: it is no record, or one of a format to
+        come."""
         data = self._own.read(IDENTITY) if self._own is not None else None
         if data is None:  # or what could not be taken over
             data = self._store.load_identity()

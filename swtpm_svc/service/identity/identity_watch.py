@@ -2,10 +2,10 @@
 
 When the record of it (service/identity/identity_record.py) is damaged, it is made anew, with a warning.
 
-A TPM 2.0 is asked for the keys that are stored at their standard handles; none is made for this, for that takes up to a second.
-Where none was known, what tells it from others is the mark of its storage hierarchy (Tpm2.storage_mark).
-A TPM 1.2 is not asked: TPM_ReadPubek extends the audit digest, which clients see (measured), and with an owner it is refused. Its
-key is read from its permanent state, which does not change it, and works with an owner too.
+A TPM 2.0 is asked for the keys that are stored at their standard handles; none is made for this, for that takes up to a
+second. Where none was known, what tells it from others is the mark of its storage hierarchy (Tpm2.storage_mark). A TPM
+1.2 is not asked: TPM_ReadPubek extends the audit digest, which clients see (measured), and with an owner it is refused.
+Its key is read from its permanent state, which does not change it, and works with an owner too.
 """
 
 import os
@@ -32,8 +32,8 @@ class IdentityWatch:
         *,
         later: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        """`shown`: the directory in which the other instances see by what this one is known (service/identity/clones.py);
-        `later` does what may take as long as a disk does."""
+        """`shown`: the directory in which the other instances see by what this one is known
+        (service/identity/clones.py); `later` does what may take as long as a disk does."""
         self._tpm = tpm
         self._later = later
         self._file = file
@@ -44,10 +44,11 @@ class IdentityWatch:
         self._clones: list[str] = []
 
     def check(self) -> None:
-        """Ask the TPM, tell the journal when its keys are others than before, and keep the record. Never raises VtpmError.
+        """Ask the TPM, tell the journal when its keys are others than before, and keep the record. Never raises
+        VtpmError.
 
-        Does nothing when the TPM cannot be asked now. What is new, without anything old being gone, is recorded in silence.
-        Told is also when another instance that is served has the same keys.
+        Does nothing when the TPM cannot be asked now. What is new, without anything old being gone, is recorded in
+        silence. Told is also when another instance that is served has the same keys.
         """
         if not self._tpm.can_be_asked:
             return
@@ -89,8 +90,10 @@ class IdentityWatch:
         if others - set(self._clones):
             self._journal.log(
                 "warning",
-                f"this TPM is that of {', '.join(sorted(others))}, too: one state is a copy of the other, and both are served."
-                " What is sealed to one opens with the other, attestation cannot tell them apart, and what one stores the other"
+                f"this TPM is that of {', '.join(sorted(others))}, too: one state is a copy of the other, and both are "
+                "served."
+                " What is sealed to one opens with the other, attestation cannot tell them apart, and what one stores "
+                "the other"
                 " does not know. Stop the copy, move its state away, and start it with a TPM of its own",
                 message_id=CLONE_ID,
             )
@@ -100,7 +103,8 @@ class IdentityWatch:
         self._journal.log(
             "notice",
             "this is another TPM than before, or it was cleared:"
-            f" {'; '.join(_words(name, was, now[name]) for name, was in lost.items())}. What is bound to the TPM that was here is"
+            f" {'; '.join(_words(name, was, now[name]) for name, was in lost.items())}. What is bound to the TPM that "
+            "was here is"
             " about to be locked out: BitLocker will ask for the recovery key, LUKS for the passphrase."
             f" To go back: stop the service and restore the old files of {self._file.state_directory}",
             message_id=IDENTITY_ID,
@@ -155,11 +159,13 @@ def _read_2_0(tpm: Tpm) -> Record:
     keys = {name: asked.read_key(key.handle) for name, key in ENDORSEMENT_KEYS.items() if key.handle in stored}
     mark = asked.storage_mark()
     return Record(
-        {name: subject_public_key.fingerprint(key) for name, key in keys.items()}, None if mark is None else f"{mark:016x}"
+        {name: subject_public_key.fingerprint(key) for name, key in keys.items()},
+        None if mark is None else f"{mark:016x}",
     )
 
 
-#: A key in a TPM 1.2's state: TPM_KEY_PARMS of RSA 2048 with OAEP, in it the exponent, which may be left out; the sized modulus.
+#: A key in a TPM 1.2's state: TPM_KEY_PARMS of RSA 2048 with OAEP, in it the exponent, which may be left out; the sized
+#: modulus.
 _KEY_1_2 = (
     rb"\0{3}\x01\0\x03\0\x01\0{3}.\0{2}\x08\0{4}\x02\0{3}(?:\0|\x01(.)|\x02(..)|\x03(...)|\x04(....))"
     rb"\0{2}\x01\0(.{256})"
@@ -172,8 +178,8 @@ def _keys_1_2(tpm: Tpm) -> "dict[str, str]":
     from swtpm_svc.provision import subject_public_key
     from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, RsaPublicKey
 
-    # libtpms stores what TPM_PERMANENT_DATA has in the order of TPM Main Part 2 (measured). Of the keys in it the endorsement key
-    # comes first, and there is no other one without it.
+    # libtpms stores what TPM_PERMANENT_DATA has in the order of TPM Main Part 2 (measured). Of the keys in it the
+    # endorsement key comes first, and there is no other one without it.
     found = re.search(_KEY_1_2, tpm.state(PERMANENT_STATE) or b"", re.DOTALL)
     if found is None:
         return {}

@@ -1,8 +1,9 @@
-"""The kernel's TPM of an instance (vtpm_proxy): made by root, kept by systemd over restarts, and noted where udev finds it.
+"""The kernel's TPM of an instance (vtpm_proxy): made by root, kept by systemd over restarts, and noted where udev finds
+it.
 
-The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so root notes that
-(kernel_tpm_record.py). The note is there before the kernel's devices are: those wait for our first answers. So udev's
-rule can name the instance that a /dev/tpmN belongs to.
+The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so root
+notes that (kernel_tpm_record.py). The note is there before the kernel's devices are: those wait for our first answers.
+So udev's rule can name the instance that a /dev/tpmN belongs to.
 """
 
 import os
@@ -51,7 +52,9 @@ def make(instance: str, version: str, notifier: Notifier) -> KernelTpm:
 def has_one(instance: str, version: str) -> bool:
     """Is there one from before a restart?"""
     recorded = kernel_tpm_record.read(instance, _run_directory(instance))
-    return recorded is not None and recorded.version == version and os.path.exists(f"/sys/class/tpm/tpm{recorded.number}")
+    return (
+        recorded is not None and recorded.version == version and os.path.exists(f"/sys/class/tpm/tpm{recorded.number}")
+    )
 
 
 def forget(instance: str) -> None:
@@ -112,7 +115,9 @@ def wait_until_made(tpm: KernelTpm, version: str, timeout_s: float = NODES_TIMEO
     while not all(_is_finished(path) for path in paths):
         if time.monotonic() > deadline:
             raise VtpmError(
-                Code.DEVICE_NOT_READY, f"the kernel did not make {' and '.join(paths)}", remedy="see what it says: journalctl -k"
+                Code.DEVICE_NOT_READY,
+                f"the kernel did not make {' and '.join(paths)}",
+                remedy="see what it says: journalctl -k",
             )
         time.sleep(0.01)
 

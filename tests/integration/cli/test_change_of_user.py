@@ -122,11 +122,15 @@ def test_a_create_that_is_refused(folder):
     assert "then move it away" in stderr
 
 
-@pytest.mark.parametrize(("tpm", "fuse"), [('version = "1.2"', False), ('version = "2.0"', False), ('version = "2.0"', True)])
+@pytest.mark.parametrize(
+    ("tpm", "fuse"), [('version = "1.2"', False), ('version = "2.0"', False), ('version = "2.0"', True)]
+)
 def test_the_daemon(folder, tpm, fuse):
     """Its own modules are closed to the user for real, so that it notices."""
     (folder / "closed").mkdir(mode=0o700)
-    shutil.copytree(Path(swtpm_svc.__file__).parent, folder / "closed/swtpm_svc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(swtpm_svc.__file__).parent, folder / "closed/swtpm_svc", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (folder / "a").write_text(HEX_A)
     (folder / "a").chmod(0o640)
     os.chown(folder / "a", 0, NOBODY)

@@ -47,7 +47,9 @@ def test_nor_for_what_another_instance_has_below_it(tmp_path, text, what):
     directory.mkdir()
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/vtpm0.toml").write_text("[device]\nenabled = false\n" + text.format(directory))
-    (tmp_path / "etc/vtpm1.toml").write_text(f'[device]\nenabled = false\n[fuse]\nenabled = true\ndirectory = "{directory}"\n')
+    (tmp_path / "etc/vtpm1.toml").write_text(
+        f'[device]\nenabled = false\n[fuse]\nenabled = true\ndirectory = "{directory}"\n'
+    )
     fd = mounts.mount(str(directory))
     try:
         said = {}

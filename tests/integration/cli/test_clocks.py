@@ -1,4 +1,5 @@
-"""A host whose clock was ahead or behind when it made its CA, by libfaketime, and openssl with the right time as the verifier."""
+"""A host whose clock was ahead or behind when it made its CA, by libfaketime, and openssl with the right time as the
+verifier."""
 
 import json
 import subprocess
@@ -62,7 +63,9 @@ def host(tmp_path: Path) -> ClockedHost:
 
 @pytest.mark.parametrize("clock", [AHEAD, BEHIND, None])
 @pytest.mark.needs("swtpm", "tpm2-tools")
-def test_what_was_made_with_a_wrong_clock_is_accepted_with_the_right_one(host: ClockedHost, clock: Optional[str]) -> None:
+def test_what_was_made_with_a_wrong_clock_is_accepted_with_the_right_one(
+    host: ClockedHost, clock: Optional[str]
+) -> None:
     host.at = clock
     assert host.made("vm")["warnings"] == []
     host.at = None
@@ -104,8 +107,12 @@ def test_a_ca_that_has_expired_is_told_everywhere(host: ClockedHost) -> None:
     assert "CN=own expired at" in doctor(host)
 
 
-@pytest.mark.parametrize(("then", "validity", "words"), [(AHEAD, "not-yet-valid", "NOT YET VALID"), (None, "valid", "")])
-def test_identity_tells_of_certificates_and_of_the_ca(host: ClockedHost, then: Optional[str], validity: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("then", "validity", "words"), [(AHEAD, "not-yet-valid", "NOT YET VALID"), (None, "valid", "")]
+)
+def test_identity_tells_of_certificates_and_of_the_ca(
+    host: ClockedHost, then: Optional[str], validity: str, words: str
+) -> None:
     host.at = then
     host.issuer(days=10)
     host.made("vm")
@@ -131,4 +138,6 @@ def test_the_fake_clock_is_one() -> None:
     words = ["faketime", "-f", AHEAD, sys.executable, "-c", "import time; print(time.time())"]
     import time
 
-    assert float(subprocess.run(words, capture_output=True, text=True, check=True).stdout) > time.time() + 2 * 365 * 86400
+    assert (
+        float(subprocess.run(words, capture_output=True, text=True, check=True).stdout) > time.time() + 2 * 365 * 86400
+    )

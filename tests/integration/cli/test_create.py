@@ -1,4 +1,5 @@
-"""`vtpmctl create` with the real libtpms: what it has made, by the word of swtpm, tpm2-tools, tpm2-pytss, openssl and tpm-tools.
+"""`vtpmctl create` with the real libtpms: what it has made, by the word of swtpm, tpm2-tools, tpm2-pytss, openssl and
+tpm-tools.
 
 Of two at a time both have the same CA. Killed it leaves a finished TPM or none: test_create_kills.py.
 """
@@ -49,13 +50,20 @@ def fingerprint(data: bytes) -> str:
 
 
 def test_what_is_made_is_in_the_tpm_and_certified(host: Host) -> None:
-    """tpm2-tools read keys and certificates from swtpm on that state; openssl verifies the chain and compares the keys."""
+    """tpm2-tools read keys and certificates from swtpm on that state; openssl verifies the chain and compares the
+    keys."""
     values = host.made("vm1", "--srk", "rsa2048", "--idevid", "--iak", "--platform-serial", "0815")
     (host.folder / "root.pem").write_bytes(ca.pem(ca.load(str(host.ca)).chain[-1]))
     (host.folder / "issuer.pem").write_bytes(ca.pem(ca.load(str(host.ca)).certificate))
     with served(host.state / "vm1") as tools:
         handles = tools.run("tpm2_getcap", "handles-persistent")
-        assert re.findall(r"0x\w+", handles.lower()) == ["0x81000001", "0x81010001", "0x81010016", "0x81020000", "0x81020001"]
+        assert re.findall(r"0x\w+", handles.lower()) == [
+            "0x81000001",
+            "0x81010001",
+            "0x81010016",
+            "0x81020000",
+            "0x81020001",
+        ]
         indices = tools.run("tpm2_nvreadpublic")
         expected = ["0x1c00002", "0x1c00016", "0x1c08000", "0x1c90000", "0x1c90100"]
         assert re.findall(r"^(0x\w+):", indices, re.MULTILINE) == expected
@@ -73,7 +81,9 @@ def test_what_is_made_is_in_the_tpm_and_certified(host: Host) -> None:
                 openssl("verify", "-ignore_critical", *trust, tools.folder / "pem")
             if made["handle"] and made["nv_index"]:
                 openssl("x509", "-in", tools.folder / "pem", "-pubkey", "-noout", "-out", tools.folder / "certified")
-                openssl("pkey", "-pubin", "-in", tools.folder / "certified", "-outform", "der", "-out", tools.folder / "der")
+                openssl(
+                    "pkey", "-pubin", "-in", tools.folder / "certified", "-outform", "der", "-out", tools.folder / "der"
+                )
                 assert fingerprint((tools.folder / "der").read_bytes()) == made["fingerprint"]
         for index in ("0x1c00002", "0x1c08000"):
             (tools.folder / "other").write_bytes(b"other")
@@ -101,7 +111,9 @@ def test_tpm2_pytss_makes_the_same_keys(host: Host) -> None:
     program = str(Path(__file__).with_name("pytss_endorsement_key.py"))
     with served(host.state / "vm1") as tools:
         told = tools.run("/usr/bin/python3", program, tools.tcti, *kinds)
-    expected = [f"{kind} {made[handle]['fingerprint']} {made[handle]['certificate_sha256']}" for kind, handle in kinds.items()]
+    expected = [
+        f"{kind} {made[handle]['fingerprint']} {made[handle]['certificate_sha256']}" for kind, handle in kinds.items()
+    ]
     assert [line for line in told.splitlines() if line.startswith("EK-")] == expected  # else what it looked for in vain
 
 
@@ -130,11 +142,14 @@ def test_identity_keys_are_of_their_template_and_sign(host: Host, name: str, key
             # a digest that the TPM has not made itself
             (tools.folder / "digest").write_bytes(hashlib.sha384(b"who am I").digest())
             tools.run("tpm2_sign", "-c", hex(key.handle), "-g", "sha384", "-d", "-o", "signature", "digest", fails=True)
-            tools.run("tpm2_quote", "-c", hex(key.handle), "-l", "sha256:0", "-g", "sha384", "-m", "quote", "-s", "signature")
+            tools.run(
+                "tpm2_quote", "-c", hex(key.handle), "-l", "sha256:0", "-g", "sha384", "-m", "quote", "-s", "signature"
+            )
 
 
 def test_the_policies_of_the_identity_keys() -> None:
-    """TCG Keys for Device Identity and Attestation, 7.3.6: computed as a TPM would extend them (Part 3, policy commands)."""
+    """TCG Keys for Device Identity and Attestation, 7.3.6: computed as a TPM would extend them (Part 3, policy
+    commands)."""
 
     def extended(policy: bytes, command: int, data: bytes) -> bytes:
         return hashlib.sha384(policy + command.to_bytes(4, "big") + data).digest()
@@ -145,9 +160,15 @@ def test_the_policies_of_the_identity_keys() -> None:
     def on(code: int) -> bytes:  # and PolicyCommandCode
         return extended(secret(bytes(48)), 0x16C, code.to_bytes(4, "big"))
 
-    def authorized(index: int) -> bytes:  # PolicyAuthorizeNV of an index that was written, with the profile's attributes
+    def authorized(
+        index: int,
+    ) -> bytes:  # PolicyAuthorizeNV of an index that was written, with the profile's attributes
         public = (
-            index.to_bytes(4, "big") + bytes.fromhex("000C 220F1008".replace(" ", "")) + b"\0\x30" + secret(bytes(48)) + b"\0\x32"
+            index.to_bytes(4, "big")
+            + bytes.fromhex("000C 220F1008".replace(" ", ""))
+            + b"\0\x30"
+            + secret(bytes(48))
+            + b"\0\x32"
         )
         name = bytes.fromhex("000C") + hashlib.sha384(public).digest()
         return extended(bytes(48), 0x192, name)
@@ -220,7 +241,9 @@ def test_every_cipher_and_derivation_can_be_chosen(
 def _listens(port: int) -> bool:
     """Looked up and not tried: swtpm serves one connection, and ends with it."""
     with open("/proc/net/tcp", encoding="ascii") as file:
-        return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in file.readlines()[1:])
+        return any(
+            line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in file.readlines()[1:]
+        )
 
 
 @pytest.mark.needs("root")
@@ -245,7 +268,9 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
             try:
                 info = daemon.run("tpm_nvinfo")
                 assert re.findall(r"NVRAM index\s*: (0x\w+)", info) == ["0x1000f000", "0x1000f002"]
-                assert re.findall(r"Permissions\s*: (.*)", info) == ["0x00020002 (OWNERREAD|OWNERWRITE)"] * 2  # as swtpm_setup
+                assert (
+                    re.findall(r"Permissions\s*: (.*)", info) == ["0x00020002 (OWNERREAD|OWNERWRITE)"] * 2
+                )  # as swtpm_setup
                 size = re.findall(r"Size\s*: (\d+)", info)[0]
                 read = ["tpm_nvread", "-i", "0x1000f000", "-s", size, "-f", f"{folder}/stored"]
                 with pytest.raises(AssertionError):  # locked: it has to be the owner
@@ -256,7 +281,17 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
                 assert int.from_bytes(stored[3:5], "big") == len(stored) - 5
                 assert fingerprint(stored[7:]) == values["made"][0]["certificate_sha256"]
                 (host.folder / "der").write_bytes(stored[7:])
-                openssl("x509", "-inform", "der", "-in", host.folder / "der", "-pubkey", "-noout", "-out", host.folder / "pem")
+                openssl(
+                    "x509",
+                    "-inform",
+                    "der",
+                    "-in",
+                    host.folder / "der",
+                    "-pubkey",
+                    "-noout",
+                    "-out",
+                    host.folder / "pem",
+                )
                 openssl("pkey", "-pubin", "-in", host.folder / "pem", "-outform", "der", "-out", host.folder / "key")
                 assert fingerprint((host.folder / "key").read_bytes()) == values["made"][0]["fingerprint"]
             finally:
@@ -368,7 +403,9 @@ def test_what_a_killed_run_has_left_is_replaced(host: Host) -> None:
 
 def test_a_full_disk_leaves_nothing(host: Host) -> None:
     words = host.command("create", "vm1", "--no-certificates")
-    limited = subprocess.run(["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *words], capture_output=True, text=True, check=False)
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *words], capture_output=True, text=True, check=False
+    )
     assert limited.returncode == 74, limited.stderr
     assert "Traceback" not in limited.stderr
     assert not (host.state / "vm1").exists()
@@ -423,7 +460,9 @@ def test_two_at_the_same_moment_make_one_ca(host: Host) -> None:
 
 def test_of_two_with_the_same_name_one_is_made(host: Host) -> None:
     words = host.command("create", "vm1", "--no-certificates", "--json")
-    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 73]
     winner = next(json.loads(text) for process, text in zip(processes, outputs) if process.returncode == 0)
@@ -476,7 +515,10 @@ def test_a_first_start_makes_what_is_configured(host: Host) -> None:
         words[3] = str(host.folder)  # where the daemon's configuration is
         identity = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         assert identity.returncode == 0, identity.stderr
-        shown = {one["role"]: (one["key"]["stored_at"], one["local_ca"]) for one in json.loads(identity.stdout)["certificates"]}
+        shown = {
+            one["role"]: (one["key"]["stored_at"], one["local_ca"])
+            for one in json.loads(identity.stdout)["certificates"]
+        }
         assert shown == {
             "EK rsa2048": ("0x81010001", True),
             "EK ecc-p384": ("0x81010016", True),
@@ -493,7 +535,9 @@ def test_a_first_start_makes_what_is_configured(host: Host) -> None:
 
 @pytest.mark.needs("root")
 def test_a_first_start_fills_a_file_system_of_its_own(host: Host) -> None:
-    daemon = DaemonProcess(host.folder, more="[provision]\nenabled = true\ncertificates = false\nendorsement-keys = 'ecc-p256'\n")
+    daemon = DaemonProcess(
+        host.folder, more="[provision]\nenabled = true\ncertificates = false\nendorsement-keys = 'ecc-p256'\n"
+    )
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", daemon.state], check=True)
     try:
         os.mkdir(f"{daemon.state}/lost+found", 0o700)

@@ -1,4 +1,5 @@
-"""`vtpmctl create` where something is in its way: what is said, that nothing is left, and that the next one is not in its way."""
+"""`vtpmctl create` where something is in its way: what is said, that nothing is left, and that the next one is not in
+its way."""
 
 import os
 import shutil
@@ -132,7 +133,8 @@ def test_a_file_in_the_place_of_a_directory_is_no_failing_disk(host: Host) -> No
 
 @pytest.fixture
 def mounted() -> Iterator[Host]:
-    """A host whose vm1 has a file system of its own, as mkfs.ext4 leaves one; in a folder that the service's user can reach."""
+    """A host whose vm1 has a file system of its own, as mkfs.ext4 leaves one; in a folder that the service's user can
+    reach."""
     with tempfile.TemporaryDirectory(prefix="vtpm-create-", dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         host = Host(Path(folder))
@@ -235,7 +237,8 @@ def test_a_mount_point_that_a_daemon_holds_is_left_alone(mounted: Host) -> None:
 
 @pytest.mark.needs("root")
 def test_an_empty_directory_that_a_daemon_holds_is_left_alone(host: Host) -> None:
-    """As one with power-on = "manual" does before its TPM is made: what it stored later would be in a directory that is gone."""
+    """As one with power-on = "manual" does before its TPM is made: what it stored later would be in a directory that is
+    gone."""
     place = host.state / "vm1"
     place.mkdir(mode=0o700)
     with Store.open(str(place), "2.0"):
@@ -290,9 +293,15 @@ def test_who_has_no_rights_is_told_to_be_root(host: Host) -> None:
         done = subprocess.run([python, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stderr
 
-    assert as_nobody() == (74, f"vtpmctl: {host.config} cannot be written: Permission denied\n  remedy: do this as root\n")
+    assert as_nobody() == (
+        74,
+        f"vtpmctl: {host.config} cannot be written: Permission denied\n  remedy: do this as root\n",
+    )
     os.chown(host.config, 65534, 65534)
-    assert as_nobody() == (74, f"vtpmctl: {host.state}/vm1 cannot be written: Permission denied\n  remedy: do this as root\n")
+    assert as_nobody() == (
+        74,
+        f"vtpmctl: {host.state}/vm1 cannot be written: Permission denied\n  remedy: do this as root\n",
+    )
     assert not list(host.state.iterdir())
     assert not list(host.config.iterdir())
 
@@ -302,7 +311,10 @@ def test_a_disk_without_room_for_the_configuration_leaves_no_state(host: Host) -
     subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "none", host.config], check=True)
     try:
         code, message, remedy = refused(host, "vm1")
-        assert (code, message) == (Code.STATE_FULL, f"{host.config}/vm1.toml cannot be written: No space left on device")
+        assert (code, message) == (
+            Code.STATE_FULL,
+            f"{host.config}/vm1.toml cannot be written: No space left on device",
+        )
         assert remedy == "make room on its file system"
         assert not list(host.state.iterdir())
     finally:
@@ -328,7 +340,14 @@ def test_the_service_reaches_its_state_whatever_the_umask_was(host: Host) -> Non
     words = ["bash", "-c", 'umask 077; exec "$@"', "-", *host.command("create", "vm1", *QUICK, user="nobody")]
     subprocess.run(words, check=True, capture_output=True, timeout=60)
     assert host.state.stat().st_mode & 0o7777 == 0o755
-    reached = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", host.state / "vm1" / "tpm2-00.permall"]
+    reached = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "cat",
+        host.state / "vm1" / "tpm2-00.permall",
+    ]
     assert subprocess.run(reached, check=True, capture_output=True).stdout
     reached[-1] = host.config / "vm1.toml"
     assert subprocess.run(reached, check=True, capture_output=True).stdout

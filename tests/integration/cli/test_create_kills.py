@@ -32,8 +32,9 @@ from swtpm_svc.wire.public_key import PublicKey
 #: The whole proof takes 200 (.ci/run); the suite has no time for all of them on a busy machine.
 KILLS = int(os.environ.get("VTPM_CREATE_KILLS", "60"))
 OWNER = bytes(range(20))
-#: Runs each command line that it reads in a fork, whose number and then status it prints; the first word is the step of KILLER.
-#: So what is killed is vtpmctl at work, and not Python that imports: that changes nothing on the disk, and took half of the time.
+#: Runs each command line that it reads in a fork, whose number and then status it prints; the first word is the step of
+#: KILLER. So what is killed is vtpmctl at work, and not Python that imports: that changes nothing on the disk, and took
+#: half of the time.
 FORKER = f"""{KILLER}
 import json
 from cryptography import x509
@@ -73,7 +74,8 @@ class Forker:
         )
 
     def run(self, *words: str, step: int = NEVER, after_s: Optional[float] = None) -> int:
-        """Its exit status, negative for a signal; killed before its change number `step`, or after `after_s` seconds."""
+        """Its exit status, negative for a signal; killed before its change number `step`, or after `after_s`
+        seconds."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps([step, *self._host.command("create", *words)[6:]]) + "\n")
@@ -115,7 +117,10 @@ def usual_time_and_changes(host: Host, forker: Forker, version: str) -> "tuple[f
         assert forker.run(f"usual{version[0]}{number}", "--tpm-version", version) == 0
         times.append(time.monotonic() - begin)
     done = subprocess.run(
-        killed_at(host, 1000, f"counted{version[0]}", "--tpm-version", version), capture_output=True, text=True, check=True
+        killed_at(host, 1000, f"counted{version[0]}", "--tpm-version", version),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return statistics.median(times), 1000 - int(done.stderr.split()[-1])
 
@@ -152,7 +157,8 @@ def check_certified(key: PublicKey, certificate: Optional[bytes]) -> None:
 def test_a_kill_at_any_moment_leaves_a_finished_tpm_or_none(
     host: Host, forker: Forker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Half of them at any moment of the command's time, half as it changes the disk, which is too small a part of that to hit."""
+    """Half of them at any moment of the command's time, half as it changes the disk, which is too small a part of that
+    to hit."""
     host.made("first")  # and the CA
     usual = {version: usual_time_and_changes(host, forker, version) for version in ("1.2", "2.0")}
     generator = random.Random(5)

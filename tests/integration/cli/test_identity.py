@@ -1,4 +1,5 @@
-"""vtpmctl ek and identity: on TPMs that swtpm_setup has made, and on such as our CA certifies. openssl and tpm2-tools judge."""
+"""vtpmctl ek and identity: on TPMs that swtpm_setup has made, and on such as our CA certifies. openssl and tpm2-tools
+judge."""
 
 import json
 import os
@@ -142,10 +143,13 @@ def session(tmp_path, capsys):
 
 
 def fingerprint_by_openssl(pem):
-    return run("openssl", "sha256", "-r", data=run("openssl", "pkey", "-pubin", "-in", pem, "-outform", "DER"))[:64].decode()
+    return run("openssl", "sha256", "-r", data=run("openssl", "pkey", "-pubin", "-in", pem, "-outform", "DER"))[
+        :64
+    ].decode()
 
 
-# --- TPMs that swtpm_setup has made ------------------------------------------------------------------------------------------
+# --- TPMs that swtpm_setup has made
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("swtpm_setup", "certtool", "tpm2-tools", "openssl")
@@ -154,7 +158,11 @@ def test_key_and_certificate_are_what_tpm2_tools_and_openssl_find(session, tpm_2
     one, key = session(made=tpm_2_0), ENDORSEMENT_KEYS[algorithm]
     theirs = one.folder / "theirs.pem"
     one.tool("tpm2_readpublic", "-c", hex(key.handle), "-f", "pem", "-o", theirs)
-    assert one.done("ek", "--algorithm", algorithm) == theirs.read_text() == one.done("ek", "--pem", "--algorithm", algorithm)
+    assert (
+        one.done("ek", "--algorithm", algorithm)
+        == theirs.read_text()
+        == one.done("ek", "--pem", "--algorithm", algorithm)
+    )
     expected = fingerprint_by_openssl(theirs)
     line = one.done("ek", "--fingerprint", "--algorithm", algorithm)
     assert line == f"sha256:{expected}  endorsement key {key.label}, its SubjectPublicKeyInfo\n"
@@ -167,7 +175,8 @@ def test_key_and_certificate_are_what_tpm2_tools_and_openssl_find(session, tpm_2
     assert ours.read_bytes() == (one.folder / "nv.der").read_bytes()
     one.done("ek", "--cert", "--output", ours, "--algorithm", algorithm)
     assert run("openssl", "x509", "-in", ours, "-pubkey", "-noout") == theirs.read_bytes()
-    # the platform must not have been told of a certificate for another purpose: openssl knows none of TCG's, and is not asked
+    # the platform must not have been told of a certificate for another purpose: openssl knows none of TCG's, and is not
+    # asked
     assert run("openssl", "verify", "-CAfile", tpm_2_0.root, "-untrusted", tpm_2_0.issuer, ours).endswith(b": OK\n")
 
 
@@ -198,7 +207,9 @@ def test_the_identity_of_a_tpm_2_of_swtpm_setup(session, tpm_2_0):
         assert values["tpm"] == {"manufacturer": "id:00001014", "model": "swtpm"}
         assert values["issuer"] == "CN=swtpm-localca"
         one.done("ek", "--cert", "--algorithm", algorithm, "--output", one.folder / "pem")
-        shown = run("openssl", "x509", "-in", one.folder / "pem", "-noout", "-fingerprint", "-sha256", "-serial").decode()
+        shown = run(
+            "openssl", "x509", "-in", one.folder / "pem", "-noout", "-fingerprint", "-sha256", "-serial"
+        ).decode()
         assert values["sha256"] in shown.replace(":", "").lower()
         assert int(shown.partition("serial=")[2], 16) == int(values["serial"], 16)
     assert roles["platform"]["tpm"] == {
@@ -224,7 +235,9 @@ def test_an_owned_tpm_1_2_of_swtpm_setup(session, tpm_1_2):
     one.done("ek", "--output", pem, *one.password)
     one.done("ek", "--cert", "--output", certificate, *one.password)
     assert run("openssl", "x509", "-in", certificate, "-pubkey", "-noout") == pem.read_bytes()
-    assert run("openssl", "verify", "-CAfile", tpm_1_2.root, "-untrusted", tpm_1_2.issuer, certificate).endswith(b": OK\n")
+    assert run("openssl", "verify", "-CAfile", tpm_1_2.root, "-untrusted", tpm_1_2.issuer, certificate).endswith(
+        b": OK\n"
+    )
 
     closed = one.identity()
     assert "only its owner" in closed["endorsement_keys"][0]["error"]
@@ -300,12 +313,16 @@ def test_der_goes_to_another_program_and_to_no_terminal(session):
         os.close(theirs)
         os.close(ours)
     assert done.returncode == 64
-    assert done.stderr == "vtpmctl: DER is binary, and not for a terminal\n  remedy: name a file with --output, or use --pem\n"
+    assert (
+        done.stderr
+        == "vtpmctl: DER is binary, and not for a terminal\n  remedy: name a file with --output, or use --pem\n"
+    )
     values = json.loads(one.done("ek", "--algorithm", "ecc-p256", "--der", "--json"))
     assert values["pem"] == one.done("ek", "--algorithm", "ecc-p256")
 
 
-# --- TPMs that our CA certifies ----------------------------------------------------------------------------------------------
+# --- TPMs that our CA certifies
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -371,7 +388,9 @@ def test_platform_idevid_and_iak(certified, authority):
     certified.write_nv(0x01C90000, certificates.idevid_certificate(authority, keys[0], FACTS, certified.ek, "0815"))
     certified.write_nv(0x01C90011, certificates.iak_certificate(authority, keys[1], FACTS, certified.ek, "0815"))
     found = certified.certificates(*certified.authority)
-    assert {role: (values["index"], values["key"]["stored_at"], values["local_ca"]) for role, values in found.items()} == {
+    assert {
+        role: (values["index"], values["key"]["stored_at"], values["local_ca"]) for role, values in found.items()
+    } == {
         "EK rsa2048": ("0x1c00002", "0x81010001", True),
         "platform": ("0x1c08000", "0x81010001", True),
         "IDevID": ("0x1c90000", "0x81020000", True),
@@ -474,7 +493,11 @@ def test_any_damage_of_a_certificate_is_a_value(authority):
 
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     ek = certificates.ek_certificate(authority, key, FACTS)
-    kinds = [ek, certificates.iak_certificate(authority, key, FACTS, ek, "1"), authority.certificate.public_bytes(Encoding.DER)]
+    kinds = [
+        ek,
+        certificates.iak_certificate(authority, key, FACTS, ek, "1"),
+        authority.certificate.public_bytes(Encoding.DER),
+    ]
     chance, read = random.Random(5), 0
     for whole in kinds:
         for _ in range(2000):
@@ -482,7 +505,9 @@ def test_any_damage_of_a_certificate_is_a_value(authority):
             for _ in range(chance.choice((1, 1, 2, 9))):
                 der[chance.randrange(len(der))] = chance.randrange(256)
             try:
-                found = certificate_facts.load(bytes(der[: chance.choice((len(der), len(der), chance.randrange(len(der))))]))
+                found = certificate_facts.load(
+                    bytes(der[: chance.choice((len(der), len(der), chance.randrange(len(der))))])
+                )
             except ValueError:
                 continue
             read += 1
@@ -493,7 +518,8 @@ def test_any_damage_of_a_certificate_is_a_value(authority):
     assert read > 500  # the damage is in the places that are looked at, too
 
 
-# --- what has changed --------------------------------------------------------------------------------------------------------
+# --- what has changed
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_change_is_shown(session, capsys):

@@ -40,7 +40,9 @@ class Session:
         self.capsys = capsys
         self.places = Places(config=str(self.folder))
         self.password_file = self.write("owner", PASSWORD + "\n")
-        self.wrong_file = self.write("wrong", PASSWORD + " \n")  # the newline belongs to the file, the blank to the password
+        self.wrong_file = self.write(
+            "wrong", PASSWORD + " \n"
+        )  # the newline belongs to the file, the blank to the password
 
     def write(self, name, text):
         path = self.folder / name
@@ -73,7 +75,9 @@ class Session:
     def tool(self, *words, check=True):
         """A program of tpm2-tools, on the same TPM."""
         environment = {**os.environ, "TPM2TOOLS_TCTI": f"swtpm:path={self.daemon.data}", "TSS2_LOG": "all+NONE"}
-        done = subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
         if check:
             assert done.returncode == 0, (words, done.stderr)
         return done
@@ -106,14 +110,17 @@ def openssl_modulus(path):
     return bytes.fromhex(done.stdout.strip().removeprefix("Modulus=")).hex(" ").upper().split()
 
 
-# --- TPM 1.2 -----------------------------------------------------------------------------------------------------------------
+# --- TPM 1.2
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_classic_session_for_two_instances(session):
     moduli = []
     for name in ("vtpm0", "vtpm1"):
         one = session("1.2", name=name)
-        assert "there is no endorsement key" in one.refused(70, "takeown", name, "--owner-password-file", one.password_file)
+        assert "there is no endorsement key" in one.refused(
+            70, "takeown", name, "--owner-password-file", one.password_file
+        )
         assert one.done("createek", name).startswith("the endorsement key is made: RSA 2048, fingerprint sha256:")
         assert "there is an endorsement key already" in one.refused(73, "createek", name)
         before = modulus_of(one.done("getpubek", name))
@@ -216,11 +223,14 @@ def test_tpm_tools_and_we_agree_about_passwords(taken_by):
             service.close()
 
 
-# --- TPM 2.0 -----------------------------------------------------------------------------------------------------------------
+# --- TPM 2.0
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("tpm2-tools")
-@pytest.mark.parametrize(("algorithm", "handle", "theirs"), [("rsa2048", "0x81010001", "rsa"), ("ecc-p256", "0x81010002", "ecc")])
+@pytest.mark.parametrize(
+    ("algorithm", "handle", "theirs"), [("rsa2048", "0x81010001", "rsa"), ("ecc-p256", "0x81010002", "ecc")]
+)
 def test_tpm2_tools_make_the_same_endorsement_key(session, algorithm, handle, theirs):
     """tpm2_createek makes those of the low range by its own templates."""
     one = session("2.0")
@@ -278,7 +288,9 @@ def test_what_is_no_key_at_the_place_of_one_can_be_replaced(session):
 
 
 @pytest.mark.needs("swtpm")
-@pytest.mark.parametrize(("algorithm", "options"), [("rsa2048", []), ("ecc-p384", []), ("rsa3072", ["--rsa-keysize", "3072"])])
+@pytest.mark.parametrize(
+    ("algorithm", "options"), [("rsa2048", []), ("ecc-p384", []), ("rsa3072", ["--rsa-keysize", "3072"])]
+)
 def test_swtpm_setup_makes_the_same_endorsement_key(session, tmp_path, algorithm, options):
     """The key that it has stored and ours come from the same seed: they are equal if template and handle are."""
     one = made_by_swtpm_setup(session, tmp_path, "--createek", *options)
@@ -340,7 +352,9 @@ def test_the_public_key_on_a_curve(session):
     one = session("2.0")
     one.done("createek", "lab", "--algorithm", "ecc-p384")
     out = one.done("getpubek", "lab", "--algorithm", "ecc-p384", "--output", "ek.pem")
-    assert re.fullmatch(rf"ek\.pem successfully written\nPubek curve NIST P-384\nX:\n(?:{LINE}){{3}}Y:\n(?:{LINE}){{3}}", out)
+    assert re.fullmatch(
+        rf"ek\.pem successfully written\nPubek curve NIST P-384\nX:\n(?:{LINE}){{3}}Y:\n(?:{LINE}){{3}}", out
+    )
     values = json.loads(one.done("getpubek", "lab", "--algorithm", "ecc-p384", "--json"))
     assert (values["operation"], values["curve"], values["file"]) == ("getpubek", "NIST P-384", "pubek.pem")
     assert bytes.fromhex(values["x"]).hex(" ").upper().split() == out.split("X:\n")[1].split("Y:")[0].split()
@@ -360,7 +374,8 @@ def test_a_storage_root_key_is_not_made_by_takeown(session):
     one.done("takeown", "lab", "--owner-password-file", one.password_file)
 
 
-# --- ways to the TPM ---------------------------------------------------------------------------------------------------------
+# --- ways to the TPM
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_name_a_socket_and_the_environment(session, monkeypatch):
@@ -429,7 +444,8 @@ def test_a_socket_that_is_no_tpm(session, tmp_path, answer):
     assert one.daemon.status()
 
 
-# --- passwords ---------------------------------------------------------------------------------------------------------------
+# --- passwords
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -458,7 +474,9 @@ def test_the_end_of_the_line_is_no_part_of_a_password(owned, end):
 
 def test_what_else_is_in_a_line_is_a_part_of_it(owned):
     for text in (f"{PASSWORD}\r", f"{PASSWORD} \n", f"{PASSWORD}\r\r\n", f"\t{PASSWORD}\n"):
-        assert "TPM_AUTHFAIL" in owned.refused(77, "getpubek", "lab", "--owner-password-file", owned.write("other", text))
+        assert "TPM_AUTHFAIL" in owned.refused(
+            77, "getpubek", "lab", "--owner-password-file", owned.write("other", text)
+        )
 
 
 @pytest.mark.needs("tpm2-tools")
@@ -527,7 +545,8 @@ def test_a_person_at_a_terminal_is_asked(owned, session):
     status, shown = at_a_terminal(other, "takeown", other.daemon.data, typed=[PASSWORD, PASSWORD])
     assert (status, shown) == (
         0,
-        "Owner password: \nOwner password, again: \nownership is taken; the storage root key's secret is the well-known one\n",
+        "Owner password: \nOwner password, again: \nownership is taken; the storage root key's secret is the "
+        "well-known one\n",
     )
     other.done("getpubek", "other", "--owner-password-file", other.password_file)
 

@@ -1,4 +1,5 @@
-"""Going over from one key to another: all files at one moment, whenever it is killed, and whatever the file system refuses."""
+"""Going over from one key to another: all files at one moment, whenever it is killed, and whatever the file system
+refuses."""
 
 import errno
 import json
@@ -303,7 +304,9 @@ class Instance:
         options = {"stdin": subprocess.DEVNULL, **options}
         if "input" in options:
             del options["stdin"]
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=60, check=False, **options)
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=60, check=False, **options
+        )
 
 
 @pytest.fixture

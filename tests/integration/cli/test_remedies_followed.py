@@ -1,4 +1,5 @@
-"""Remedies followed as they are written, by root: they lead out of the trouble, and what is beside it stays as it was."""
+"""Remedies followed as they are written, by root: they lead out of the trouble, and what is beside it stays as it
+was."""
 
 import os
 import re
@@ -88,7 +89,9 @@ class Host:
             errors.append(error)
             assert commands(error.remedy), f"{error}: {error.remedy}"
             for command in commands(error.remedy, f"{CHANGING}|{LOOKING}"):
-                done = subprocess.run(["sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=30, check=False)
+                done = subprocess.run(
+                    ["sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=30, check=False
+                )
                 assert done.returncode == 0 or not commands(command), f"{command}: {done.stderr}"
         raise AssertionError([(str(error), error.remedy) for error in errors])
 
@@ -232,7 +235,9 @@ def test_root_that_acts_for_a_directorys_owner_is_not_told_to_be_root(host):
         newborn.install(Place(str(base), "vtpm0", Owner(PERSON, PERSON)), "2.0", b"state", None)
     assert "do this as root" not in caught.value.remedy
     assert f"root acts as user {PERSON} there" in caught.value.remedy
-    looked = subprocess.run(["sh", "-c", commands(caught.value.remedy, LOOKING)[0]], capture_output=True, text=True, check=True)
+    looked = subprocess.run(
+        ["sh", "-c", commands(caught.value.remedy, LOOKING)[0]], capture_output=True, text=True, check=True
+    )
     assert "of somebody" in looked.stdout
     assert (os.geteuid(), base.stat().st_uid) == (0, PERSON)
 

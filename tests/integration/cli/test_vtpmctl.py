@@ -232,11 +232,19 @@ def test_others_may_look_and_no_more(client, service, tmp_path):
     client.uid = STRANGER
     for command in ("capabilities", "info", "config", "established", "buffer-size"):
         assert client.run(command)[0] == 0, command
-    for command, *arguments in (["init"], ["stop"], ["shutdown"], ["locality", "3"], ["hash", "/dev/null"], ["store-volatile"]):
+    for command, *arguments in (
+        ["init"],
+        ["stop"],
+        ["shutdown"],
+        ["locality", "3"],
+        ["hash", "/dev/null"],
+        ["store-volatile"],
+    ):
         status, out, err = client.run(command, *arguments)
         assert (status, out) == (77, "")
         assert err.endswith(
-            "is not permitted to you\n  remedy: run this as root, or join the [control] group of the instance (vtpm.d(5))\n"
+            "is not permitted to you\n  remedy: run this as root, or join the [control] group of the instance "
+            "(vtpm.d(5))\n"
         )
     assert service.tpm.power is Power.RUNNING
 

@@ -122,7 +122,8 @@ def end_of(sock):
     return received
 
 
-# --- bytes ----------------------------------------------------------------------------------------------------------------
+# --- bytes
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channel", ["control", "data"])
@@ -172,7 +173,14 @@ def test_a_state_blob_one_byte_at_a_time(daemon):
 
 @pytest.mark.parametrize(
     "command",
-    ["80010000000a00000145", "8001", "80010000000a", "8001ffffffff0000017b", "80010000000900000145", "8001000000000000017b0008"],
+    [
+        "80010000000a00000145",
+        "8001",
+        "80010000000a",
+        "8001ffffffff0000017b",
+        "80010000000900000145",
+        "8001000000000000017b0008",
+    ],
 )
 def test_commands_that_are_cut_off_or_lie_about_their_size(daemon, command):
     with connect(daemon.data) as sock:
@@ -199,7 +207,8 @@ def test_requests_that_nobody_waited_for(daemon):
     assert answered > 100
 
 
-# --- descriptors ------------------------------------------------------------------------------------------------------------
+# --- descriptors
+# ------------------------------------------------------------------------------------------------------------
 
 
 def pass_descriptors(sock, *fds):
@@ -238,7 +247,8 @@ def test_descriptors_that_are_no_connected_stream_sockets(daemon, odd_descriptor
 
 
 def test_descriptors_that_nobody_asked_for(daemon, odd_descriptors):
-    """They come with other messages, with half of one, and too many at a time: none is kept for longer than the connection."""
+    """They come with other messages, with half of one, and too many at a time: none is kept for longer than the
+    connection."""
     fds = array.array("i", [odd_descriptors["file"]] * 60)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
     before = resources(daemon)[0]
@@ -249,7 +259,8 @@ def test_descriptors_that_nobody_asked_for(daemon, odd_descriptors):
         sock.sendmsg([h("0000")], rights)
         with connect(daemon.control) as other:
             exchange(other, GET_CONFIG)
-            # two connections, and one descriptor that waits for its message; the others may be closed after the answer to `other`
+            # two connections, and one descriptor that waits for its message; the others may be closed after the answer
+            # to `other`
             deadline = time.monotonic() + 10
             while resources(daemon)[0] > before + 3:
                 assert time.monotonic() < deadline
@@ -296,7 +307,8 @@ def test_data_sockets_of_both_kinds_at_once(daemon):
             ours.close()
 
 
-# --- connections --------------------------------------------------------------------------------------------------------------
+# --- connections
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_thousand_connections(daemon):

@@ -88,7 +88,8 @@ def test_a_write_before_the_response_was_read_is_busy(kernel):
 
 
 def test_a_command_after_a_piece_of_the_response_was_read_is_the_next_one(kernel):
-    """As drivers/char/tpm/tpm-dev-common.c has it; its tests are tools/testing/selftests/tpm2, "test_read_partial_overwrite"."""
+    """As drivers/char/tpm/tpm-dev-common.c has it; its tests are tools/testing/selftests/tpm2,
+    "test_read_partial_overwrite"."""
     handle = kernel.open()
     kernel.write(handle, GET_RANDOM)
     kernel.read(handle, 4)
@@ -159,7 +160,9 @@ def test_a_long_command_does_not_keep_others_waiting_for_what_needs_no_tpm(servi
     assert kernel.control(two, ptm.GetConfig())[1] == ptm.ConfigReply(0, 0)
     assert kernel.control(two, ptm.SetBufferSize(0))[1] == ptm.BufferSizeReply(0, *libtpms.set_buffer_size(0))
     queued = kernel.send(fuse.Opcode.WRITE, kernel.write_body(two, GET_RANDOM))
-    control = kernel.send(fuse.Opcode.IOCTL, kernel.ioctl_body(two, ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8))
+    control = kernel.send(
+        fuse.Opcode.IOCTL, kernel.ioctl_body(two, ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED], b"", 8)
+    )
     assert queued not in kernel.replies
     assert control not in kernel.replies
     assert set(service.park.waiters.take_over()) >= {write, queued, control}
@@ -202,7 +205,9 @@ def test_an_interrupt_ends_a_waiting_read_with_eintr(service, kernel):
 
 def test_an_interrupt_of_a_blocking_key_generation_cancels_it(service, kernel):
     handle = kernel.open()
-    for number in range(200):  # libtpms looks only between a key's primes, which may be found before the interrupt is seen
+    for number in range(
+        200
+    ):  # libtpms looks only between a key's primes, which may be found before the interrupt is seen
         write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(handle, create_rsa(number, bits=3072)))
         time.sleep(0.001)
         kernel.send(fuse.Opcode.INTERRUPT, struct.pack("=Q", write))
@@ -319,7 +324,8 @@ def test_state_blobs_go_out_by_read_and_in_by_write(service, kernel):
 
 
 K128, K256 = StateKey(bytes(16)), StateKey(bytes(32))
-#: The keys, what a blob is asked for as, whether one without the right to secrets gets it, and what it is then said to be.
+#: The keys, what a blob is asked for as, whether one without the right to secrets gets it, and what it is then said to
+#: be.
 SECRECY = [
     (Keys(K128, None), 0, True, ptm.STATE_FLAG_ENCRYPTED),
     (Keys(K128, None), ptm.STATE_FLAG_DECRYPTED, False, 0),
@@ -332,7 +338,8 @@ SECRECY = [
 
 @pytest.mark.parametrize(("keys", "wanted", "is_given", "flags"), SECRECY, ids=str)
 def test_an_encrypted_blob_is_for_all_who_may_control(keys, wanted, is_given, flags):
-    """In chunks, of which each says what the blob is, and which are all of one: encrypted twice it is never the same."""
+    """In chunks, of which each says what the blob is, and which are all of one: encrypted twice it is never the
+    same."""
     service = Service(keys=keys).start()
     try:
         kernel = service.kernel
@@ -534,7 +541,9 @@ def look_ups(service, kernel):
     dispatcher = Dispatcher(
         service.tpm, service.controller, service.executor, look_ups.rights, service.events, look_up=look_ups.look_up
     )
-    frontend = CuseFrontend(service.sockets[0].fileno(), service.park.slot, service.park.waiters, service.park.polls, dispatcher)
+    frontend = CuseFrontend(
+        service.sockets[0].fileno(), service.park.slot, service.park.waiters, service.park.polls, dispatcher
+    )
     kernel.serve_one = frontend.serve_one
     return look_ups
 

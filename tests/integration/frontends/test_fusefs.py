@@ -1,4 +1,5 @@
-"""The FUSE front end on a real mount: open files, facts, the control protocol, permissions, mounts that are in the way."""
+"""The FUSE front end on a real mount: open files, facts, the control protocol, permissions, mounts that are in the
+way."""
 
 import errno
 import json
@@ -155,7 +156,8 @@ def wait_for(condition, timeout_s=20):
         time.sleep(0.01)
 
 
-# --- the TPM -------------------------------------------------------------------------------------------------------------
+# --- the TPM
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_command_and_its_response(either):
@@ -271,7 +273,8 @@ def test_epoll_wakes_who_waits(service):
 
 
 def test_without_poll_a_read_waits_even_with_o_nonblock(start):
-    """pyfuse3 < 3.5: the kernel calls every file ready, and a client that believes it must not get EAGAIN or nothing."""
+    """pyfuse3 < 3.5: the kernel calls every file ready, and a client that believes it must not get EAGAIN or
+    nothing."""
     probe = subprocess.run(
         [SYSTEM_PYTHON, "-c", "import pyfuse3; print(hasattr(pyfuse3.Operations, 'poll'))"], capture_output=True
     )
@@ -372,7 +375,8 @@ def test_a_shell_can_write_a_command(service, tmp_path):
     assert json.loads(fact(service, "status"))["commands"] == 1
 
 
-# --- facts ---------------------------------------------------------------------------------------------------------------
+# --- facts
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_facts_of_a_tpm_2(either):
@@ -452,7 +456,8 @@ def test_nothing_is_made_removed_or_written_here(service):
     assert os.statvfs(service.directory).f_namemax == 255
 
 
-# --- who may -------------------------------------------------------------------------------------------------------------
+# --- who may
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -530,7 +535,8 @@ def test_who_may_not_mount_there_is_told(directory, start):
     assert refusal[2]
 
 
-# --- the control protocol ------------------------------------------------------------------------------------------------
+# --- the control protocol
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -679,7 +685,9 @@ def test_an_unknown_request_is_answered_and_ends_the_conversation(service, contr
 
 def test_no_bytes_end_in_an_exception(service):
     numbers = st.integers(0, 20).map(lambda number: bytes([0, 0, 0, number]))
-    pieces = st.lists(st.binary(max_size=40) | numbers, max_size=4).filter(lambda pieces: SHUTDOWN not in b"".join(pieces))
+    pieces = st.lists(st.binary(max_size=40) | numbers, max_size=4).filter(
+        lambda pieces: SHUTDOWN not in b"".join(pieces)
+    )
 
     @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(pieces=pieces, name=st.sampled_from(["control", "tpm"]))
@@ -697,7 +705,8 @@ def test_no_bytes_end_in_an_exception(service):
     assert [told for told in service.heard() if told[0] == "failed"] == []
 
 
-# --- real clients --------------------------------------------------------------------------------------------------------
+# --- real clients
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("tpm2-tools")
@@ -721,7 +730,17 @@ def test_qemu_passes_the_file_through_to_a_guest(start, python):
     """Its firmware starts the TPM, and measures itself into PCR 0."""
     service = start(python=python, startup=None)
     pcr = service.path("pcr-sha256", "0")
-    words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "64", "-nodefaults", "-display", "none", "-no-reboot"]
+    words = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35,accel=tcg",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]
     words += ["-tpmdev", f"passthrough,id=t,path={service.path('tpm')},cancel-path=/dev/null"]
     words += ["-device", "tpm-tis,tpmdev=t", "-monitor", "none"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
@@ -736,7 +755,8 @@ def test_qemu_passes_the_file_through_to_a_guest(start, python):
         process.communicate()
 
 
-# --- mounts --------------------------------------------------------------------------------------------------------------
+# --- mounts
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_mount_can_be_recognised_and_goes_with_the_service(either, directory):

@@ -87,7 +87,8 @@ def serve(tmp_path):
         thing.close()
 
 
-# --- its clients ----------------------------------------------------------------------------------------------------------
+# --- its clients
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("tpm2-tools")
@@ -111,7 +112,8 @@ def test_tpm2_tools(serve):
     assert service.recorder.failures == []
 
 
-# --- byte by byte -----------------------------------------------------------------------------------------------------------
+# --- byte by byte
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_power(serve):
@@ -197,7 +199,8 @@ def test_the_end_of_a_session_and_of_the_service(serve, port):
     assert service.shutdowns == [1]
 
 
-# --- two clients, long commands ---------------------------------------------------------------------------------------------
+# --- two clients, long commands
+# ---------------------------------------------------------------------------------------------
 
 
 def test_two_clients_and_a_long_command(serve):
@@ -240,7 +243,8 @@ def test_power_off_waits_for_the_long_command(serve):
     assert result_of(client.execute(GET_RANDOM)) == 0x100
 
 
-# --- peers that misbehave -----------------------------------------------------------------------------------------------------
+# --- peers that misbehave
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("port", ["commands", "platform"])

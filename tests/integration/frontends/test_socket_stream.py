@@ -1,4 +1,5 @@
-"""Plain commands on a data socket are served in C: that they are, and that it ends for everything else that is to be done.
+"""Plain commands on a data socket are served in C: that they are, and that it ends for everything else that is to be
+done.
 
 `python` counts how often the serving thread came to Python for a data socket.
 """
@@ -118,7 +119,8 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
-# --- it is taken ------------------------------------------------------------------------------------------------------------
+# --- it is taken
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
@@ -138,7 +140,15 @@ def test_python_is_not_called_for_each_plain_command(service, client, python, fa
 
 
 def test_what_it_answers_is_what_python_answers(service, client):
-    table = [PCR_READ_16, UNKNOWN_COMMAND, NV_DEFINE_COUNTER, NV_INCREMENT, NV_READ_COUNTER, NV_DEFINE_COUNTER, PCR_READ_16]
+    table = [
+        PCR_READ_16,
+        UNKNOWN_COMMAND,
+        NV_DEFINE_COUNTER,
+        NV_INCREMENT,
+        NV_READ_COUNTER,
+        NV_DEFINE_COUNTER,
+        PCR_READ_16,
+    ]
     answers = [[ask(client, command) for command in table]]
     service.call(lambda: service.tpm.shut_down())
     service.storage.blobs.clear()
@@ -151,7 +161,8 @@ def test_what_it_answers_is_what_python_answers(service, client):
 
 
 def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
-    """A socket that keeps messages apart has the next command there before the last is answered, which a stream has not."""
+    """A socket that keeps messages apart has the next command there before the last is answered, which a stream has
+    not."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe()
     with ours, theirs, select.epoll() as epoll:
@@ -187,7 +198,8 @@ def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
     os.close(writer)
 
 
-# --- what it leaves to Python -----------------------------------------------------------------------------------------------
+# --- what it leaves to Python
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +218,9 @@ def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
     ],
     ids=["refused", "shutdown", "prefix", "halves", "almost", "inner", "two", "longer", "4096", "vendor"],
 )
-def test_each_other_command_comes_to_python_and_the_next_plain_one_does_not(service, client, python, pieces, answer_size):
+def test_each_other_command_comes_to_python_and_the_next_plain_one_does_not(
+    service, client, python, pieces, answer_size
+):
     for _ in range(3):
         before = python.readable
         for piece in pieces:
@@ -320,7 +334,8 @@ def test_a_storage_failure_is_the_tpms_result_and_is_told(service, client):
     service.storage.failure = None
 
 
-# --- how a connection ends --------------------------------------------------------------------------------------------------
+# --- how a connection ends
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
@@ -365,7 +380,8 @@ def unread(sock):
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_responses_that_nobody_reads_wait_whole_and_in_order(service, client, python, kind):
-    """200 responses of 1.2 KiB into buffers of a few KiB: some are cut by TCP, where one byte more would not have fitted."""
+    """200 responses of 1.2 KiB into buffers of a few KiB: some are cut by TCP, where one byte more would not have
+    fitted."""
     handle = ask(client, CREATE_RSA)[10:14]
     context_save = h("80010000000e00000162") + handle
     cut = []
@@ -397,7 +413,8 @@ def test_responses_that_nobody_reads_wait_whole_and_in_order(service, client, py
     assert kind == "unix" or cut
 
 
-# --- a daemon, for long -----------------------------------------------------------------------------------------------------
+# --- a daemon, for long
+# -----------------------------------------------------------------------------------------------------
 
 
 def resident_kib(pid):
@@ -412,7 +429,10 @@ def test_10_000_commands_leave_no_memory_behind(tmp_path, reconnects):
     """Of all kinds: on the short way, refused, with a prefix, and stored with fsync."""
     daemon = DaemonProcess(tmp_path).start()
     batch = [GET_RANDOM, PCR_READ_16, PCR_EXTEND_16] * 30
-    batch += [UNKNOWN_COMMAND, PREFIX + struct.pack(">I", len(GET_RANDOM)) + GET_RANDOM] * 4 + [NV_INCREMENT, NV_READ_COUNTER]
+    batch += [UNKNOWN_COMMAND, PREFIX + struct.pack(">I", len(GET_RANDOM)) + GET_RANDOM] * 4 + [
+        NV_INCREMENT,
+        NV_READ_COUNTER,
+    ]
     increments = 0
     try:
         client = daemon.connect()

@@ -66,7 +66,8 @@ def control(sock, request):
             return reply
 
 
-# --- differential: the same bytes to the distribution's swtpm and to us ------------------------------------------------
+# --- differential: the same bytes to the distribution's swtpm and to us
+# ------------------------------------------------
 
 
 def talk(control_sock, data_sock, table):
@@ -118,7 +119,8 @@ def test_capabilities(serve, version, bits):
     assert exchange(sock, h("00000013 00000000")) == bytes(4)  # LOCK_STORAGE: it is locked
 
 
-# --- its clients ----------------------------------------------------------------------------------------------------------
+# --- its clients
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("swtpm_ioctl")
@@ -212,7 +214,8 @@ def test_a_long_command_keeps_nobody_from_asking(serve):
     assert received[:4] + received[8:] == bytes(12)
 
 
-# --- rights ------------------------------------------------------------------------------------------------------------------
+# --- rights
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_without_rights_control_is_refused_and_the_tpm_can_be_used(serve):
@@ -235,14 +238,17 @@ def test_the_refusal_of_a_state_blob_has_all_fields(serve):
     assert exchange(sock, ptm_socket.pack(ptm.GetStateBlob(1, 1, 0))) == h("00000009") + bytes(12)
 
 
-# --- peers that misbehave ------------------------------------------------------------------------------------------------------
+# --- peers that misbehave
+# ------------------------------------------------------------------------------------------------------
 
 
 def still_serves(service):
     assert exchange(connect(service.control_path), h("0000000f")) == bytes(8)
 
 
-@pytest.mark.parametrize("data", [h("000000ff"), b"\xff" * 100, os.urandom(1 << 20), h("0000000d 00000000 00000001 ffffffff")])
+@pytest.mark.parametrize(
+    "data", [h("000000ff"), b"\xff" * 100, os.urandom(1 << 20), h("0000000d 00000000 00000001 ffffffff")]
+)
 def test_garbage_on_the_control_channel_ends_that_connection_alone(serve, data):
     service = serve()
     sock = connect(service.control_path)
@@ -277,7 +283,11 @@ def test_a_command_byte_by_byte(serve):
 
 def test_a_peer_that_dies_in_the_middle_does_not_disturb_the_next(serve):
     service = serve()
-    for path, data in ((service.control_path, h("0000000d 000000")), (service.path, GET_RANDOM[:7]), (service.path, CREATE_RSA)):
+    for path, data in (
+        (service.control_path, h("0000000d 000000")),
+        (service.path, GET_RANDOM[:7]),
+        (service.path, CREATE_RSA),
+    ):
         sock = connect(path)
         sock.sendall(data)
         sock.close()
@@ -291,7 +301,9 @@ def test_descriptors_that_are_no_sockets_are_refused_and_closed(serve):
     before = len(os.listdir("/proc/self/fd"))
     with open("/dev/null", "rb") as null:
         for _ in range(30):
-            sock.sendmsg([h("00000010")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()] * 3))])
+            sock.sendmsg(
+                [h("00000010")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()] * 3))]
+            )
             assert int.from_bytes(sock.recv(4), "big") != 0
     assert len(os.listdir("/proc/self/fd")) < before + 30
     still_serves(service)
@@ -329,7 +341,8 @@ def test_a_peer_that_does_not_read_is_let_go(serve):
     still_serves(service)
 
 
-# --- addresses -----------------------------------------------------------------------------------------------------------------
+# --- addresses
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,17 @@ def over_tcp(tmp_path):
 
 @pytest.mark.parametrize("way", ["data", "data with a locality", "control", "mssim"])
 def test_a_message_in_pieces_does_not_wait_for_an_acknowledgement(over_tcp, way):
-    """The kernel acknowledges after 40 ms what nothing is sent back for, and until then a piece waits for the one before."""
+    """The kernel acknowledges after 40 ms what nothing is sent back for, and until then a piece waits for the one
+    before."""
     port, simulator = over_tcp
     config = ptm_socket.pack(ptm.GetConfig())
     ways = {
         "data": (port, [GET_RANDOM[:2], GET_RANDOM[2:6], GET_RANDOM[6:]], 10),
-        "data with a locality": (port, [bytes.fromhex("00000008"), b"\0", len(GET_RANDOM).to_bytes(4, "big"), GET_RANDOM], 18),
+        "data with a locality": (
+            port,
+            [bytes.fromhex("00000008"), b"\0", len(GET_RANDOM).to_bytes(4, "big"), GET_RANDOM],
+            18,
+        ),
         "control": (port + 1, [config[:2], config[2:3], config[3:]], 8),
         "mssim": (
             simulator,

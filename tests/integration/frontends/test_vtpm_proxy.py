@@ -1,5 +1,5 @@
-"""The vtpm_proxy front end with a real TPM. The kernel's end of the descriptor is played by a socket that keeps messages
-apart, as the driver does; the driver itself is in tests/lab/vm/test_kernel_tpm.py."""
+"""The vtpm_proxy front end with a real TPM. The kernel's end of the descriptor is played by a socket that keeps
+messages apart, as the driver does; the driver itself is in tests/lab/vm/test_kernel_tpm.py."""
 
 import fcntl
 import socket
@@ -49,7 +49,9 @@ class Kernel:
         self.executor = Executor(self.loop.post)
         dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: ALL, self.recorder)
         self.tpm.power_on(delete_volatile=True)
-        self.frontend = VtpmProxyFrontend(self.loop, dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1))
+        self.frontend = VtpmProxyFrontend(
+            self.loop, dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1)
+        )
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
@@ -83,7 +85,8 @@ def test_commands_and_responses(kernel):
 
 
 def test_the_next_command_is_read_when_the_one_before_is_answered(kernel, monkeypatch):
-    """The driver gives a command up in time, and takes a late answer for that of the next one once that has been read."""
+    """The driver gives a command up in time, and takes a late answer for that of the next one once that has been
+    read."""
     kernel.ask(STARTUP_CLEAR)
     stalled = threading.Event()
     monkeypatch.setattr(kernel.tpm._storage, "commit", lambda: stalled.wait(30))

@@ -1,4 +1,5 @@
-"""Clients that take more than their share, or leave things behind, and a real daemon that goes on serving the others."""
+"""Clients that take more than their share, or leave things behind, and a real daemon that goes on serving the
+others."""
 
 import os
 import pickle

@@ -51,7 +51,9 @@ def issued(authority, tmp_path_factory) -> "dict[str, Issued]":
         "ek-ecc": certificates.ek_certificate(authority, ec_key, TPM),
         "ek-1.2": certificates.ek_certificate(authority, rsa_key, TPM_1_2),
         "platform": certificates.platform_certificate(authority, rsa_key, TPM, PLATFORM),
-        "platform-serial": certificates.platform_certificate(authority, ec_key, TPM, PLATFORM._replace(serial="0815/4711")),
+        "platform-serial": certificates.platform_certificate(
+            authority, ec_key, TPM, PLATFORM._replace(serial="0815/4711")
+        ),
         "platform-1.2": certificates.platform_certificate(authority, rsa_key, TPM_1_2, PLATFORM),
         "idevid": certificates.idevid_certificate(authority, ec_key, TPM, ek, "0815"),
         "iak": certificates.iak_certificate(authority, ec_key, TPM, ek),
@@ -78,7 +80,14 @@ def test_openssl_verifies_the_chain_and_finds_nothing_against_rfc_5280(authority
     (tmp_path / "root").write_bytes(ca.pem(root))
     (tmp_path / "issuer").write_bytes(ca.pem(issuer))
     (tmp_path / "leaf").write_bytes(as_pem(issued[kind].der))
-    options = ["-x509_strict", "-check_ss_sig", "-CAfile", str(tmp_path / "root"), "-untrusted", str(tmp_path / "issuer")]
+    options = [
+        "-x509_strict",
+        "-check_ss_sig",
+        "-CAfile",
+        str(tmp_path / "root"),
+        "-untrusted",
+        str(tmp_path / "issuer"),
+    ]
     assert run("openssl", "verify", *options, str(tmp_path / "leaf")).endswith(": OK\n")
 
 
@@ -139,12 +148,15 @@ def test_the_specification_is_an_attribute_that_openssl_can_parse(issued):
 
 
 @pytest.mark.parametrize(
-    ("revision", "hexadecimal"), [(0, "00"), (127, "7F"), (128, "80"), (159, "9F"), (164, "A4"), (183, "B7"), (256, "0100")]
+    ("revision", "hexadecimal"),
+    [(0, "00"), (127, "7F"), (128, "80"), (159, "9F"), (164, "A4"), (183, "B7"), (256, "0100")],
 )
 def test_a_revision_is_encoded_as_a_positive_number(authority, tmp_path, revision, hexadecimal):
     """A first bit that is set would make it negative (X.690, 8.3)."""
     der = certificates.ek_certificate(authority, EC_KEY.public_key(), TPM._replace(revision=revision))
-    found = x509.load_der_x509_certificate(der).extensions.get_extension_for_oid(x509.ObjectIdentifier("2.5.29.9")).value
+    found = (
+        x509.load_der_x509_certificate(der).extensions.get_extension_for_oid(x509.ObjectIdentifier("2.5.29.9")).value
+    )
     (tmp_path / "attributes").write_bytes(found.value)
     parsed = run("openssl", "asn1parse", "-inform", "der", "-in", str(tmp_path / "attributes"))
     assert re.findall(r"INTEGER +:(\S+)", parsed)[1] == hexadecimal
@@ -152,14 +164,20 @@ def test_a_revision_is_encoded_as_a_positive_number(authority, tmp_path, revisio
 
 def names(found: Issued) -> "list[tuple[str, str]]":
     value = found.extension("2.5.29.17").value
-    return [(part.oid.dotted_string, part.value) for name in value.get_values_for_type(x509.DirectoryName) for part in name]
+    return [
+        (part.oid.dotted_string, part.value) for name in value.get_values_for_type(x509.DirectoryName) for part in name
+    ]
 
 
 def test_a_platform_certificate_names_the_platform(issued):
     platform = [("2.23.133.5.1.1", "Fedora"), ("2.23.133.5.1.4", "QEMU"), ("2.23.133.5.1.5", "2.1")]
     assert names(issued["platform"]) == platform
     assert names(issued["platform-serial"]) == [*platform, ("2.23.133.5.1.6", "0815/4711")]
-    assert names(issued["platform-1.2"])[3:] == [("2.23.133.2.4", "Fedora"), ("2.23.133.2.5", "QEMU"), ("2.23.133.2.6", "2.1")]
+    assert names(issued["platform-1.2"])[3:] == [
+        ("2.23.133.2.4", "Fedora"),
+        ("2.23.133.2.5", "QEMU"),
+        ("2.23.133.2.6", "2.1"),
+    ]
     for kind in ("platform", "platform-serial", "platform-1.2"):
         assert [oid.dotted_string for oid in issued[kind].extension("2.5.29.37").value] == ["2.23.133.8.2"]
 
@@ -189,7 +207,9 @@ def test_without_a_serial_number_the_ek_names_the_device(issued):
     """IEEE 802.1AR wants one; this one is in the EK's fingerprint, which openssl computes here."""
     pem = run("openssl", "x509", "-inform", "der", "-in", str(issued["ek"].path), "-noout", "-pubkey").encode()
     (issued["ek"].path.parent / "ek.pem").write_bytes(pem)
-    der = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "DER"], input=pem, check=True, capture_output=True).stdout
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-outform", "DER"], input=pem, check=True, capture_output=True
+    ).stdout
     serial = hashlib.sha256(der).hexdigest()[:20]
     assert issued["iak"].certificate.subject.rfc4514_string() == f"2.5.4.5={serial}"
 
@@ -201,14 +221,44 @@ def test_without_a_serial_number_the_ek_names_the_device(issued):
 def localca(tmp_path_factory) -> Callable[..., x509.Certificate]:
     """What swtpm_localca makes of the same key and the same facts."""
     directory = tmp_path_factory.mktemp("localca")
-    (directory / "options").write_text("--platform-manufacturer Fedora\n--platform-version 2.1\n--platform-model QEMU\n")
-    lines = [f"statedir = {directory}", *(f"{key} = {directory}/{key}" for key in ("signingkey", "issuercert", "certserial"))]
+    (directory / "options").write_text(
+        "--platform-manufacturer Fedora\n--platform-version 2.1\n--platform-model QEMU\n"
+    )
+    lines = [
+        f"statedir = {directory}",
+        *(f"{key} = {directory}/{key}" for key in ("signingkey", "issuercert", "certserial")),
+    ]
     (directory / "conf").write_text("\n".join(lines) + "\n")
 
     def make(kind: str, key: str, tpm: TpmFacts, *options: str) -> x509.Certificate:
-        words = ["--type", kind, "--ek", key, "--dir", str(directory), "--vmid", "vm", "--optsfile", str(directory / "options")]
-        words += ["--configfile", str(directory / "conf"), "--tpm-spec-family", tpm.family, "--tpm-spec-level", str(tpm.level)]
-        words += ["--tpm-spec-revision", str(tpm.revision), "--tpm-manufacturer", tpm.manufacturer, "--tpm-model", tpm.model]
+        words = [
+            "--type",
+            kind,
+            "--ek",
+            key,
+            "--dir",
+            str(directory),
+            "--vmid",
+            "vm",
+            "--optsfile",
+            str(directory / "options"),
+        ]
+        words += [
+            "--configfile",
+            str(directory / "conf"),
+            "--tpm-spec-family",
+            tpm.family,
+            "--tpm-spec-level",
+            str(tpm.level),
+        ]
+        words += [
+            "--tpm-spec-revision",
+            str(tpm.revision),
+            "--tpm-manufacturer",
+            tpm.manufacturer,
+            "--tpm-model",
+            tpm.model,
+        ]
         run("swtpm_localca", *words, "--tpm-version", tpm.version, *options)
         der = (directory / f"{kind}.cert").read_bytes()
         # for a TPM 1.2 the file is what goes to its NV memory: a header of seven bytes, then the certificate
@@ -232,7 +282,8 @@ EC_TEXT = "x={0.x:096x},y={0.y:096x},id=secp384r1".format(EC_KEY.public_key().pu
     ],
 )
 def test_every_field_is_that_of_swtpm_localca(issued, localca, kind, their_kind, key, options):
-    """But for what is each CA's own: serial number, issuer, its key identifier, its signature; and notBefore, which is now."""
+    """But for what is each CA's own: serial number, issuer, its key identifier, its signature; and notBefore, which is
+    now."""
     theirs, ours = localca(their_kind, key, TPM_1_2 if kind == "ek-1.2" else TPM, *options), issued[kind].certificate
     assert ours.version == theirs.version
     assert ours.public_key().public_numbers() == theirs.public_key().public_numbers()
@@ -243,7 +294,9 @@ def test_every_field_is_that_of_swtpm_localca(issued, localca, kind, their_kind,
 
     def fields(found: x509.Certificate) -> "dict[str, tuple[bool, bytes]]":
         return {
-            part.oid.dotted_string: (part.critical, part.value.public_bytes()) for part in found.extensions if part.oid != own
+            part.oid.dotted_string: (part.critical, part.value.public_bytes())
+            for part in found.extensions
+            if part.oid != own
         }
 
     assert fields(ours) == fields(theirs)

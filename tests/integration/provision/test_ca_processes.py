@@ -61,7 +61,16 @@ def test_processes_at_the_same_moment_make_one_ca(tmp_path: Path):
 
 def test_two_commands_at_the_same_moment_make_one_ca(tmp_path: Path):
     """The whole program, as two administrators or two first starts would run it."""
-    command = [sys.executable, "-m", "swtpm_svc.cli.vtpmctl.entry", "ca", "create", "--json", "--ca", str(tmp_path / "ca")]
+    command = [
+        sys.executable,
+        "-m",
+        "swtpm_svc.cli.vtpmctl.entry",
+        "ca",
+        "create",
+        "--json",
+        "--ca",
+        str(tmp_path / "ca"),
+    ]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = {run.communicate(timeout=60)[0] for run in runs}
     assert [run.returncode for run in runs] == [0, 0]
@@ -119,7 +128,9 @@ def test_a_kill_during_an_import_leaves_the_old_ca_or_the_new_one(tmp_path: Path
 @pytest.mark.needs("strace")
 def test_a_kill_at_each_change_of_a_directory_leaves_no_ca_or_a_whole_one(tmp_path: Path):
     """Not at random: strace kills the process as it makes, syncs or renames something, once for each such call."""
-    program = f"import sys; sys.path.insert(0, {os.getcwd()!r}); from swtpm_svc.provision import ca; ca.obtain(sys.argv[1])"
+    program = (
+        f"import sys; sys.path.insert(0, {os.getcwd()!r}); from swtpm_svc.provision import ca; ca.obtain(sys.argv[1])"
+    )
     outcomes = []
     for call in ("mkdir", "mkdirat", "rename", "renameat", "renameat2", "fsync", "flock"):
         for number in range(1, 20):

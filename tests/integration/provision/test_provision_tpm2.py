@@ -85,7 +85,8 @@ def test_an_endorsement_key_is_that_of_its_template_and_stays(tpm, name):
 
 @pytest.mark.parametrize("rc", [0x2C4, 0x2C7, 0x2E6])
 def test_an_algorithm_that_the_tpm_does_not_have(execute, rc):
-    """0x2C4: libtpms 0.9 to RSA 4096, which is in 0.10; the others: TPM_RC_KEY_SIZE and TPM_RC_CURVE, of the same parameter."""
+    """0x2C4: libtpms 0.9 to RSA 4096, which is in 0.10; the others: TPM_RC_KEY_SIZE and TPM_RC_CURVE, of the same
+    parameter."""
     tpm = Tpm2(failing(execute, Command.CREATE_PRIMARY, rc))
     error = refusal(ownership.create_endorsement_key, tpm, ENDORSEMENT_KEYS["rsa4096"])
     assert error.code is Code.TPM_REFUSED

@@ -56,7 +56,10 @@ sys.exit(main())
 
 
 def test_work_is_given_to_the_worker_by_the_serving_thread_only(make, tmp_path):
-    """The queues have no lock. What is new about the TPM's identity is found out on the worker when a Startup is stored there."""
+    """The queues have no lock.
+
+    What is new about the TPM's identity is found out on the worker when a Startup is stored there.
+    """
     (tmp_path / "program.py").write_text(SAYS_WHO_SUBMITS)
     daemon = make(startup="none")
     place = daemon.words.index("-m")
@@ -120,7 +123,8 @@ def test_two_daemons_on_one_state_directory(make, tmp_path):
 
 @pytest.mark.needs("root", "fuse", "tpm2-tools")
 def test_the_tpm_as_files_beside_its_sockets(make, tmp_path):
-    """Commands of both come to one TPM; the mount goes with the daemon, and with one that was killed at the next start."""
+    """Commands of both come to one TPM; the mount goes with the daemon, and with one that was killed at the next
+    start."""
     files = tmp_path / "fs"
     daemon = make(device_keys='group = "root"', more=f'[fuse]\nenabled = true\ndirectory = "{files}"\n').start()
     assert f"ready: TPM 2.0 at {files}/tpm, running" in daemon.log()
@@ -165,7 +169,11 @@ def run(*words):
 
 def vtpmctl(*words, expect=0):
     done = subprocess.run(
-        [sys.executable, "-m", "swtpm_svc.cli.vtpmctl.entry", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "swtpm_svc.cli.vtpmctl.entry", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, "Traceback" in done.stderr) == (expect, False), (words, done.stdout, done.stderr)
     return done.stdout + done.stderr
@@ -199,8 +207,12 @@ def test_every_control_operation_on_the_control_socket(make, tmp_path):
         ):
             vtpmctl(*words)
         assert ask(client, PCR_READ_16)[-32:] == extended[-32:]
-        assert "power it off first" in vtpmctl("load", daemon.control, "permanent", str(tmp_path / "permanent"), expect=69)
-        assert "the TPM has no savestate state" in vtpmctl("save", daemon.control, "savestate", str(tmp_path / "s"), expect=66)
+        assert "power it off first" in vtpmctl(
+            "load", daemon.control, "permanent", str(tmp_path / "permanent"), expect=69
+        )
+        assert "the TPM has no savestate state" in vtpmctl(
+            "save", daemon.control, "savestate", str(tmp_path / "s"), expect=66
+        )
     vtpmctl("shutdown", daemon.control)
     assert daemon.process.wait(30) == 0
 
@@ -246,7 +258,10 @@ def test_a_socket_that_does_not_listen_is_refused(make, tmp_path):
         daemon = make()
         daemon.spawn(sockets=[("control", wrong)])
         assert daemon.process.wait(30) == 75
-    assert "the socket that systemd passed as control is no listening stream socket; remedy: use ListenStream=" in daemon.log()
+    assert (
+        "the socket that systemd passed as control is no listening stream socket; remedy: use ListenStream="
+        in daemon.log()
+    )
 
 
 @pytest.mark.needs("root")
@@ -261,7 +276,9 @@ def test_a_user_with_a_number_of_ten_digits_and_without_a_name(make):
         try:
             daemon.words = other_user.words("swtpm_svc.service.vtpmd", number, number, *daemon.words[3:])
             daemon.start()
-            assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in (daemon.control, daemon.data)} == {(number, number)}
+            assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in (daemon.control, daemon.data)} == {
+                (number, number)
+            }
             with daemon.connect() as client:
                 assert result_of(ask(client)) == 0
             words = other_user.words("swtpm_svc.cli.vtpmctl.entry", other, number, "locality", daemon.control, "1")

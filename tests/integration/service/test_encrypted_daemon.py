@@ -1,4 +1,5 @@
-"""A real vtpmd with keys: what it writes, what it refuses, what it gives out, and that no key is to be seen anywhere."""
+"""A real vtpmd with keys: what it writes, what it refuses, what it gives out, and that no key is to be seen
+anywhere."""
 
 import os
 import signal
@@ -103,7 +104,9 @@ def test_the_key_can_be_a_credential_of_systemd_or_a_passphrase(daemon, tmp_path
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     key_file(credentials, "state-key", HEX, 0o440)
-    daemon.configure('key-credential = "state-key"\nmigration-key-credential = "migration"\nmigration-key-format = "sha512"')
+    daemon.configure(
+        'key-credential = "state-key"\nmigration-key-credential = "migration"\nmigration-key-format = "sha512"'
+    )
     status, log = daemon.refuses_to_start()
     assert status == 78
     assert "LoadCredentialEncrypted=state-key" in log
@@ -222,6 +225,9 @@ def test_a_tpm_migrates_to_swtpm_and_back_under_a_migration_key(daemon, tmp_path
 
 def test_cryptography_is_not_loaded_without_a_key():
     """A cold start is short (design D12)."""
-    program = "import sys, swtpm_svc.service.daemon; print([n for n in ('cryptography', 'hmac', 'getpass') if n in sys.modules])"
+    program = (
+        "import sys, swtpm_svc.service.daemon; print([n for n in ('cryptography', 'hmac', 'getpass') if n in "
+        "sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -97,7 +97,12 @@ def test_everybody_sees_that_it_has_failed_and_that_it_goes_on(small, capsys):
         for _ in range(20):
             assert ask(daemon, GET_RANDOM) == IN_FAILURE["2.0"]
         tpm = daemon.status()["tpm"]
-        assert (tpm["power"], tpm["healed"], tpm["failure"]["code"], tpm["failure"]["heals"]) == ("failed", 0, "state-full", True)
+        assert (tpm["power"], tpm["healed"], tpm["failure"]["code"], tpm["failure"]["heals"]) == (
+            "failed",
+            0,
+            "state-full",
+            True,
+        )
         result, shown = status_of(daemon, capsys)
         assert result == 70
         assert "power failed" in shown
@@ -175,7 +180,8 @@ def test_systemd_may_try_such_a_start_again_for_as_long_as_it_takes(small, tmp_p
             said = systemd.recv(4096).decode()
 
 
-# --- failure mode of libtpms ---------------------------------------------------------------------------------------------
+# --- failure mode of libtpms
+# ---------------------------------------------------------------------------------------------
 
 MAKE_FAILED_STATE = """
 import sys
@@ -219,7 +225,8 @@ def test_a_failure_that_storage_did_not_cause_is_seen_and_ends_with_a_reset(make
     assert daemon.status()["tpm"]["power"] == "running"
 
 
-# --- a disk that is slow ---------------------------------------------------------------------------------------------------
+# --- a disk that is slow
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -342,7 +349,9 @@ def test_a_disk_that_stalls_holds_only_who_wants_something_stored(make, faulty_d
 
 
 @pytest.mark.needs("root", "fuse")
-@pytest.mark.parametrize("request_", [ptm.Init(0), ptm.StoreVolatile(), ptm.Stop()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "request_", [ptm.Init(0), ptm.StoreVolatile(), ptm.Stop()], ids=lambda value: type(value).__name__
+)
 def test_control_operations_that_store_do_not_hold_the_loop(make, faulty_disk, request_):
     daemon = make()
     os.rmdir(daemon.state)

@@ -1,4 +1,5 @@
-"""The daemon's eye on the endorsement keys: real daemons on state that is swapped, lost and damaged between their starts."""
+"""The daemon's eye on the endorsement keys: real daemons on state that is swapped, lost and damaged between their
+starts."""
 
 import json
 import os
@@ -33,7 +34,9 @@ from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_co
 
 SHUTDOWN_STATE = encode_command(ST_NO_SESSIONS, 0x145, b"\0\1")
 #: TPM2_CreatePrimary in the null hierarchy, of a key on P-256: quickly made, and left where it is.
-CREATE_ECC = with_session(0x131, bytes.fromhex("40000007"), tpm2.encode_create_primary(ENDORSEMENT_KEYS["ecc-p256"].template))
+CREATE_ECC = with_session(
+    0x131, bytes.fromhex("40000007"), tpm2.encode_create_primary(ENDORSEMENT_KEYS["ecc-p256"].template)
+)
 NOTICE = re.compile(
     r"notice: this is another TPM than before, or it was cleared: (.*)\. What .* BitLocker .* LUKS .*: .* the old files of (.*)"
 )
@@ -71,8 +74,12 @@ class Instance:
         """By openssl, of the key that the TPM gives out."""
         pem = self.folder / "pubek.pem"
         self.vtpmctl("getpubek", "--algorithm", algorithm, "--output", str(pem))
-        der = subprocess.run(["openssl", "pkey", "-pubin", "-in", pem, "-outform", "DER"], capture_output=True, check=True).stdout
-        return subprocess.run(["openssl", "sha256", "-r"], input=der, capture_output=True, check=True).stdout[:64].decode()
+        der = subprocess.run(
+            ["openssl", "pkey", "-pubin", "-in", pem, "-outform", "DER"], capture_output=True, check=True
+        ).stdout
+        return (
+            subprocess.run(["openssl", "sha256", "-r"], input=der, capture_output=True, check=True).stdout[:64].decode()
+        )
 
     def record(self):
         with open(self.record_path, encoding="utf-8") as file:
@@ -182,7 +189,8 @@ def test_an_owned_tpm_1_2_is_known_too(instance, tmp_path):
 
 @pytest.mark.parametrize("exponent", ["", "010001"])
 def test_the_key_of_a_tpm_1_2_is_found_in_its_state(exponent):
-    """Whoever has made it: with the exponent said, as some tools do, or left out; and after the storage root key has come."""
+    """Whoever has made it: with the exponent said, as some tools do, or left out; and after the storage root key has
+    come."""
     one = WatchedTpm("1.2")
     assert one.tpm.startup("clear")[6:10] == bytes(4)
     size = len(bytes.fromhex(exponent))
@@ -195,7 +203,11 @@ def test_the_key_of_a_tpm_1_2_is_found_in_its_state(exponent):
     assert one.watch.describe()["keys"] == {"rsa2048": subject_public_key.fingerprint(key)}
     connected.take_ownership(bytes(20))
     one.watch.check()
-    assert one.watch.describe() == {"keys": {"rsa2048": subject_public_key.fingerprint(key)}, "change": None, "clones": []}
+    assert one.watch.describe() == {
+        "keys": {"rsa2048": subject_public_key.fingerprint(key)},
+        "change": None,
+        "clones": [],
+    }
     one.tpm.shut_down()
 
 
@@ -409,7 +421,8 @@ def watched(version):
 
 
 def test_no_client_notices(watched, version):
-    """Nothing in the TPM's memory differs but what time alone changes; nothing is stored; and what was shut down stays so."""
+    """Nothing in the TPM's memory differs but what time alone changes; nothing is stored; and what was shut down stays
+    so."""
     tpm = watched.tpm
     watched.watch.check()
     assert tpm.startup("clear")[6:10] == bytes(4)  # the one before has not started it
@@ -623,7 +636,8 @@ def test_a_damaged_record_beside_the_state_is_told_and_goes(service):
 
 
 def test_a_directory_of_its_own_that_is_missing(service):
-    """It is told what that costs; the TPM is watched as without one, and what it had is there again with the directory."""
+    """It is told what that costs; the TPM is watched as without one, and what it had is there again with the
+    directory."""
     one = service().start()
     one.vtpmctl("createek")
     was = one.fingerprint()
@@ -686,7 +700,8 @@ def test_what_else_a_drop_in_adds_is_not_the_record_s_place(instance):
 
 @pytest.fixture
 def copies(tmp_path, instance, version, monkeypatch):
-    """A TPM that is served, and a copy of its state (cp -a) that is not yet; what systemd would make for them is there."""
+    """A TPM that is served, and a copy of its state (cp -a) that is not yet; what systemd would make for them is
+    there."""
     monkeypatch.setattr(clones, "DIRECTORY", str(tmp_path / "vtpmkeys"))
     original, copy = instance(version, "one"), instance(version, "two")
     original.start()

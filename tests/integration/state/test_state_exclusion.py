@@ -30,7 +30,9 @@ def refused(directory: object) -> VtpmError:
 @contextmanager
 def process(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Killed and reaped at the end, if it has not ended before."""
-    started = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield started
     finally:
@@ -172,7 +174,12 @@ def test_a_holder_whose_open_files_may_not_be_seen_is_named_by_its_signature(tmp
                 print(error.report(error.code.value))
         """)
         done = subprocess.run(
-            [sys.executable, "-c", program], pass_fds=[directory], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            [sys.executable, "-c", program],
+            pass_fds=[directory],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
         )
         os.close(directory)
     assert f"held by process {os.getpid()}" in done.stdout, done.stderr

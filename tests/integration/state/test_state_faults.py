@@ -1,4 +1,5 @@
-"""Faults while state is written: killed between any two system calls, refused by any of them, full and read-only disks."""
+"""Faults while state is written: killed between any two system calls, refused by any of them, full and read-only
+disks."""
 
 import errno
 import os
@@ -38,7 +39,8 @@ def make(directory: str, version: str, *texts: bytes) -> None:
 
 
 def killed_at(step: int, action: Callable[[], None]) -> bool:
-    """Run `action` in a child that is killed with SIGKILL before its system call number `step`; False when it has fewer."""
+    """Run `action` in a child that is killed with SIGKILL before its system call number `step`; False when it has
+    fewer."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -196,7 +198,9 @@ def test_a_store_that_any_system_call_refuses_leaves_the_old_content(version, nu
             break
     else:
         raise AssertionError("it does not end")
-    assert set(tried) == ({"open", "write", "fsync", "link"} if first else {"open", "write", "fsync", "unlink", "link", "rename"})
+    assert set(tried) == (
+        {"open", "write", "fsync", "link"} if first else {"open", "write", "fsync", "unlink", "link", "rename"}
+    )
 
 
 def test_a_file_system_without_nameless_files(version, fresh, monkeypatch):
@@ -230,8 +234,23 @@ def test_a_store_costs_one_fsync_of_the_file_and_one_of_the_directory(tmp_path):
             store.delete("volatilestate", must_exist=True)
     """
     trace = tmp_path / "trace"
-    calls = "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync,link,linkat,rename,renameat,renameat2,unlink,unlinkat"
-    command = ["strace", "-f", "-y", "-s", "200", "-o", str(trace), "-e", calls, sys.executable, "-c", textwrap.dedent(program)]
+    calls = (
+        "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync,link,linkat,rename,renameat,renameat2,unlink,unlinkat"
+    )
+    command = [
+        "strace",
+        "-f",
+        "-y",
+        "-s",
+        "200",
+        "-o",
+        str(trace),
+        "-e",
+        calls,
+        sys.executable,
+        "-c",
+        textwrap.dedent(program),
+    ]
     subprocess.run(command, timeout=DEADLINE_S, check=True)
     seen = [re.sub(r"^\d+ +", "", line) for line in trace.read_text().splitlines() if str(state) in line]
     steps = [describe(line, str(state)) for line in seen if not line.startswith("unlink") or "= 0" in line]
@@ -259,7 +278,9 @@ def small_disk(tmp_path) -> Iterator[str]:
     """A tmpfs of 64 KiB."""
     path = str(tmp_path / "disk")
     os.mkdir(path)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", path], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"unobtainable: may not mount a tmpfs here: {done.stderr.strip()}")
     try:
@@ -285,7 +306,10 @@ def test_a_full_disk(version, small_disk):
         with pytest.raises(VtpmError) as caught:
             store.store(PERMALL, payload(version, bytes(20000)))
         assert caught.value.code is Code.STATE_FULL
-        assert caught.value.message == f"{small_disk}/{file_name(version, PERMALL)} cannot be written: No space left on device"
+        assert (
+            caught.value.message
+            == f"{small_disk}/{file_name(version, PERMALL)} cannot be written: No space left on device"
+        )
         assert {name: data for name, data in content(small_disk).items() if name != "filler"} == before
         os.unlink(os.path.join(small_disk, "filler"))
         store.store(PERMALL, payload(version, bytes(20000)))
@@ -339,7 +363,9 @@ def report_as_nobody(directory: str) -> list[str]:
             print(error.code.name, error.message, error.remedy, sep="\\n")
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=True).stdout.splitlines()
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=True
+    ).stdout.splitlines()
 
 
 @pytest.mark.needs("root")
@@ -360,7 +386,10 @@ def test_rights_that_are_missing(open_to_all):
         f"give it to the user that this runs as: chown -h 65534:65534 {open_to_all}",
     ]
     os.unlink(f"{open_to_all}/.lock")
-    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNWRITABLE", f"{open_to_all} cannot be written: {whose('0555')}"]
+    assert report_as_nobody(open_to_all)[:2] == [
+        "STATE_UNWRITABLE",
+        f"{open_to_all} cannot be written: {whose('0555')}",
+    ]
     # what root has restored into the service's directory
     os.chown(open_to_all, 65534, 65534)
     os.chmod(open_to_all, 0o700)
@@ -370,6 +399,9 @@ def test_rights_that_are_missing(open_to_all):
     ]
     os.unlink(f"{open_to_all}/.lock")
     os.close(os.open(f"{open_to_all}/.lock", os.O_CREAT, 0o600))
-    assert report_as_nobody(open_to_all)[:2] == ["STATE_UNWRITABLE", f"{open_to_all}/.lock cannot be written: {whose('0600')}"]
+    assert report_as_nobody(open_to_all)[:2] == [
+        "STATE_UNWRITABLE",
+        f"{open_to_all}/.lock cannot be written: {whose('0600')}",
+    ]
     assert content(open_to_all) == before
     assert stat.S_IMODE(os.stat(f"{open_to_all}/tpm2-00.permall").st_mode) == 0o600

@@ -169,7 +169,9 @@ def test_no_directory(tmp_path):
     error = caught.value
     assert error.code is Code.STATE_MISSING
     assert error.message == f"the directory {tmp_path}/none does not exist"
-    assert "mount what belongs there; only where there never was a TPM, make it: install -d -m 0700" in (error.remedy or "")
+    assert "mount what belongs there; only where there never was a TPM, make it: install -d -m 0700" in (
+        error.remedy or ""
+    )
     assert not (tmp_path / "none").exists()
 
 
@@ -262,7 +264,9 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     assert caught.value.code is Code.STATE_CORRUPT
 
 
-@pytest.mark.parametrize("left", ["tpm2-00.volatilestate", "tpm2-00.savestate", "tpm2-00.permall.previous", "TMP2-00.permall"])
+@pytest.mark.parametrize(
+    "left", ["tpm2-00.volatilestate", "tpm2-00.savestate", "tpm2-00.permall.previous", "TMP2-00.permall"]
+)
 def test_a_tpm_is_not_made_anew_where_there_are_traces_of_one(tmp_path, left):
     write(str(tmp_path / left), blob.encode_plain(payload("2.0")))
     error = refused(tmp_path)

@@ -62,7 +62,10 @@ def test_a_directory_that_only_the_store_wrote_is_served_by_swtpm(version, tmp_p
 @pytest.mark.parametrize("version", VERSIONS)
 def test_swtpms_volatile_state_survives_a_store_of_ours(version, tmp_path):
     """A PCR that was extended is still extended when swtpm resumes from the file that we wrote."""
-    read = {"1.2": (0xC1, 0x15, struct.pack(">I", 10)), "2.0": (0x8001, 0x17E, bytes.fromhex("00000001 000b 03 000400"))}[version]
+    read = {
+        "1.2": (0xC1, 0x15, struct.pack(">I", 10)),
+        "2.0": (0x8001, 0x17E, bytes.fromhex("00000001 000b 03 000400")),
+    }[version]
     extend = {
         "1.2": (0xC1, 0x14, struct.pack(">I", 10) + b"e" * 20),
         "2.0": (0x8002, 0x182, struct.pack(">I", 10) + PASSWORD + bytes.fromhex("00000001000b") + b"e" * 32),
@@ -192,7 +195,12 @@ def test_the_way_out_of_one_file(version, tmp_path):
         daemon = DaemonProcess(folder, "vm1", tpm=f'version = "{version}"').start()
         try:
             places = Places(config=folder)
-            for words in (["stop", "vm1"], ["load", "vm1", "permanent", str(saved)], ["init", "vm1"], ["shutdown", "vm1"]):
+            for words in (
+                ["stop", "vm1"],
+                ["load", "vm1", "permanent", str(saved)],
+                ["init", "vm1"],
+                ["shutdown", "vm1"],
+            ):
                 assert entry.main(words, places) == 0
             assert daemon.process.wait(20) == 0
         finally:

@@ -1,4 +1,5 @@
-"""Encrypted state goes to and fro between the distribution's swtpm and us, with every kind of key, and the TPM remembers."""
+"""Encrypted state goes to and fro between the distribution's swtpm and us, with every kind of key, and the TPM
+remembers."""
 
 import struct
 from pathlib import Path
@@ -64,7 +65,8 @@ def state(tmp_path) -> Path:
 
 
 def test_swtpms_encrypted_state_is_read_and_given_back(version, kind, state):
-    """Permanent and volatile state: what is in the NV index, and in the PCR, is there again after each change of hands."""
+    """Permanent and volatile state: what is in the NV index, and in the PCR, is there again after each change of
+    hands."""
     key = ("--key", kind.swtpm)
     with swtpm(version, state, *key) as tpm:
         tpm.remember(SECRET)
@@ -85,7 +87,8 @@ def test_swtpms_encrypted_state_is_read_and_given_back(version, kind, state):
         data = rewritten[file_name(version, name)]
         assert payload not in data
         assert payload[20:60] not in data
-        # byte for byte what swtpm's was, but for what must differ: IV, and with it all that is encrypted; and our checksum
+        # byte for byte what swtpm's was, but for what must differ: IV, and with it all that is encrypted; and our
+        # checksum
         ours, theirs = blob.decode(data), blob.decode(written[file_name(version, name)])
         assert ours.flags == theirs.flags
         sizes = {tag: len(value) for tag, value in ours.tlvs.items() if tag != blob.Tag.CHECKSUM}
@@ -112,7 +115,8 @@ def test_a_saved_state_of_tpm_1_2_goes_both_ways(kind, state):
         assert tpm.send(*READ["1.2"]) == pcr
 
 
-#: Keys of two sizes are left out: swtpm 0.7.1 then mixes up its IVs ("IV is 32 bytes, but expected 16 bytes") and fails.
+#: Keys of two sizes are left out: swtpm 0.7.1 then mixes up its IVs ("IV is 32 bytes, but expected 16 bytes") and
+#: fails.
 PAIRS = [
     ("binary", None),
     ("binary-256", None),
@@ -130,7 +134,10 @@ PAIRS = [
 @pytest.mark.parametrize(("file", "migration"), PAIRS)
 def test_state_blobs_go_both_ways(version, file, migration, tmp_path, state):
     """swtpm's blobs are read with its keys, and ours, which have no other form, are loaded by it."""
-    kinds = {"--key": Kind(file, tmp_path) if file else None, "--migration-key": Kind(migration, tmp_path) if migration else None}
+    kinds = {
+        "--key": Kind(file, tmp_path) if file else None,
+        "--migration-key": Kind(migration, tmp_path) if migration else None,
+    }
     options = [word for option, kind in kinds.items() if kind for word in (option, kind.swtpm)]
     ours = Keys(*(kind.key if kind else None for kind in kinds.values()))
     saved = tmp_path / "blob"

@@ -1,7 +1,8 @@
-"""`make run` where its ways are broken: each is left for the next with a line that says why, and the last one ends well.
+"""`make run` where its ways are broken: each is left for the next with a line that says why, and the last one ends
+well.
 
-The broken User-Mode Linux is a script. With a real one, and with the real unit: .ci/run, tests/lab/uml/test_run_demo.py and
-tests/lab/vm/test_demo.py.
+The broken User-Mode Linux is a script. With a real one, and with the real unit: .ci/run, tests/lab/uml/test_run_demo.py
+and tests/lab/vm/test_demo.py.
 """
 
 import os
@@ -22,7 +23,12 @@ exit 6
 
 
 def demo(tmp_path, frontend, kernel=None):
-    environment = {**os.environ, "FRONTEND": frontend, "LAB_UML": str(tmp_path / "linux.uml"), "LAB_CACHE": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "FRONTEND": frontend,
+        "LAB_UML": str(tmp_path / "linux.uml"),
+        "LAB_CACHE": str(tmp_path),
+    }
     (tmp_path / "bin").mkdir()
     scripts = {"linux.uml": kernel, "bin/mmdebstrap": "#!/bin/sh\nexit 1\n", "bin/patchelf": "#!/bin/sh\nexit 1\n"}
     for name, text in scripts.items():
@@ -30,7 +36,9 @@ def demo(tmp_path, frontend, kernel=None):
             (tmp_path / name).write_text(text)
             (tmp_path / name).chmod(0o755)
     environment["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
-    return subprocess.run([PROJECT / "tools/run-demo"], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [PROJECT / "tools/run-demo"], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.needs("user-mode-linux", "fuse", "pyfuse3", "fusermount3", "tpm2-tools", "swtpm_ioctl")
@@ -58,7 +66,11 @@ def test_without_user_mode_linux_the_tpms_are_files(tmp_path, kernel, why):
 def test_where_no_way_is_left_it_says_of_each_why(tmp_path):
     done = demo(tmp_path, "uml", "#!/bin/sh\nkill -ABRT $$\n")
     assert done.returncode == 125
-    assert [line for line in done.stdout.splitlines() if line.startswith("run-demo: the User-Mode Linux lab: ended with 125: ")]
+    assert [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith("run-demo: the User-Mode Linux lab: ended with 125: ")
+    ]
     assert done.stderr.startswith("run-demo: no way to show two TPMs on this machine\n  remedy: ")
 
 

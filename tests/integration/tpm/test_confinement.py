@@ -89,7 +89,9 @@ def test_no_other_process_is_reached(way: str) -> None:
             assert "Max open files            0 " not in file.read()
 
 
-@pytest.mark.parametrize("way", [WAYS["kill"], f"{WAYS['fcntl, signal']}; {WAYS['fcntl, owner']}; ready()", WAYS["prlimit"]])
+@pytest.mark.parametrize(
+    "way", [WAYS["kill"], f"{WAYS['fcntl, signal']}; {WAYS['fcntl, owner']}; ready()", WAYS["prlimit"]]
+)
 def test_without_the_filter_it_would_be(way: str) -> None:
     """Else the test above would show nothing."""
     with victim() as other:
@@ -136,7 +138,10 @@ def test_what_a_process_does_to_itself_goes_on() -> None:
 
 def test_who_runs_it_by_hand_keeps_what_set_user_id_programs_give() -> None:
     """fusermount3, for [fuse] of a user who is not root: a filter would need PR_SET_NO_NEW_PRIVS, which ends that."""
-    code = PRELUDE[: PRELUDE.index("libc.prctl")] + "assert libtpms.confine() == 0; os.kill(victim, 0); print('not confined')"
+    code = (
+        PRELUDE[: PRELUDE.index("libc.prctl")]
+        + "assert libtpms.confine() == 0; os.kill(victim, 0); print('not confined')"
+    )
     with victim() as other:
         done = subprocess.run([sys.executable, "-c", code, str(other.pid)], capture_output=True, text=True, timeout=60)
     assert done.stdout == "not confined\n", done.stderr

@@ -1,4 +1,5 @@
-"""The TPM over the real libtpms, its state in memory: power, volatile state, orderly shutdown, locality, hash sequence."""
+"""The TPM over the real libtpms, its state in memory: power, volatile state, orderly shutdown, locality, hash
+sequence."""
 
 import os
 
@@ -143,9 +144,13 @@ def use_an_object_under_dictionary_attack_protection(tpm):
     """An HMAC key with a password that is used once: libtpms then notes that the power must not just go."""
     template = h("0008 000b 00040060 0000 0005 000b 0000")  # keyedHash, sha256, sign, HMAC with sha256
     public = len(template).to_bytes(2, "big") + template
-    response = run(tpm, with_session(0x131, h("40000001"), h("0009 0005") + b"hello" + h("0000") + public + h("0000 00000000")))
+    response = run(
+        tpm, with_session(0x131, h("40000001"), h("0009 0005") + b"hello" + h("0000") + public + h("0000 00000000"))
+    )
     assert result_of(response) == 0, response.hex()
-    command = with_session(0x155, response[10:14], h("0003") + b"abc" + h("000b"), auth=h("40000009 0000 00 0005") + b"hello")
+    command = with_session(
+        0x155, response[10:14], h("0003") + b"abc" + h("000b"), auth=h("40000009 0000 00 0005") + b"hello"
+    )
     response = run(tpm, command)
     if result_of(response) == 0x922:  # TPM_RC_RETRY: it has first written down that such an object is in use
         response = run(tpm, command)
@@ -221,7 +226,9 @@ def test_state_blobs_move_a_tpm_to_another_one(make_tpm):
 
 _NO_PCRS = h("0003 000000 1f") + bytes(20)  # TPM_PCR_INFO_SHORT
 #: TPM_NV_DefineSpace of 8 bytes with TPM_NV_PER_OWNERWRITE, which asks nobody before nvLocked is set.
-TPM12_DEFINE_NV = h("00c100000065000000cc 0018 00001234") + 2 * _NO_PCRS + h("0017 00000002 000000 00000008") + bytes(20)
+TPM12_DEFINE_NV = (
+    h("00c100000065000000cc 0018 00001234") + 2 * _NO_PCRS + h("0017 00000002 000000 00000008") + bytes(20)
+)
 
 
 def test_state_blobs_replace_the_state_of_a_tpm_1_2_that_has_its_own(make_tpm):

@@ -1,4 +1,5 @@
-"""A TPM whose state cannot be stored: it fails, loses nothing, says so, and goes on when it can (docs/decisions/0014)."""
+"""A TPM whose state cannot be stored: it fails, loses nothing, says so, and goes on when it can
+(docs/decisions/0014)."""
 
 import contextlib
 import os
@@ -97,7 +98,8 @@ def started(tpm):
     return tpm
 
 
-# --- disks that fail ----------------------------------------------------------------------------------------------------
+# --- disks that fail
+# ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -165,7 +167,9 @@ def fail_and_heal(tpm, folder, fault):
 
 
 def contents(folder):
-    (permall,) = [f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".permall") and not name.startswith("TMP")]
+    (permall,) = [
+        f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".permall") and not name.startswith("TMP")
+    ]
     with open(permall, "rb") as file:
         return file.read()
 
@@ -201,7 +205,8 @@ def test_a_disk_with_an_error_in_any_step(make_tpm, faulty_disk, version, error,
         tpm.stop()
 
 
-# --- commands of all kinds ------------------------------------------------------------------------------------------------
+# --- commands of all kinds
+# ------------------------------------------------------------------------------------------------
 
 
 FULL = VtpmError(Code.STATE_FULL, "no space", remedy="make room")
@@ -254,7 +259,8 @@ def test_a_startup_that_cannot_be_stored_leaves_it_not_started(make_tpm):
 
 
 def test_a_counted_failure_of_an_authorization_is_not_lost(make_tpm):
-    """It answers what it would have, since that is as true as before, and executes nothing more until the count is stored."""
+    """It answers what it would have, since that is as true as before, and executes nothing more until the count is
+    stored."""
     storage = MemoryStorage()
     tpm = started(make_tpm("2.0", storage))
     done(tpm, CHANGE_AUTH_LOCKOUT)
@@ -273,9 +279,9 @@ def hmac_key(tpm):
     """An HMAC key with the password "hello", under dictionary attack protection."""
     template = h("0008 000b 00040060 0000 0005 000b 0000")
     public = len(template).to_bytes(2, "big") + template
-    return done(tpm, with_session(0x131, h("40000007"), h("0009 0005") + b"hello" + h("0000") + public + h("0000 00000000")))[
-        10:14
-    ]
+    return done(
+        tpm, with_session(0x131, h("40000007"), h("0009 0005") + b"hello" + h("0000") + public + h("0000 00000000"))
+    )[10:14]
 
 
 def hmac(handle, password):
@@ -306,7 +312,8 @@ def test_an_authorization_that_fails_by_the_way_is_counted_when_it_can_be(make_t
     assert done(again, h("8001000000160000017a 00000006 0000020e 00000001"))[-4:] >= counter
 
 
-# --- power ------------------------------------------------------------------------------------------------------------------
+# --- power
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_tpm_is_handed_over_with_its_pcrs(make_tpm):
@@ -392,7 +399,8 @@ def test_two_files_that_belong_together_are_undone_together(make_tpm):
     assert SAVESTATE not in storage.blobs
 
 
-# --- failure mode of libtpms itself ------------------------------------------------------------------------------------------
+# --- failure mode of libtpms itself
+# ------------------------------------------------------------------------------------------
 
 
 def put_into_failure_mode(tpm, monkeypatch):
@@ -448,7 +456,13 @@ def test_it_has_power_while_it_goes_back_and_fails_for_good_if_it_cannot(make_tp
 
 @pytest.mark.parametrize(
     ("sequence", "results"),
-    [("d", [0x1A]), ("e", [0x1A]), ("sede", [0, 0, 0x1A, 0x1A]), ("ssde", [0, 9, 0, 0]), ("sdede", [0, 0, 0, 0x1A, 0x1A])],
+    [
+        ("d", [0x1A]),
+        ("e", [0x1A]),
+        ("sede", [0, 0, 0x1A, 0x1A]),
+        ("ssde", [0, 9, 0, 0]),
+        ("sdede", [0, 0, 0, 0x1A, 0x1A]),
+    ],
 )
 def test_a_hash_sequence_out_of_order_does_not_end_a_tpm_1_2(make_tpm, sequence, results):
     """libtpms 0.9.2 gives these results too, and is in failure mode then."""

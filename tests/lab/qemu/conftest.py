@@ -1,4 +1,5 @@
-"""What the tests with real QEMU guests share: the lab of a module, and the story of all processes where a test fails."""
+"""What the tests with real QEMU guests share: the lab of a module, and the story of all processes where a test
+fails."""
 
 import os
 import sys

@@ -11,7 +11,10 @@ h = bytes.fromhex
 
 
 class Tpm20:
-    """The SHA-256 bank. NV belongs to the owner; the EK is TCG's RSA 2048 template L-1 (EK Credential Profile, annex B)."""
+    """The SHA-256 bank.
+
+    NV belongs to the owner; the EK is TCG's RSA 2048 template L-1 (EK Credential Profile, annex B).
+    """
 
     digest_bytes = 32
     _OWNER, _ENDORSEMENT, _NV_INDEX = h("40000001"), h("4000000b"), h("01500016")

@@ -20,7 +20,9 @@ class Lab:
     def __init__(self):
         # not pytest's: a UNIX socket's path has 107 bytes
         self.directory = tempfile.mkdtemp(prefix="vtpm-qemu-")
-        kernel = subprocess.run([os.path.join(HERE, "kernel.sh")], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        kernel = subprocess.run(
+            [os.path.join(HERE, "kernel.sh")], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.strip()
         self.boot = kernel, make_initramfs(self.directory, os.path.join(HERE, "init.sh"))
         self._started = []
         self._ending = ExitStack()

@@ -1,4 +1,5 @@
-"""libvirt's system daemon, apart from the machine's own: its folders, network and processes are in namespaces of their own."""
+"""libvirt's system daemon, apart from the machine's own: its folders, network and processes are in namespaces of their
+own."""
 
 import os
 import subprocess
@@ -68,7 +69,10 @@ class Libvirt:
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with open(f"{self._directory}/log/libvirtd", "wb") as log:
             self._process = subprocess.Popen(
-                [*command, "bash", "-c", IN_NAMESPACES, "-", self._directory], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*command, "bash", "-c", IN_NAMESPACES, "-", self._directory],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + START_S
         while self._virsh("version").returncode:

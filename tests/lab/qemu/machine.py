@@ -26,7 +26,11 @@ def make_initramfs(directory, init):
     path = f"{root}.cpio"
     with open(path, "wb") as archive:
         subprocess.run(
-            ["sh", "-c", "find . | busybox cpio -o -H newc"], cwd=root, stdout=archive, stderr=subprocess.PIPE, check=True
+            ["sh", "-c", "find . | busybox cpio -o -H newc"],
+            cwd=root,
+            stdout=archive,
+            stderr=subprocess.PIPE,
+            check=True,
         )
     return path
 
@@ -113,8 +117,8 @@ class Guest:
 class Machine:
     """One QEMU process, whose TPM is that of `service`; `tpm` are the words of the command line that connect it.
 
-    With `incoming`, a UNIX socket's path, it waits for a migration instead of booting. `disk` is a qcow2 image, which snapshots
-    need; `firmware` a file instead of SeaBIOS.
+    With `incoming`, a UNIX socket's path, it waits for a migration instead of booting. `disk` is a qcow2 image, which
+    snapshots need; `firmware` a file instead of SeaBIOS.
     """
 
     def __init__(self, name, boot, service, tpm, directory, *, incoming=None, disk=None, firmware=None):
@@ -124,10 +128,28 @@ class Machine:
         self.guest = Guest(self._orders, service.version)
         self._process = None
         kernel, initramfs = boot
-        words = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "160", "-nodefaults", "-display", "none"]
+        words = [
+            "qemu-system-x86_64",
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg",
+            "-m",
+            "160",
+            "-nodefaults",
+            "-display",
+            "none",
+        ]
         words += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         words += ["-serial", f"file:{self._path}.console", "-chardev", f"socket,id=orders,path={self._path}.orders"]
-        words += ["-serial", "chardev:orders", "-chardev", f"socket,id=qmp,path={self._path}.qmp", "-mon", "qmp,mode=control"]
+        words += [
+            "-serial",
+            "chardev:orders",
+            "-chardev",
+            f"socket,id=qmp,path={self._path}.qmp",
+            "-mon",
+            "qmp,mode=control",
+        ]
         words += tpm
         if incoming:
             words += ["-incoming", f"unix:{incoming}"]

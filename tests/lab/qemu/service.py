@@ -11,7 +11,10 @@ END_S = 30
 
 
 class Service(DaemonProcess):
-    """A vtpmd. `group` may use the control socket besides root. `fuse`: it serves the file `tpm` too, and sends no Startup."""
+    """A vtpmd.
+
+    `group` may use the control socket besides root. `fuse`: it serves the file `tpm` too, and sends no Startup.
+    """
 
     def __init__(self, directory, name, version="2.0", *, group=None, fuse=False):
         own = os.path.join(directory, name)

@@ -1,4 +1,5 @@
-"""Guests at the same time, each with a TPM of its own: firmware measures, kernels talk, a reboot resets what it is to reset."""
+"""Guests at the same time, each with a TPM of its own: firmware measures, kernels talk, a reboot resets what it is to
+reset."""
 
 from collections import namedtuple
 
@@ -90,7 +91,10 @@ def test_a_qemu_that_is_killed_leaves_the_tpm_to_the_next(lab, machines):
 
 @pytest.mark.needs("fuse", "root")
 def test_a_tpm_that_is_passed_through_goes_on_when_the_guest_reboots(lab):
-    """As with a chip of the host: its power is not the guest's. The guest's firmware has to be the first to start it."""
+    """As with a chip of the host: its power is not the guest's.
+
+    The guest's firmware has to be the first to start it.
+    """
     service = lab.service("files", fuse=True)
     guest = lab.machine("passthrough", service, "tpm-tis", passthrough=service.tpm).guest
     guest.wait_until_booted()

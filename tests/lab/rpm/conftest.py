@@ -1,4 +1,5 @@
-"""Where the package's tests find their helpers: systemd and the commands of an administrator are those of tests/lab/vm."""
+"""Where the package's tests find their helpers: systemd and the commands of an administrator are those of
+tests/lab/vm."""
 
 import sys
 from pathlib import Path

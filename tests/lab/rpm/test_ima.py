@@ -1,6 +1,8 @@
-"""IMA appraisal in force over our files (docs/ima.md): what was signed runs, what was changed does not, and one is told.
+"""IMA appraisal in force over our files (docs/ima.md): what was signed runs, what was changed does not, and one is
+told.
 
-After test_reboot.py, on a machine booted with ima_appraise=enforce. The order of the tests matters: the kernel takes one policy.
+After test_reboot.py, on a machine booted with ima_appraise=enforce. The order of the tests matters: the kernel takes
+one policy.
 """
 
 import json
@@ -129,7 +131,9 @@ def test_what_was_changed_does_not_run_and_is_named(what):
     assert "ermission denied" in run("journalctl", "-b", "-o", "cat", "--since", since).stdout
     told = run("journalctl", "-b", "-o", "cat").stdout
     if run("systemctl", "is-active", "systemd-journald-audit.socket", expect=None).returncode:
-        told = Path("/var/log/audit/audit.log").read_text(errors="replace")  # a journal without audit records, as trixie has it
+        told = Path("/var/log/audit/audit.log").read_text(
+            errors="replace"
+        )  # a journal without audit records, as trixie has it
     refused = [line for line in told.splitlines() if "appraise_data" in line and f'name="{changed[0]}"' in line]
     assert refused, told[-3000:]
     assert "invalid-signature" in refused[-1]
@@ -170,5 +174,7 @@ def test_selinux_had_no_objection():
     run("journalctl", "--sync")
     log = Path("/var/log/audit/audit.log").read_text(errors="replace")
     assert "INTEGRITY_DATA" in log
-    denied = [line for line in log.splitlines() if re.search(r"avc: +denied", line) and re.search(r":vtpm(_\w+)?_t:", line)]
+    denied = [
+        line for line in log.splitlines() if re.search(r"avc: +denied", line) and re.search(r":vtpm(_\w+)?_t:", line)
+    ]
     assert denied == []

@@ -131,7 +131,10 @@ def test_one_command_installs_it(capsys):
 def test_nothing_is_enabled_and_nothing_runs_that_was_not_started():
     assert settings_of_systemd() <= set(run("rpm", "-ql", PACKAGE).stdout.split())
     listed = run("systemctl", "list-unit-files", "--no-legend", "vtpm@*").stdout.split("\n")
-    assert {tuple(line.split()[:2]) for line in listed if line} == {("vtpm@.service", "disabled"), ("vtpm@.socket", "disabled")}
+    assert {tuple(line.split()[:2]) for line in listed if line} == {
+        ("vtpm@.service", "disabled"),
+        ("vtpm@.socket", "disabled"),
+    }
     running = run("systemctl", "list-units", "--no-legend", "--plain", "vtpm@*").stdout.split()
     assert running[0] == "vtpm@vtpm1.service"
     assert len([word for word in running if word.startswith("vtpm@")]) == 1
@@ -173,7 +176,11 @@ def test_each_user_has_his_own_tpm_and_not_the_other_s(instance, member, strange
     (CONFIGURATIONS / f"{instance}.toml").write_text(text)
     systemctl("start", instance)
     found = os.stat(f"/dev/{instance}")
-    assert (found.st_uid, grp.getgrgid(found.st_gid).gr_name, stat.S_IMODE(found.st_mode)) == (0, f"team-{instance}", 0o660)
+    assert (found.st_uid, grp.getgrgid(found.st_gid).gr_name, stat.S_IMODE(found.st_mode)) == (
+        0,
+        f"team-{instance}",
+        0o660,
+    )
     assert len(tpm2("tpm2_getrandom", "--hex", "4", device=instance, user=member).stdout) == 8
     refused = tpm2("tpm2_getrandom", "--hex", "4", device=instance, user=stranger, expect=1)
     assert "ermission denied" in refused.stderr
@@ -265,8 +272,15 @@ def test_an_upgrade_leaves_running_tpms_running():
     assert {name: show(name, "MainPID") for name in pids} == pids
     assert {show(name, "NeedDaemonReload") for name in pids} == {"no"}
     found = status("a")
-    assert (found["daemon"]["version"], found["installed"], found["restart_pending"]) == ("0.0.1", seen["version"], True)
-    assert "a newer version than the one that runs: systemctl restart vtpm@a.service" in run("vtpmctl", "status", "a").stdout
+    assert (found["daemon"]["version"], found["installed"], found["restart_pending"]) == (
+        "0.0.1",
+        seen["version"],
+        True,
+    )
+    assert (
+        "a newer version than the one that runs: systemctl restart vtpm@a.service"
+        in run("vtpmctl", "status", "a").stdout
+    )
 
     systemctl("restart", *pids)
     for load in loads:

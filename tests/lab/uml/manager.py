@@ -80,10 +80,15 @@ class Instance:
                     os.dup2(fd, 3 + index)
                 os.closerange(3 + len(fds), 400)
                 environment = dict(
-                    os.environ, NOTIFY_SOCKET=self._notify_path, WATCHDOG_USEC="30000000", RUNTIME_DIRECTORY=self.runtime
+                    os.environ,
+                    NOTIFY_SOCKET=self._notify_path,
+                    WATCHDOG_USEC="30000000",
+                    RUNTIME_DIRECTORY=self.runtime,
                 )
                 if fds:
-                    environment.update(LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join(names), LISTEN_PID=str(os.getpid()))
+                    environment.update(
+                        LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join(names), LISTEN_PID=str(os.getpid())
+                    )
                 os.execve(command[0], command, environment)
             finally:
                 os._exit(127)

@@ -1,4 +1,5 @@
-"""Clients of the real device that take more than their share, or leave things behind: other users, and the service, go on."""
+"""Clients of the real device that take more than their share, or leave things behind: other users, and the service, go
+on."""
 
 import errno
 import os

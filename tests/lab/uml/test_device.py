@@ -43,7 +43,8 @@ def test_the_node_has_its_owner_and_mode_when_ready(tpm2):
 
 def test_the_configuration_decides_about_owner_group_mode_and_number(instance):
     one = instance(
-        "tpm-for-lab", extra='[device]\nowner = "lab-member"\ngroup = "lab-operator"\nmode = "0640"\nmajor = 240\nminor = 7\n'
+        "tpm-for-lab",
+        extra='[device]\nowner = "lab-member"\ngroup = "lab-operator"\nmode = "0640"\nmajor = 240\nminor = 7\n',
     )
     one.start()
     found = os.stat("/dev/tpm-for-lab")
@@ -76,12 +77,16 @@ def test_accounts_of_a_directory_and_of_a_container_get_the_device(instance, gro
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number, number, 0o640)
     subprocess.run(["udevadm", "trigger", "--settle", "--action=change", one.device], check=True)
     found = os.stat(one.device)
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number, number, 0o640), "a later event changes nothing"
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (number, number, 0o640), (
+        "a later event changes nothing"
+    )
 
 
 def test_without_udev_the_daemon_finishes_the_node(instance):
     subprocess.run(["udevadm", "control", "--exit"], check=True)
-    wait_for(lambda: subprocess.run(["pidof", "systemd-udevd"], capture_output=True, check=False).returncode, "udevd to end")
+    wait_for(
+        lambda: subprocess.run(["pidof", "systemd-udevd"], capture_output=True, check=False).returncode, "udevd to end"
+    )
     os.unlink("/run/udev/control")  # as in a container, which never had one
     try:
         one = instance(extra='[device]\nmode = "0600"\n')
@@ -125,7 +130,12 @@ def test_commands_partial_reads_and_busy(tpm2):
 
 @pytest.mark.parametrize(
     ("data", "expected"),
-    [(b"\0" * 9, errno.EINVAL), (GET_RANDOM[:-1], errno.EINVAL), (bytes(4097), errno.E2BIG), (bytes(200000), errno.E2BIG)],
+    [
+        (b"\0" * 9, errno.EINVAL),
+        (GET_RANDOM[:-1], errno.EINVAL),
+        (bytes(4097), errno.E2BIG),
+        (bytes(200000), errno.E2BIG),
+    ],
 )
 def test_malformed_writes(tpm2, data, expected):
     client = Client(tpm2.device)

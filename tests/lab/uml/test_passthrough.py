@@ -17,7 +17,17 @@ BOOT_S = 120
 def test_firmware_measures_into_the_device(instance, version, pcr_read, size):
     daemon = instance("vtpm1", version=version, startup="none").start()
     client = Client(daemon.device)
-    words = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "64", "-nodefaults", "-display", "none", "-no-reboot"]
+    words = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35,accel=tcg",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]
     words += ["-tpmdev", f"passthrough,id=t,path={daemon.device},cancel-path=/dev/null", "-device", "tpm-tis,tpmdev=t"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:

@@ -1,4 +1,5 @@
-"""What a start can meet: each ends before READY with one line of cause and one of remedy, and leaves everything as it was."""
+"""What a start can meet: each ends before READY with one line of cause and one of remedy, and leaves everything as it
+was."""
 
 import contextlib
 import os
@@ -81,7 +82,10 @@ def test_number_taken(instance):
 
 
 def test_number_of_another_driver(instance):
-    """Major 1 is the memory driver's: the minor is free, but the kernel refuses the device. The new TPM is good, and kept."""
+    """Major 1 is the memory driver's: the minor is free, but the kernel refuses the device.
+
+    The new TPM is good, and kept.
+    """
     one = instance(extra="[device]\nmajor = 1\nminor = 200\n")
     status, log = one.fails()
     assert status == 73
@@ -195,7 +199,14 @@ def test_unknown_group(instance):
 
 
 def test_wrong_command_lines():
-    for words, status in (([], 64), (["--config"], 64), (["a", "b"], 64), (["no/such"], 64), (["absent"], 78), (["--help"], 0)):
+    for words, status in (
+        ([], 64),
+        (["--config"], 64),
+        (["a", "b"], 64),
+        (["no/such"], 64),
+        (["absent"], 78),
+        (["--help"], 0),
+    ):
         done = subprocess.run(
             ["python", "-m", "swtpm_svc.service.vtpmd", *words], capture_output=True, text=True, timeout=60, check=False
         )

@@ -1,4 +1,5 @@
-"""Restart, stop and SIGKILL with clients at work, over the real kernel: what they see, and what is on disk afterwards."""
+"""Restart, stop and SIGKILL with clients at work, over the real kernel: what they see, and what is on disk
+afterwards."""
 
 import errno
 import os

@@ -1,4 +1,5 @@
-"""The User-Mode Linux lab is what the other tests here take it for: a real /dev/cuse, a udev, accounts, durable files."""
+"""The User-Mode Linux lab is what the other tests here take it for: a real /dev/cuse, a udev, accounts, durable
+files."""
 
 import fcntl
 import os
@@ -44,7 +45,8 @@ class EchoDevice:
     def answer(self, opcode: int, unique: int, frame: bytes, caller: tuple[int, int]) -> None:
         if opcode == CUSE_INIT:
             self.reply(
-                unique, struct.pack("=8I", 7, 31, 0, 0, 65536, 65536, 0, 0) + bytes(40) + b"DEVNAME=%s\0" % self.name.encode()
+                unique,
+                struct.pack("=8I", 7, 31, 0, 0, 65536, 65536, 0, 0) + bytes(40) + b"DEVNAME=%s\0" % self.name.encode(),
             )
         elif opcode == OPEN:
             self.openers.append(caller)

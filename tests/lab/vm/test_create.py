@@ -1,4 +1,5 @@
-"""TPMs made as a manufacturer does, on a machine with systemd: by `vtpmctl create`, and at a first start by [provision]."""
+"""TPMs made as a manufacturer does, on a machine with systemd: by `vtpmctl create`, and at a first start by
+[provision]."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A TPM that cannot be stored, under systemd: what is seen of it, what a restart keeps, and that nobody has to do anything."""
+"""A TPM that cannot be stored, under systemd: what is seen of it, what a restart keeps, and that nobody has to do
+anything."""
 
 import os
 from contextlib import suppress

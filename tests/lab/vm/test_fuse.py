@@ -1,4 +1,5 @@
-"""[fuse] under a real systemd: the mount is made outside of the service's sandbox, seen by all, and gone on every way out."""
+"""[fuse] under a real systemd: the mount is made outside of the service's sandbox, seen by all, and gone on every way
+out."""
 
 import json
 import os

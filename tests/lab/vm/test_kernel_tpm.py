@@ -58,7 +58,9 @@ def test_the_host_gets_a_tpm_2_and_its_resource_manager(configure):
         assert len(bytes.fromhex(file.read())) == 32
     # a client that looks for the host's TPM by itself
     assert manager in run("systemd-cryptenroll", "--tpm2-device=list").stdout
-    sealed = run("systemd-creds", "encrypt", "--with-key=tpm2", "--name=lab", "-", "-", input="a secret of the lab").stdout
+    sealed = run(
+        "systemd-creds", "encrypt", "--with-key=tpm2", "--name=lab", "-", "-", input="a secret of the lab"
+    ).stdout
     assert run("systemd-creds", "decrypt", "--name=lab", "-", "-", input=sealed).stdout == "a secret of the lab"
     systemctl("stop", "host")
     are_gone(path, manager, "/dev/tpm-by-instance/host", "/run/vtpm/host")
@@ -94,8 +96,8 @@ def test_a_killed_daemon_takes_nothing_with_it(configure):
         pid = int(show("host", "MainPID"))
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda pid=pid: show("host", "MainPID") not in ("0", str(pid)), "the successor")
-        # What the dead process had taken is answered by its successor. The driver itself waits for a command like this one
-        # for two seconds, and a start takes longer than that in an emulated machine: then its client gets ETIME.
+        # What the dead process had taken is answered by its successor. The driver itself waits for a command like this
+        # one for two seconds, and a start takes longer than that in an emulated machine: then its client gets ETIME.
         outcomes = []
 
         def is_answered(outcomes=outcomes):

@@ -1,4 +1,5 @@
-"""The classic session of a TPM 1.2, from the hardware initialisation to the endorsement key in a file, for two instances."""
+"""The classic session of a TPM 1.2, from the hardware initialisation to the endorsement key in a file, for two
+instances."""
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key

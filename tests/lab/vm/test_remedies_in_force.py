@@ -32,7 +32,9 @@ def test_state_that_root_has_restored(configure):
     state = "/var/lib/vtpm/vtpm7"
     for name in os.listdir(state):
         os.chown(f"{state}/{name}", 0, 0)
-    above = {path: (os.stat(path).st_uid, os.stat(path).st_mode) for path in ("/var/lib/vtpm", "/var/lib/vtpm-identity")}
+    above = {
+        path: (os.stat(path).st_uid, os.stat(path).st_mode) for path in ("/var/lib/vtpm", "/var/lib/vtpm-identity")
+    }
     systemctl("start", "vtpm7", expect=None)
     wait_for(lambda: any(entry.get("VTPM_ERROR") == "state-unwritable" for entry in journal("vtpm7")), "the refusal")
     remedy = remedy_of("vtpm7", "state-unwritable")

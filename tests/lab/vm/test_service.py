@@ -40,7 +40,8 @@ def test_start_gives_two_devices_for_the_group_without_a_chmod(both):
         assert stat.S_ISCHR(found.st_mode)
         assert (found.st_uid, grp.getgrgid(found.st_gid).gr_name, stat.S_IMODE(found.st_mode)) == (0, "vtpm", 0o660)
         wait_for(
-            lambda name=name: run("systemctl", "is-active", f"dev-{name}.device", expect=None).returncode == 0, "the device unit"
+            lambda name=name: run("systemctl", "is-active", f"dev-{name}.device", expect=None).returncode == 0,
+            "the device unit",
         )
     assert show("vtpm0", "StatusText") == "TPM 1.2 at /dev/vtpm0, running"
     assert show("vtpm1", "StatusText") == "TPM 2.0 at /dev/vtpm1, running"
@@ -76,7 +77,17 @@ def test_two_tpms_have_different_endorsement_keys(both, configure, tmp_path):
     systemctl("start", "vtpm2")
     keys = set()
     for name in ("vtpm1", "vtpm2"):
-        tpm2("tpm2_createek", "-Q", "-G", "ecc", "-c", str(tmp_path / f"{name}.ctx"), "-u", str(tmp_path / name), device=name)
+        tpm2(
+            "tpm2_createek",
+            "-Q",
+            "-G",
+            "ecc",
+            "-c",
+            str(tmp_path / f"{name}.ctx"),
+            "-u",
+            str(tmp_path / name),
+            device=name,
+        )
         keys.add((tmp_path / name).read_bytes())
     assert len(keys) == 2
 
@@ -162,7 +173,10 @@ def test_state_survives_stop_and_start_and_pcrs_do_not(both, tmp_path):
     tpm2("tpm2_flushcontext", "-t")
     tpm2("tpm2_nvdefine", "-Q", "-C", "o", "-s", "5", "-a", "ownerread|ownerwrite", "0x1500001")
     run(
-        "sh", "-c", "printf hello | tpm2_nvwrite -Q -C o -i - 0x1500001", env=dict(os.environ, TPM2TOOLS_TCTI="device:/dev/vtpm1")
+        "sh",
+        "-c",
+        "printf hello | tpm2_nvwrite -Q -C o -i - 0x1500001",
+        env=dict(os.environ, TPM2TOOLS_TCTI="device:/dev/vtpm1"),
     )
     tpm2("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", str(tmp_path / "p"))
     tpm2("tpm2_evictcontrol", "-Q", "-C", "o", "-c", str(tmp_path / "p"), "0x81000010")
@@ -269,7 +283,15 @@ def test_the_journal_has_the_fields(configure):
     assert "control" in explained
     assert "-- Subject:" in explained or "Subject:" in explained
     verbose = run("journalctl", "-b", "-o", "verbose", "-u", "vtpm@vtpm4.service").stdout
-    for field in ("VTPM_INSTANCE=", "VTPM_TPM_VERSION=", "TPM_CC=", "TPM_RC=", "CLIENT_PID=", "CLIENT_UID=", "MESSAGE_ID="):
+    for field in (
+        "VTPM_INSTANCE=",
+        "VTPM_TPM_VERSION=",
+        "TPM_CC=",
+        "TPM_RC=",
+        "CLIENT_PID=",
+        "CLIENT_UID=",
+        "MESSAGE_ID=",
+    ):
         assert field in verbose
 
 

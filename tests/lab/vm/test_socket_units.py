@@ -73,7 +73,10 @@ def is_cut_off(client):
 
 
 def test_a_start_that_fails_for_good_ends_the_sockets(configure, drop_in):
-    """The device's name is a directory in /dev. Clients get an error, and the journal says why, under either unit's name."""
+    """The device's name is a directory in /dev.
+
+    Clients get an error, and the journal says why, under either unit's name.
+    """
     configure("lost", '[tpm]\nstartup = "clear"\n[device]\nname = "lost-and-found"\n')
     with open("/run/systemd/system/lost-data.socket", "w", encoding="ascii") as file:
         file.write("[Socket]\nListenStream=/run/lost-data.sock\nFileDescriptorName=data\nService=vtpm@lost.service\n")
@@ -94,7 +97,10 @@ def test_a_start_that_fails_for_good_ends_the_sockets(configure, drop_in):
         assert show("lost", "ExecMainStatus") == "73"
         run("journalctl", "--sync")
         for name in sockets:
-            assert f"{name} ends: vtpm@lost.service has failed for good" in run("systemctl", "status", name, expect=3).stdout
+            assert (
+                f"{name} ends: vtpm@lost.service has failed for good"
+                in run("systemctl", "status", name, expect=3).stdout
+            )
         starts = run("journalctl", "-b", "-o", "cat", "-u", "vtpm@lost.service").stdout.count("Starting ")
         assert starts < 5
         os.rmdir("/dev/lost-and-found")

@@ -50,7 +50,9 @@ def test_where_the_time_of_a_start_goes(both, capsys):
     parts["vtpm-attach start"] = median_of(lambda: timed("/usr/libexec/vtpm/vtpm-attach", "start", "vtpm1"))
     parts["vtpm-udev-properties"] = median_of(lambda: timed("/usr/libexec/vtpm/vtpm-udev-properties", "vtpm1"))
     parts["a bare python3"] = median_of(lambda: timed(PYTHON, "-IB", "-c", "pass"))
-    parts["python3 and the daemon's imports"] = median_of(lambda: timed(PYTHON, "-IB", "-c", "import swtpm_svc.service.daemon"))
+    parts["python3 and the daemon's imports"] = median_of(
+        lambda: timed(PYTHON, "-IB", "-c", "import swtpm_svc.service.daemon")
+    )
     with capsys.disabled():
         print("\nsystemctl start vtpm@vtpm1, ms: " + ", ".join(f"{what} {took:.0f}" for what, took in parts.items()))
     # no limits, which would judge the host's load: that a start has one interpreter is the next test's
@@ -59,7 +61,11 @@ def test_where_the_time_of_a_start_goes(both, capsys):
 
 @pytest.mark.needs("strace")
 def test_the_helpers_start_no_python():
-    for words in (("vtpm-attach", "start", "vtpm1"), ("vtpm-attach", "stop", "vtpm1"), ("vtpm-udev-properties", "vtpm1")):
+    for words in (
+        ("vtpm-attach", "start", "vtpm1"),
+        ("vtpm-attach", "stop", "vtpm1"),
+        ("vtpm-udev-properties", "vtpm1"),
+    ):
         traced = run("strace", "-f", "-e", "trace=execve", f"/usr/libexec/vtpm/{words[0]}", *words[1:]).stderr
         assert re.search(r'execve\(".*/(sed|grep)"', traced)
         assert "python" not in traced

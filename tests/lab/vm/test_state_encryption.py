@@ -11,7 +11,8 @@ pytestmark = pytest.mark.needs("systemd", "root", "accounts", "tpm2-tools")
 NAME = "secret"
 STATE = f"/var/lib/vtpm/{NAME}/tpm2-00.permall"
 DROP_IN = f"/run/systemd/system/vtpm@{NAME}.service.d"
-#: Where the header of a state file has its flags, and the flag for a payload that is encrypted (swtpm_svc/state/blob.py).
+#: Where the header of a state file has its flags, and the flag for a payload that is encrypted
+#: (swtpm_svc/state/blob.py).
 FLAGS, ENCRYPTED = slice(4, 6), 0x01
 
 

@@ -26,10 +26,13 @@ ATTACH = "system_u:system_r:vtpm_attach_t:s0"
 
 
 def denials():
-    """AVC, USER_AVC and SELINUX_ERR records of the audit log that name a type of ours, or a program of ours in another domain."""
+    """AVC, USER_AVC and SELINUX_ERR records of the audit log that name a type of ours, or a program of ours in another
+    domain."""
     kinds = re.compile(r"type=(AVC|USER_AVC|SELINUX_ERR) ")
     with open("/var/log/audit/audit.log", encoding="utf-8", errors="replace") as file:
-        return [line for line in file if kinds.search(line) and OURS.search(line) and not re.search(r"avc:\s+granted", line)]
+        return [
+            line for line in file if kinds.search(line) and OURS.search(line) and not re.search(r"avc:\s+granted", line)
+        ]
 
 
 def test_nothing_was_denied_to_or_by_our_domains():
@@ -65,10 +68,11 @@ def test_the_kernel_s_way_to_tpms_of_its_own_has_its_label():
     assert selinux_type("/dev/vtpmx") == "vtpm_proxy_device_t"
 
 
-# --- what the daemon may not do ----------------------------------------------------------------------------------------
+# --- what the daemon may not do
+# ----------------------------------------------------------------------------------------
 
-#: A child in the daemon's domain (root's at first: type enforcement is asked, not the file's mode) tries, and tells by its
-#: exit status, since the domain may not use the descriptors of whoever tests.
+#: A child in the daemon's domain (root's at first: type enforcement is asked, not the file's mode) tries, and tells by
+#: its exit status, since the domain may not use the descriptors of whoever tests.
 AS_DAEMON = """
 import os, socket, sys
 domain, user, *paths = sys.argv[1:]
@@ -137,7 +141,9 @@ def test_an_instance_has_its_own_state_and_no_other_s(both):
     assert found[:4] == ["done", *["No such file or directory"] * 3]
     # ProtectProc= of the unit hides the process, or it is there and cannot be looked into
     assert set(found[4:]) <= {"No such file or directory", "Permission denied"}
-    assert try_to_open(paths[1], user="vtpm") == ["done"], "outside of the namespace it is there for the same user and domain"
+    assert try_to_open(paths[1], user="vtpm") == ["done"], (
+        "outside of the namespace it is there for the same user and domain"
+    )
 
 
 @pytest.mark.usefixtures("enforcing")
@@ -279,7 +285,8 @@ def test_tcp_ports_of_the_service_s_own_take_the_drop_in_of_the_manual_and_the_b
         run("systemctl", "daemon-reload")
 
 
-# --- what the loaded policy says, attributes of others' rules included -------------------------------------------------
+# --- what the loaded policy says, attributes of others' rules included
+# -------------------------------------------------
 
 CHANGES = ("append", "create", "link", "relabelto", "rename", "setattr", "unlink", "write")
 
@@ -295,7 +302,8 @@ def allowed(source, target, kind):
 
 
 def types_of_files():
-    """All that the policy gives to some file, besides those of processes and file systems that no file_contexts names."""
+    """All that the policy gives to some file, besides those of processes and file systems that no file_contexts
+    names."""
     contexts = Path("/etc/selinux/default/contexts/files/file_contexts").read_text()
     found = set(re.findall(r"\S+:object_r:(\w+):s0", contexts))
     assert {"shadow_t", "vtpm_etc_t", "etc_t", "user_home_t"} & found >= {"shadow_t", "vtpm_etc_t", "etc_t"}
@@ -315,9 +323,19 @@ def test_what_the_daemon_can_change_is_its_own():
     for kind in ("capability", "capability2"):
         assert allowed(DAEMON, DAEMON, kind) <= {"setuid", "setgid"}
     for_new_tpms = {"chown", "setgid", "setuid"}
-    assert allowed(ATTACH, ATTACH, "capability") == {"dac_override", "dac_read_search", "sys_admin", "sys_chroot"} | for_new_tpms
+    assert (
+        allowed(ATTACH, ATTACH, "capability")
+        == {"dac_override", "dac_read_search", "sys_admin", "sys_chroot"} | for_new_tpms
+    )
     assert not allowed(DAEMON, "system_u:object_r:vtpm_ca_t:s0", "dir") & {"open", "read", "search"}
-    assert not allowed(DAEMON, DAEMON, "process") & {"execmem", "execstack", "execheap", "ptrace", "setexec", "dyntransition"}
+    assert not allowed(DAEMON, DAEMON, "process") & {
+        "execmem",
+        "execstack",
+        "execheap",
+        "ptrace",
+        "setexec",
+        "dyntransition",
+    }
     # to itself is to all instances
     signals = {"sigkill", "sigstop", "signal", "signull"}
     assert not allowed(DAEMON, DAEMON, "process") & (signals | {"setrlimit", "setsched", "setpgid", "rlimitinh"})
@@ -326,10 +344,15 @@ def test_what_the_daemon_can_change_is_its_own():
 def test_others_need_an_interface_to_reach_a_tpm():
     """A confined domain of the base policy, as an example of those that were given nothing."""
     for target, kind in (("vtpm_device_t", "chr_file"), ("vtpm_cuse_device_t", "chr_file"), ("vtpm_var_lib_t", "file")):
-        assert not allowed("system_u:system_r:syslogd_t:s0", f"system_u:object_r:{target}:s0", kind) & {"open", "read", "write"}
+        assert not allowed("system_u:system_r:syslogd_t:s0", f"system_u:object_r:{target}:s0", kind) & {
+            "open",
+            "read",
+            "write",
+        }
 
 
-# --- vtpmctl doctor ----------------------------------------------------------------------------------------------------
+# --- vtpmctl doctor
+# ----------------------------------------------------------------------------------------------------
 
 
 def doctor(*names, expect=None):
@@ -343,7 +366,10 @@ def of(findings, verdict):
 def test_the_doctor_sees_a_healthy_system(both):
     findings = [one for one in doctor() if one["check"] != "denials"]  # those above are there to be denied
     assert of(findings, "fail") == []
-    assert [text for _check, text in of(findings, "warn")] in ([], ["is permissive: what would be denied is only logged"])
+    assert [text for _check, text in of(findings, "warn")] in (
+        [],
+        ["is permissive: what would be denied is only logged"],
+    )
     told = {one["text"] for one in findings}
     assert f"process {show('vtpm1', 'MainPID')} runs as vtpm_t" in told
     assert "the module vtpm 1.0.0 is loaded" in told

@@ -103,9 +103,18 @@ def test_version(run):
         (["established", "vtpm0", "--reset", "--locality", "2"], "argument --locality: invalid choice: "),
         (["save", "vtpm0", "everything", "f"], "argument type: invalid choice: 'everything'"),
         (["buffer-size", "vtpm0", "-1"], "argument N: found '-1', expected a number from 0 to 0xffffffff"),
-        (["buffer-size", "vtpm0", "0x100000000"], "argument N: found '0x100000000', expected a number from 0 to 0xffffffff"),
-        (["info", "vtpm0", "--flags", "colour"], "argument --flags: found 'colour', expected a number or some of specification,"),
-        (["info", "vtpm0", "--flags", "1x"], "argument --flags: found '1x', expected a number from 0 to 0xffffffffffffffff"),
+        (
+            ["buffer-size", "vtpm0", "0x100000000"],
+            "argument N: found '0x100000000', expected a number from 0 to 0xffffffff",
+        ),
+        (
+            ["info", "vtpm0", "--flags", "colour"],
+            "argument --flags: found 'colour', expected a number or some of specification,",
+        ),
+        (
+            ["info", "vtpm0", "--flags", "1x"],
+            "argument --flags: found '1x', expected a number from 0 to 0xffffffffffffffff",
+        ),
         (["createek"], "no TPM is named"),
         (["createek", "vtpm0", "--algorithm", "rsa1024"], "argument --algorithm: invalid choice: 'rsa1024'"),
         (["getpubek", "vtpm0", "--owner-password-fd", "x"], "argument --owner-password-fd: invalid int value: 'x'"),
@@ -132,7 +141,12 @@ def test_json_is_understood_before_and_after_the_command():
 
 def test_a_report_imports_nothing_of_the_other_commands():
     """A new TPM does not wait for sockets and the PTM protocol."""
-    others = {"socket", "swtpm_svc.cli.vtpmctl.operations", "swtpm_svc.cli.vtpmctl.owner_commands", "swtpm_svc.wire.ptm"}
+    others = {
+        "socket",
+        "swtpm_svc.cli.vtpmctl.operations",
+        "swtpm_svc.cli.vtpmctl.owner_commands",
+        "swtpm_svc.wire.ptm",
+    }
     program = (
         "import sys; from swtpm_svc.cli.vtpmctl import parser; parser.parse(['--json', 'create', 'vm1']);"
         f"print(sorted({others} & set(sys.modules)))"
@@ -196,7 +210,9 @@ def test_a_configuration_without_a_device(run, places):
     configure(places, "vtpm0", '[device]\nname = "vtpm-none"\n')
     result = run("init", "vtpm0")
     assert result.status == 69
-    assert result.err == ("vtpmctl: /dev/vtpm-none does not exist\n  remedy: start it: systemctl start vtpm@vtpm0.service\n")
+    assert result.err == (
+        "vtpmctl: /dev/vtpm-none does not exist\n  remedy: start it: systemctl start vtpm@vtpm0.service\n"
+    )
 
 
 def test_a_path_is_used_as_it_is(run, tmp_path):
@@ -211,7 +227,8 @@ def test_a_device_of_another_kind(run):
     result = run("init", "/dev/null")
     assert result.status == 76
     assert result.err == (
-        "vtpmctl: /dev/null: PTM_INIT is unknown to /dev/null\n  remedy: check that the device is one of ours: vtpmctl list\n"
+        "vtpmctl: /dev/null: PTM_INIT is unknown to /dev/null\n  remedy: check that the device is one of ours: vtpmctl "
+        "list\n"
     )
 
 
@@ -236,7 +253,10 @@ def test_a_fault_of_our_own_is_one_line(run, monkeypatch):
     monkeypatch.setattr(parser, "parse", fail)
     result = run("list")
     assert result.status == 70
-    assert result.err == "vtpmctl: a fault of this program (RuntimeError: first)\n  remedy: please report it, with this line\n"
+    assert (
+        result.err
+        == "vtpmctl: a fault of this program (RuntimeError: first)\n  remedy: please report it, with this line\n"
+    )
 
 
 # --- the output ------------------------------------------------------------------------------------------------------
@@ -249,7 +269,9 @@ def end_of(process: "subprocess.Popen[str]") -> Result:
     return Result(process.returncode, out or "", err)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info", "--help"], ["check", "/dev/null/x.toml", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["info", "--help"], ["check", "/dev/null/x.toml", "--json"]]
+)
 def test_nobody_reads_the_output(arguments):
     reader, writer = os.pipe()
     os.close(reader)
@@ -283,7 +305,9 @@ def test_without_any_output():
 
 def test_a_locale_that_cannot_say_it(tmp_path):
     file = tmp_path / "é.toml"
-    process = spawn("check", str(file), env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"})
+    process = spawn(
+        "check", str(file), env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    )
     result = end_of(process)
     assert result.status == 78
     assert "\\udcc3\\udca9.toml does not exist" in result.err

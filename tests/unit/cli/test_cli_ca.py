@@ -39,7 +39,12 @@ def test_show_says_what_there_is_to_know(run, place):
     status, text, _ = run("show")
     assert status == 0
     for found in (issuer, root):
-        for words in (found.subject.rfc4514_string(), f"{found.serial_number:x}", "EC secp384r1", "9999-12-31T23:59:59Z"):
+        for words in (
+            found.subject.rfc4514_string(),
+            f"{found.serial_number:x}",
+            "EC secp384r1",
+            "9999-12-31T23:59:59Z",
+        ):
             assert words in text
 
 
@@ -139,7 +144,8 @@ def test_without_cryptography_it_is_said_what_to_install(run, monkeypatch):
 def test_nobody_pays_for_cryptography_who_does_not_use_the_ca():
     """Its import takes longer than the daemon's start and vtpmctl list together."""
     program = (
-        "import sys; import swtpm_svc.service.vtpmd, swtpm_svc.service.daemon; from swtpm_svc.cli.vtpmctl import parser;"
+        "import sys; import swtpm_svc.service.vtpmd, swtpm_svc.service.daemon; from swtpm_svc.cli.vtpmctl import "
+        "parser;"
         "parser.parse(['ca', 'show']); print('cryptography' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -20,7 +20,9 @@ from swtpm_svc.service.identity import clones
 
 pytestmark = pytest.mark.needs("root")  # /dev/cuse and what is installed are root's
 
-MODULE = b"\x8f\xff\x7c\xf9SE Linux Module" + b"\x04\0\0\0vtpm" + b"\x05\0\0\0" + doctor.POLICY_VERSION.encode() + b"\0rest"
+MODULE = (
+    b"\x8f\xff\x7c\xf9SE Linux Module" + b"\x04\0\0\0vtpm" + b"\x05\0\0\0" + doctor.POLICY_VERSION.encode() + b"\0rest"
+)
 AVC = (
     'type=AVC msg=audit(1.2:3): avc:  denied  {{ read }} for  pid=9 comm="vtpmd" name="shadow" dev="nvme0n1" ino=7 '
     "scontext=system_u:system_r:{source}:s0 tcontext=system_u:object_r:shadow_t:s0 tclass=file permissive=0"
@@ -57,7 +59,9 @@ class System:
         monkeypatch.setattr(pwd, "getpwnam", lambda name: SimpleNamespace(pw_name=name, pw_uid=0, pw_gid=0))
         monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=0, gr_mem=self.groups[name]))
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        self.program("matchpathcon", "for path; do [ $path = -n ] || echo system_u:object_r:vtpm_cuse_device_t:s0; done")
+        self.program(
+            "matchpathcon", "for path; do [ $path = -n ] || echo system_u:object_r:vtpm_cuse_device_t:s0; done"
+        )
         self.program("ausearch", "exit 1")
         self.program("systemctl", "exit 1")
 
@@ -82,7 +86,9 @@ def run(system, capsys):
 
 
 def test_a_host_that_is_well(system, run):
-    (Path(system.places.config) / "vtpm0.toml").write_text(f'[provision]\nca = "{system.root}/ca"\n')  # not what this host has
+    (Path(system.places.config) / "vtpm0.toml").write_text(
+        f'[provision]\nca = "{system.root}/ca"\n'
+    )  # not what this host has
     assert run() == (
         0,
         "ok    accounts: user vtpm, groups vtpm and vtpm-admin\n"
@@ -110,7 +116,8 @@ def test_a_host_without_configurations_is_examined_all_the_same(system, run):
         "ok    accounts: user vtpm, groups vtpm and vtpm-admin\n"
         f"ok    cuse: {system.cuse} is root's, 0600\n"
         f"fail  instances: {system.places.config} does not exist\n"
-        f"        remedy: make it, and a TPM in it: install -d -m 0755 {system.places.config}; then vtpmctl create vtpm0\n"
+        f"        remedy: make it, and a TPM in it: install -d -m 0755 {system.places.config}; then vtpmctl create "
+        "vtpm0\n"
         "ok    SELinux: is not in use\n",
     )
 
@@ -262,7 +269,8 @@ def test_an_instance_that_is_nowhere(run):
     assert run("nonesuch")[0] == 78
 
 
-# --- the hint at a start that SELinux may have denied ------------------------------------------------------------------
+# --- the hint at a start that SELinux may have denied
+# ------------------------------------------------------------------
 
 
 def denied() -> VtpmError:

@@ -82,7 +82,9 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "operator_files.write_whole(sys.argv[1], bytes(5000))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "cannot be written (File too large); what was there before is unchanged" in done.stderr
     assert file.read_bytes() == b"before"
@@ -128,6 +130,8 @@ def test_input_is_a_file_or_standard_input(tmp_path):
     assert refusal(operator_files.read_input, str(tmp_path / "none")).code is Code.STATE_MISSING
     assert refusal(operator_files.read_input, "/dev/zero", 100).code is Code.TOO_LARGE
     assert len(operator_files.read_input(str(tmp_path / "data"), 6)) == 6
-    code = "import sys; from swtpm_svc.cli import operator_files; sys.stdout.buffer.write(operator_files.read_input('-'))"
+    code = (
+        "import sys; from swtpm_svc.cli import operator_files; sys.stdout.buffer.write(operator_files.read_input('-'))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=b"\x00in\xff", capture_output=True, check=True)
     assert done.stdout == b"\x00in\xff"

@@ -1,4 +1,5 @@
-"""vtpmctl before a service that answers what no service would: the service is another user's, and may have been taken over."""
+"""vtpmctl before a service that answers what no service would: the service is another user's, and may have been taken
+over."""
 
 import socket
 import threading
@@ -65,7 +66,11 @@ def test_a_state_without_an_end_is_not_saved(tmp_path: Path, answer: "Callable[[
     target = tmp_path / "saved"
     target.write_bytes(b"before")
     begin = time.monotonic()
-    with answering(tmp_path / "ctrl.sock", answer) as there, open_device(there) as device, pytest.raises(VtpmError) as caught:
+    with (
+        answering(tmp_path / "ctrl.sock", answer) as there,
+        open_device(there) as device,
+        pytest.raises(VtpmError) as caught,
+    ):
         operations.save(device, type="permanent", file=str(target))
     assert time.monotonic() - begin < 30
     assert caught.value.code is Code.PROTOCOL
@@ -92,7 +97,11 @@ def test_a_state_as_large_as_one_can_be_is_saved(tmp_path: Path) -> None:
     ids=["4 GiB", "drops", "deep", "no text"],
 )
 def test_information_without_an_end_or_sense_is_refused(tmp_path: Path, answer: "Callable[[int], bytes]") -> None:
-    with answering(tmp_path / "ctrl.sock", answer) as there, open_device(there) as device, pytest.raises(VtpmError) as caught:
+    with (
+        answering(tmp_path / "ctrl.sock", answer) as there,
+        open_device(there) as device,
+        pytest.raises(VtpmError) as caught,
+    ):
         operations.info(device, flags=1)
     assert caught.value.code is Code.PROTOCOL
 

@@ -23,7 +23,9 @@ COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
 COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
-ACTIONS = {f"{group} {name}": action for group, (_, actions) in authority.GROUPS.items() for name, action in actions.items()}
+ACTIONS = {
+    f"{group} {name}": action for group, (_, actions) in authority.GROUPS.items() for name, action in actions.items()
+}
 ARGUMENTS = {**parser.REPORT_ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
@@ -35,7 +37,9 @@ def page(name: str) -> str:
 
 def rendered(name: str) -> str:
     """As a person reads it, without overstrikes and with single spaces."""
-    shown = subprocess.run(["mandoc", "-T", "ascii", str(MANUAL / name)], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["mandoc", "-T", "ascii", str(MANUAL / name)], capture_output=True, text=True, check=True
+    ).stdout
     return re.sub(r"\s+", " ", re.sub(".\b", "", shown))
 
 
@@ -185,7 +189,9 @@ def test_options_are_completed(directory, command):
 @pytest.mark.parametrize("action", authority.ACTIONS)
 def test_the_actions_of_the_ca_are_completed(directory, action):
     assert complete(directory, "ca", "") == list(authority.ACTIONS)
-    options = [name for argument in authority.ACTIONS[action].arguments for name in argument.names if name.startswith("-")]
+    options = [
+        name for argument in authority.ACTIONS[action].arguments for name in argument.names if name.startswith("-")
+    ]
     assert complete(directory, "ca", action, "--") == ["--help", "--json", *options, "--ca"]
     assert complete(directory, "ca", action, "--ca", "fi") == ["file"]
     assert complete(directory, "ca", action, "fi") == (["file"] if action == "import" else [])

@@ -30,7 +30,10 @@ ANSWER: "dict[str, Any]" = {
     "tpm": {"version": "2.0", "power": "running", "locality": 0, "buffer_size": 4096, "pcr_banks": ["sha1", "sha256"]},
     "device": {"path": "/dev/null", "major": 1, "minor": 3},
     "state": {"directory": "/var/lib/vtpm/vtpm0", "generation": "1700000000.000000001", "bytes": {"permall": 5821}},
-    "openers": [{"handle": 2, "pid": 900, "uid": 0, "pending": True}, {"handle": 4, "pid": 901, "uid": 4242, "pending": False}],
+    "openers": [
+        {"handle": 2, "pid": 900, "uid": 0, "pending": True},
+        {"handle": 4, "pid": 901, "uid": 4242, "pending": False},
+    ],
     "opener_count": 3,
     "commands": 17,
     "restarts": 2,
@@ -221,18 +224,21 @@ def test_the_same_as_json(system, run):
         (
             "0.10.0",
             "0.9.1",
-            "  installed  0.10.0, a newer version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+            "  installed  0.10.0, a newer version than the one that runs: systemctl restart vtpm@vtpm0.service takes "
+            "it over",
         ),
         (
             "0.1.0",
             "0.2.0",
-            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it "
+            "over",
         ),
         ("0.1.0", "0.1.0", None),
         (
             "0.1.0",
             "\x1b[31m",
-            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it over",
+            "  installed  0.1.0, another version than the one that runs: systemctl restart vtpm@vtpm0.service takes it "
+            "over",
         ),
         ("0.1.0", ["0.2.0"], None),
     ],
@@ -291,7 +297,10 @@ def test_a_service_that_failed(system, run):
     result, out, _ = run("status", "vtpm0")
     assert result == 69
     assert "vtpm@vtpm0.service: failed (failed), result exit-code\n" in out
-    assert "  problem    vtpm@vtpm0.service failed (exit-code)\n    remedy   see why: journalctl -u vtpm@vtpm0.service;" in out
+    assert (
+        "  problem    vtpm@vtpm0.service failed (exit-code)\n    remedy   see why: journalctl -u vtpm@vtpm0.service;"
+        in out
+    )
 
 
 def test_a_machine_without_systemd(system, run):
@@ -429,9 +438,15 @@ def test_control_characters_do_not_reach_the_terminal(system, run):
     )
 )
 def test_any_answer_can_be_shown(answer):
-    daemon = answer if isinstance(answer, dict) else {"tpm": answer, "state": answer, "openers": answer, "last_error": answer}
+    daemon = (
+        answer
+        if isinstance(answer, dict)
+        else {"tpm": answer, "state": answer, "openers": answer, "last_error": answer}
+    )
     node = Node(status._device_path("vtpm0", None, daemon), exists=False, served=False)
-    shown = Status("vtpm0", None, Unit("vtpm@vtpm0.service", None, "x"), node, daemon, StateFiles({}, None), [], "0.1.0")
+    shown = Status(
+        "vtpm0", None, Unit("vtpm@vtpm0.service", None, "x"), node, daemon, StateFiles({}, None), [], "0.1.0"
+    )
     assert all(line.isprintable() for line in render.status_text(shown).splitlines())
     json.dumps(render.status_values(shown))
 
@@ -455,7 +470,9 @@ def test_the_list(system, run):
         "vtpm1   1.2  /dev/tpm-old  active  -\n"
         "wrong   ?    ?             active  -\n"
         f"lonely: {system.places.config}/lonely.toml does not exist\n"
-        "  remedy: create it; an empty file is a TPM 2.0 at /dev/lonely: touch " + system.places.config + "/lonely.toml\n"
+        "  remedy: create it; an empty file is a TPM 2.0 at /dev/lonely: touch "
+        + system.places.config
+        + "/lonely.toml\n"
         f'wrong: {system.places.config}/wrong.toml: [tpm] version: found the integer 2, expected "1.2" or "2.0"\n'
         '  remedy: write for example: version = "2.0"\n'
     )
@@ -490,7 +507,9 @@ def test_a_good_configuration_is_shown_whole(system, run):
     system.configure("vtpm0")
     result, out, err = run("check", "vtpm0")
     assert (result, err) == (0, "")
-    assert out.startswith(f"# {system.places.config}/vtpm0.toml is good; these values are in force, defaults included\n")
+    assert out.startswith(
+        f"# {system.places.config}/vtpm0.toml is good; these values are in force, defaults included\n"
+    )
     assert loading.parse(out, f"{system.places.config}/vtpm0.toml", "vtpm0") == loading.load(
         f"{system.places.config}/vtpm0.toml", "vtpm0"
     )
@@ -508,11 +527,15 @@ def test_a_file_is_checked_wherever_it_is(system, run, tmp_path):
 
 def test_notes_about_what_is_hardly_meant(system, run):
     system.configure(
-        "vtpm0", '[tpm]\npower-on = "manual"\nstartup = "clear"\n[device]\ngroup = "root"\n[control]\ngroup = "no-such-group"\n'
+        "vtpm0",
+        '[tpm]\npower-on = "manual"\nstartup = "clear"\n[device]\ngroup = "root"\n[control]\ngroup = "no-such-group"\n',
     )
     result, out, _ = run("check", "vtpm0")
     assert result == 0
-    assert "# note: there is no group no-such-group: only root and the service's user may use the control operations\n" in out
+    assert (
+        "# note: there is no group no-such-group: only root and the service's user may use the control operations\n"
+        in out
+    )
     assert '# note: startup = "clear" has no effect with power-on = "manual"\n' in out
 
 
@@ -522,7 +545,11 @@ def test_notes_about_what_is_hardly_meant(system, run):
         ('[device]\ngroup = "no-such-group"\n', 67, "there is no group no-such-group"),
         ('[device]\nowner = "no-such-user"\n', 67, "there is no user no-such-user"),
         ('[device]\ngroup = "root"\nname = "shared"\n', 73, '[device] name: found "shared", which '),
-        ('[device]\ngroup = "root"\n[state]\ndirectory = "/srv/shared"\n', 75, '[state] directory: found "/srv/shared", which '),
+        (
+            '[device]\ngroup = "root"\n[state]\ndirectory = "/srv/shared"\n',
+            75,
+            '[state] directory: found "/srv/shared", which ',
+        ),
     ],
 )
 def test_what_a_configuration_names_is_checked_too(system, run, text, status_expected, message):
@@ -540,7 +567,11 @@ def test_what_is_in_the_place_of_something(system, run, tmp_path):
     (tmp_path / "folder").mkdir()
     head = '[device]\ngroup = "root"\n'
     for text, status_expected, message in (
-        (f'[state]\ndirectory = "{tmp_path}/file"', 66, f'[state] directory: found "{tmp_path}/file", which is not a directory'),
+        (
+            f'[state]\ndirectory = "{tmp_path}/file"',
+            66,
+            f'[state] directory: found "{tmp_path}/file", which is not a directory',
+        ),
         (f'[fuse]\nenabled = true\ndirectory = "{tmp_path}/file"', 73, "[fuse] directory: found"),
         (f'[socket]\ndata = "{tmp_path}/file"', 75, f'[socket] data: found "{tmp_path}/file", which is no socket'),
         (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is no socket"),
@@ -561,7 +592,10 @@ def test_what_is_in_the_place_of_something(system, run, tmp_path):
 def test_a_state_directory_that_is_not_mounted_is_said(system, run, tmp_path):
     system.configure("vtpm0", f'[device]\ngroup = "root"\n[state]\ndirectory = "{tmp_path}/none"\n')
     result, out, _ = run("check", "vtpm0")
-    assert (result, f"# note: there is no {tmp_path}/none: mount what belongs there, or make it: install -d " in out) == (0, True)
+    assert (
+        result,
+        f"# note: there is no {tmp_path}/none: mount what belongs there, or make it: install -d " in out,
+    ) == (0, True)
 
 
 def test_links_do_not_hide_that_two_share_a_place(system, run, tmp_path):

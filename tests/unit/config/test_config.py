@@ -33,7 +33,9 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         instance="vtpm7",
         path=PATH,
         tpm=loading.TpmConfig(version="2.0", power_on="auto", startup="none"),
-        device=loading.DeviceConfig(enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660),
+        device=loading.DeviceConfig(
+            enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660
+        ),
         socket=loading.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mssim="none", mode=0o660),
         fuse=loading.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         vtpm_proxy=loading.VtpmProxyConfig(enabled=False),
@@ -96,10 +98,22 @@ WRONG = [
     # tables
     ("[tmp]", f"found the table [tmp], expected one of {TABLES}", "write [tpm]"),
     ("[network]", f"found the table [network], expected one of {TABLES}", "remove it, or see vtpm.d(5)"),
-    ("tpm = 3", "[tpm]: found the integer 3, expected a table", "write [tpm] on a line of its own and the keys below it"),
+    (
+        "tpm = 3",
+        "[tpm]: found the integer 3, expected a table",
+        "write [tpm] on a line of its own and the keys below it",
+    ),
     ("[[tpm]]", "[tpm]: found an array, expected a table", "write [tpm] on a line of its own and the keys below it"),
-    ('version = "2.0"', f'found "version" outside of any table, expected one of {TABLES}', "write it below the line [tpm]"),
-    ("colour = 1", f'found "colour" outside of any table, expected one of {TABLES}', "write it below its table, see vtpm.d(5)"),
+    (
+        'version = "2.0"',
+        f'found "version" outside of any table, expected one of {TABLES}',
+        "write it below the line [tpm]",
+    ),
+    (
+        "colour = 1",
+        f'found "colour" outside of any table, expected one of {TABLES}',
+        "write it below its table, see vtpm.d(5)",
+    ),
     # keys
     (
         '[tpm]\npower_on = "auto"',
@@ -114,7 +128,11 @@ WRONG = [
     ("[log]\ncolour = 1", "[log]: found the key colour, expected level", "remove colour, or see vtpm.d(5)"),
     ('[log]\n"a\\nb" = 1', "[log]: found the key a\\nb, expected level", "remove a\\nb, or see vtpm.d(5)"),
     # types
-    ("[tpm]\nversion = 2.0", '[tpm] version: found the float 2.0, expected "1.2" or "2.0"', 'write for example: version = "2.0"'),
+    (
+        "[tpm]\nversion = 2.0",
+        '[tpm] version: found the float 2.0, expected "1.2" or "2.0"',
+        'write for example: version = "2.0"',
+    ),
     (
         "[tpm]\npower-on = true",
         '[tpm] power-on: found the boolean true, expected "auto" or "manual"',
@@ -128,7 +146,11 @@ WRONG = [
     ("[device]\nmajor = true", "[device] major: found the boolean true, expected an integer from 0 to 511", None),
     ('[device]\nmajor = "0"', '[device] major: found the string "0", expected an integer from 0 to 511', None),
     ("[device]\nminor = 1.0", "[device] minor: found the float 1.0, expected an integer from 0 to 1048575", None),
-    ("[device]\nname = []", "[device] name: found an array, expected 1 to 87 letters,", 'write for example: name = "vtpm0"'),
+    (
+        "[device]\nname = []",
+        "[device] name: found an array, expected 1 to 87 letters,",
+        'write for example: name = "vtpm0"',
+    ),
     ("[device]\nowner = 0", "[device] owner: found the integer 0, expected the name of a user, or a number", None),
     ("[device.group]", "[device] group: found a table, expected the name of a group, or a number", None),
     (
@@ -143,7 +165,11 @@ WRONG = [
     ),
     # values
     ('[tpm]\nversion = "3.0"', '[tpm] version: found "3.0", expected "1.2" or "2.0"', None),
-    ('[tpm]\nstartup = "Clear"', '[tpm] startup: found "Clear", expected "none", "clear", "state" or "deactivated"', None),
+    (
+        '[tpm]\nstartup = "Clear"',
+        '[tpm] startup: found "Clear", expected "none", "clear", "state" or "deactivated"',
+        None,
+    ),
     ("[device]\nmajor = 512", "[device] major: found 512, expected an integer from 0 to 511", None),
     ("[device]\nmajor = -1", "[device] major: found -1, expected an integer from 0 to 511", None),
     ("[device]\nminor = 1048576", "[device] minor: found 1048576, expected an integer from 0 to 1048575", None),
@@ -151,10 +177,18 @@ WRONG = [
     ('[device]\nname = "a/b"', '[device] name: found "a/b", expected 1 to 87 letters,', None),
     ('[device]\nname = ""', '[device] name: found "", expected 1 to 87 letters,', None),
     (f'[device]\nname = "{"a" * 88}"', f'[device] name: found "{"a" * 57}...", expected 1 to 87 letters,', None),
-    ('[device]\nowner = ""', '[device] owner: found "", expected the name of a user, or a number up to 4294967294', None),
+    (
+        '[device]\nowner = ""',
+        '[device] owner: found "", expected the name of a user, or a number up to 4294967294',
+        None,
+    ),
     ('[device]\ngroup = "a\\nb"', '[device] group: found "a\\nb", expected the name of a group, or a number', None),
     ('[device]\ngroup = "a:b"', '[device] group: found "a:b", expected the name of a group, or a number', None),
-    ('[device]\ngroup = "4294967295"', '[device] group: found "4294967295", expected the name of a group, or a number', None),
+    (
+        '[device]\ngroup = "4294967295"',
+        '[device] group: found "4294967295", expected the name of a group, or a number',
+        None,
+    ),
     (f'[device]\nowner = "{"9" * 256}"', '[device] owner: found "999', None),
     (f'[device]\nowner = "{"a" * 257}"', '[device] owner: found "aaa', None),
     ('[device]\nmode = "rw-rw----"', '[device] mode: found "rw-rw----", expected three octal digits in quotes,', None),
@@ -167,8 +201,16 @@ WRONG = [
     ('[socket]\nmssim = "tcp:65535"', '[socket] mssim: found "tcp:65535", expected "none" or', None),
     ('[socket]\nmssim = "tcp:port"', '[socket] mssim: found "tcp:port", expected "none" or', None),
     ('[state]\ndirectory = "state"', '[state] directory: found "state", expected an absolute path without ..', None),
-    ('[state]\ndirectory = "/a/../b"', '[state] directory: found "/a/../b", expected an absolute path without ..', None),
-    ('[state]\ndirectory = "/a\\u0000"', '[state] directory: found "/a\\x00", expected an absolute path without ..', None),
+    (
+        '[state]\ndirectory = "/a/../b"',
+        '[state] directory: found "/a/../b", expected an absolute path without ..',
+        None,
+    ),
+    (
+        '[state]\ndirectory = "/a\\u0000"',
+        '[state] directory: found "/a\\x00", expected an absolute path without ..',
+        None,
+    ),
     ('[control]\ngroup = "\\u0085"', '[control] group: found "\\x85", expected the name of a group, or a number', None),
     (
         '[provision]\nplatform-serial = "SN_1@b*c"',
@@ -177,10 +219,18 @@ WRONG = [
     ),
     (f'[provision]\nplatform-serial = "{"1" * 65}"', '[provision] platform-serial: found "1111', None),
     *(
-        (f'[provision]\nplatform-{name} = ""', f'[provision] platform-{name}: found "", expected 1 to 128 printable', None)
+        (
+            f'[provision]\nplatform-{name} = ""',
+            f'[provision] platform-{name}: found "", expected 1 to 128 printable',
+            None,
+        )
         for name in ("manufacturer", "model", "version")
     ),
-    ('[log]\nlevel = "loud"', '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"', None),
+    (
+        '[log]\nlevel = "loud"',
+        '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"',
+        None,
+    ),
     # values that do not go together
     (
         '[vtpm-proxy]\nenabled = true\n[tpm]\npower-on = "manual"',
@@ -224,13 +274,24 @@ def test_any_text_parses_or_is_refused(text):
 
 
 def toml_values() -> "st.SearchStrategy[str]":
-    odd = ['"\\u0000"', "[]", "{}", "1979-05-27T07:32:00", "inf", "nan", "-0", "0x7fffffffffffffffff", '"""\na\n"""', "true"]
+    odd = [
+        '"\\u0000"',
+        "[]",
+        "{}",
+        "1979-05-27T07:32:00",
+        "inf",
+        "nan",
+        "-0",
+        "0x7fffffffffffffffff",
+        '"""\na\n"""',
+        "true",
+    ]
     return st.one_of(
         st.sampled_from([*odd, '"1.2"', '"2.0"', '"auto"', '"0660"', '"/x"', '"info"', '"clear"', '"state"']),
         st.integers().map(str),
-        st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF).filter(lambda char: char not in '"\\\x7f'), max_size=40).map(
-            '"{}"'.format
-        ),
+        st.text(
+            st.characters(min_codepoint=32, max_codepoint=0x2FF).filter(lambda char: char not in '"\\\x7f'), max_size=40
+        ).map('"{}"'.format),
     )
 
 
@@ -273,7 +334,9 @@ def test_the_default_path():
     assert loading.default_path("vtpm0") == "/etc/vtpm.d/vtpm0.toml"
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 88, "vtpm@0"])
+@pytest.mark.parametrize(
+    "name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 88, "vtpm@0"]
+)
 def test_no_other_name_becomes_a_path(name):
     for use in (loading.default_path, loading.check_instance, lambda instance: loading.parse("", PATH, instance)):
         with pytest.raises(VtpmError) as caught:
@@ -326,7 +389,10 @@ def test_a_byte_order_mark_at_the_beginning_says_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
-        ('[tpm]\n\u00a0version = "2.0"', "line 2, column 1: Invalid statement, at the character U+00A0 (no-break space)"),
+        (
+            '[tpm]\n\u00a0version = "2.0"',
+            "line 2, column 1: Invalid statement, at the character U+00A0 (no-break space)",
+        ),
         ("[tpm]\nversion = \u201c2.0\u201d", "at the character U+201C (left double quotation mark)"),
         ('[tpm]\nversion\u200b = "2.0"', "at the character U+200B (zero width space)"),
     ],
@@ -371,7 +437,9 @@ def test_a_missing_file(tmp_path):
     (tmp_path / "file").touch()
     assert load_error(tmp_path / "file" / "vtpm0.toml").code is Code.CONFIG_MISSING
     folder = tmp_path / "of me"
-    assert load_error(folder / "vtpm0.toml").remedy.endswith(f"install -d -m 0755 '{folder}' && touch '{folder}/vtpm0.toml'")
+    assert load_error(folder / "vtpm0.toml").remedy.endswith(
+        f"install -d -m 0755 '{folder}' && touch '{folder}/vtpm0.toml'"
+    )
 
 
 def test_a_file_that_may_not_be_read():
@@ -578,7 +646,10 @@ def test_a_key_in_the_place_of_its_place_is_not_shown(key, value):
         ('{}key-file = "/k"\n{}key-credential = "c"', "found {}key-credential and {}key-file, expected one of them"),
         ('{}key-format = "hex"', '{}key-format: found "hex", but no key'),
         ('{}key-mode = "aes-cbc"', '{}key-mode: found "aes-cbc", but no key'),
-        ('{}passphrase-file = "/p"\n{}key-format = "hex"', '{}key-format: found "hex", expected "auto", "pbkdf2" or "sha512"'),
+        (
+            '{}passphrase-file = "/p"\n{}key-format = "hex"',
+            '{}key-format: found "hex", expected "auto", "pbkdf2" or "sha512"',
+        ),
         ('{}key-file = "k"', '{}key-file: found "k", expected "none" or an absolute path'),
         ('{}key-file = "/a/../k"', "{}key-file: found"),
         ('{}key-credential = "../k"', '{}key-credential: found "../k"'),
@@ -596,4 +667,6 @@ def test_keys_that_contradict_each_other_are_refused(prefix, text, says):
 
 def test_every_character_of_a_serial_number():
     serial = "AZaz09 '()+,-./:=?"
-    assert loading.parse(f'[provision]\nplatform-serial = "{serial}"', PATH, "vtpm0").provision.platform_serial == serial
+    assert (
+        loading.parse(f'[provision]\nplatform-serial = "{serial}"', PATH, "vtpm0").provision.platform_serial == serial
+    )

@@ -53,4 +53,6 @@ def test_whatever_is_read_is_what_the_parser_reads(text):
     if found is not None:
         assert found == tomllib.loads(text)
         for table, keys in tomllib.loads(text).items():
-            assert {key: type(value) for key, value in keys.items()} == {key: type(value) for key, value in found[table].items()}
+            assert {key: type(value) for key, value in keys.items()} == {
+                key: type(value) for key, value in found[table].items()
+            }

@@ -116,7 +116,9 @@ def test_a_successor_that_is_killed_before_it_takes_requests_on_leaves_their_ids
 
 
 def test_a_tpm_that_was_not_powered_is_left_without_a_snapshot(park):
-    stopped = snapshot(power="stopped", permanent=b"", volatile=b"", offered={"permall": b"new", "volatilestate": b"too"})
+    stopped = snapshot(
+        power="stopped", permanent=b"", volatile=b"", offered={"permall": b"new", "volatilestate": b"too"}
+    )
     left = handover(snapshot=stopped, openers=[OpenerRecord(2, 0, 0, 1, False, b"unread", 2)])
     park.leave(left)
     assert adopted(park).read() == left
@@ -165,7 +167,9 @@ def fields(**changes):
 
 
 def test_what_is_planted_below_is_a_handover_but_for_one_thing(park):
-    assert put(park, json.dumps(fields()).encode(), b"pv").read() == handover(snapshot=snapshot(permanent=b"p", volatile=b"v"))
+    assert put(park, json.dumps(fields()).encode(), b"pv").read() == handover(
+        snapshot=snapshot(permanent=b"p", volatile=b"v")
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,9 @@ def test_the_memory_cannot_be_made_smaller(park):
 
 
 def test_unanswered_requests_are_those_in_the_slot_and_those_put_off(park):
-    park.slot[:16] = (100).to_bytes(4, "little") + int(fuse.Opcode.WRITE).to_bytes(4, "little") + (44).to_bytes(8, "little")
+    park.slot[:16] = (
+        (100).to_bytes(4, "little") + int(fuse.Opcode.WRITE).to_bytes(4, "little") + (44).to_bytes(8, "little")
+    )
     assert park.waiters.add(40)
     assert park.waiters.add(42)
     park.waiters.discard(40)

@@ -1,4 +1,7 @@
-"""Who may import whom: docs/architecture.md has the picture, this is the table. And no two modules have the same name."""
+"""Who may import whom: docs/architecture.md has the picture, this is the table.
+
+And no two modules have the same name.
+"""
 
 import ast
 from collections import Counter
@@ -73,7 +76,10 @@ def test_no_two_modules_import_each_other():
     names = {name_of(path) for path in MODULES}
     edges = {
         name_of(path): {
-            found for imported in imports_of(path) for found in (imported, imported.rpartition(".")[0]) if found in names
+            found
+            for imported in imports_of(path)
+            for found in (imported, imported.rpartition(".")[0])
+            if found in names
         }
         for path in MODULES
     }
@@ -86,4 +92,6 @@ def test_a_module_s_name_is_its_own():
 
 
 def test_every_package_says_what_its_rule_is():
-    assert [str(path) for path in PACKAGE.rglob("__init__.py") if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [
+        str(path) for path in PACKAGE.rglob("__init__.py") if not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []

@@ -118,13 +118,27 @@ def test_the_newest_may_be_asked_for(kernels, tmp_path):
 @pytest.mark.parametrize(
     ("installed", "archive", "why"),
     [
-        (None, ABORTS, "Installed: there is no {0}/linux.uml. Of the archive: {0}/cache/uml/sid/linux.uml ended with 134"),
-        (None, None, "Installed: there is no {0}/linux.uml. Of the archive: it cannot be unpacked, see {0}/cache/uml/fetch.log"),
-        (ABORTS, HANGS, "Installed: {0}/linux.uml ended with 134 before its first process (fatal_sigsegv). Of the archive: "),
+        (
+            None,
+            ABORTS,
+            "Installed: there is no {0}/linux.uml. Of the archive: {0}/cache/uml/sid/linux.uml ended with 134",
+        ),
+        (
+            None,
+            None,
+            "Installed: there is no {0}/linux.uml. Of the archive: it cannot be unpacked, see {0}/cache/uml/fetch.log",
+        ),
+        (
+            ABORTS,
+            HANGS,
+            "Installed: {0}/linux.uml ended with 134 before its first process (fatal_sigsegv). Of the archive: ",
+        ),
     ],
 )
 def test_where_none_boots_one_line_says_why_and_the_lab_has_its_own_status(kernels, tmp_path, installed, archive, why):
-    done = subprocess.run([LAB / "uml.sh", "true"], env=kernels(installed, archive), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [LAB / "uml.sh", "true"], env=kernels(installed, archive), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 125
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"uml-kernel.sh: no User-Mode Linux boots here. {why.format(tmp_path)}")

@@ -23,8 +23,20 @@ def test_it(tmp_path):
 def run(folder, temporary):
     test = folder / "test_it.py"
     test.write_text(PROGRAM)
-    words = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", f"--rootdir={ROOT}"]
-    environment = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("PYTEST_")}
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        ROOT / "pyproject.toml",
+        f"--rootdir={ROOT}",
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("PYTEST_")
+    }
     done = subprocess.run(
         ["sh", "-c", 'umask 077; exec "$@"', "-", *words, "--confcutdir=/", "-p", "conftest", test],
         env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT / "tests")},

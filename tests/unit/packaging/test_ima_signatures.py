@@ -1,4 +1,5 @@
-"""The IMA signatures: packaging/ima/sign-tree at the build, vtpm-ima on the host, and `vtpmctl doctor --ima`, which asks it.
+"""The IMA signatures: packaging/ima/sign-tree at the build, vtpm-ima on the host, and `vtpmctl doctor --ima`, which
+asks it.
 
 With real signatures, keys and attributes; the kernel that refuses files is in tests/lab/rpm/test_ima.py.
 """
@@ -256,7 +257,10 @@ def test_a_distribution_that_signs_its_files_needs_no_key_of_ours(installation, 
 def test_a_directory_of_keys_that_only_root_may_enter(installation, monkeypatch):
     installation.program.HOST.mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may
-    assert [(one.verdict, one.remedy) for one in installation.program.verify()] == [("ok", None), ("warn", "run this as root")]
+    assert [(one.verdict, one.remedy) for one in installation.program.verify()] == [
+        ("ok", None),
+        ("warn", "run this as root"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["no tab\n", "/a\tnot hexadecimal\n", "\udcff"])
@@ -321,7 +325,9 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
         ([ROOT / "README.md", tree, "/usr/bin"], 66),
         ([ROOT / "README.md", tree, "/nowhere"], 66),
     ):
-        done = subprocess.run([ROOT / "packaging/ima/sign-tree", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [ROOT / "packaging/ima/sign-tree", *arguments], capture_output=True, text=True, check=False
+        )
         assert done.returncode == status, done.stderr
         assert "  remedy: " in done.stderr
     (tree / "usr/bin/program.py").write_text("x\n")
@@ -332,7 +338,8 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
     assert not (tree / "usr/share").exists()
 
 
-# --- what is told where IMA refuses a module ---------------------------------------------------------------------------
+# --- what is told where IMA refuses a module
+# ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -375,7 +382,8 @@ def test_so_does_vtpmctl(refuse, capsys):
     ]
 
 
-# --- sign-rpm ----------------------------------------------------------------------------------------------------------
+# --- sign-rpm
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -423,5 +431,7 @@ def test_a_package_without_any_signature_is_no_success(sign_rpm):
 def test_the_manual_and_doctor_agree_on_the_answer_s_form(installation):
     """`vtpm-ima verify --json` is what cli/vtpmctl/ima.py reads."""
     installation.program.SHIPPED.mkdir(parents=True)
-    done = subprocess.run([sys.executable, "-IB", VTPM_IMA, "verify", "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-IB", VTPM_IMA, "verify", "--json"], capture_output=True, text=True, check=False
+    )
     assert {tuple(entry) for entry in json.loads(done.stdout)} == {("verdict", "check", "text", "remedy")}

@@ -23,7 +23,9 @@ def test_every_file_has_its_place(tmp_path):
     result = install(tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert {
-        str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()
+        str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
     } == {
         "etc/vtpm.d/vtpm0.toml": "0o644",
         "etc/vtpm.d/vtpm1.toml": "0o644",
@@ -78,7 +80,9 @@ def test_another_place_for_the_launchers_reaches_every_file_that_names_them(tmp_
         assert "/usr/local/libexec/vtpm/vtpm" in texts[name]
 
 
-@pytest.mark.parametrize("variables", [{"LIBEXECDIR": "/opt/vtpm"}, {"SYSTEMD_VERSION": "new"}], ids=["libexecdir", "version"])
+@pytest.mark.parametrize(
+    "variables", [{"LIBEXECDIR": "/opt/vtpm"}, {"SYSTEMD_VERSION": "new"}], ids=["libexecdir", "version"]
+)
 def test_a_wrong_variable_is_refused_before_anything_is_written(tmp_path, variables):
     result = install(tmp_path, **variables)
     assert result.returncode == 64
@@ -112,7 +116,9 @@ def test_nothing_is_imported_from_the_caller_s_places(tmp_path, launcher):
     copy.write_bytes(launcher.read_bytes())
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
 
-    subprocess.run([sys.executable, flags(launcher), str(copy)], env=environment, cwd=tmp_path, capture_output=True, timeout=30)
+    subprocess.run(
+        [sys.executable, flags(launcher), str(copy)], env=environment, cwd=tmp_path, capture_output=True, timeout=30
+    )
     assert not marker.exists()
 
     # the same without the flags, so that the test is known to notice
@@ -123,7 +129,9 @@ def test_nothing_is_imported_from_the_caller_s_places(tmp_path, launcher):
 def test_a_missing_package_is_one_line_and_a_remedy():
     """After an upgrade of the system's Python. -S: no site-packages, so nothing is installed."""
     launcher = ROOT / "packaging/libexec/vtpmd"
-    result = subprocess.run([sys.executable, "-ISB", str(launcher), "vtpm0"], capture_output=True, text=True, timeout=30)
+    result = subprocess.run(
+        [sys.executable, "-ISB", str(launcher), "vtpm0"], capture_output=True, text=True, timeout=30
+    )
     assert result.returncode == 69
     first, second = result.stderr.splitlines()
     assert first.startswith("vtpmd: No module named 'swtpm_svc")

@@ -1,6 +1,8 @@
-"""vtpm-attach and vtpm-udev-properties look at the files with a shell, and start a Python only where it could have work.
+"""vtpm-attach and vtpm-udev-properties look at the files with a shell, and start a Python only where it could have
+work.
 
-What they decide is compared with what the real parser finds: to start it in vain costs time, not to start it would be a fault.
+What they decide is compared with what the real parser finds: to start it in vain costs time, not to start it would be a
+fault.
 """
 
 import os
@@ -30,7 +32,9 @@ class Launcher:
         assert start
         self.path = folder / name
         self.path.write_text(
-            f"{before}echo {PYTHON}".replace("/etc/vtpm.d", str(self.directory)).replace("getent group vtpm", "echo vtpm:x:960:")
+            f"{before}echo {PYTHON}".replace("/etc/vtpm.d", str(self.directory)).replace(
+                "getent group vtpm", "echo vtpm:x:960:"
+            )
         )
 
     def write(self, **files):
@@ -116,10 +120,14 @@ TABLES = [table.name for table in loading.SCHEMA]
 LINES = st.one_of(
     st.sampled_from(TABLES).map(lambda name: f"[{name}]"),
     st.sampled_from(TABLES).map(lambda name: f' [ "{name}" ] # true'),
-    st.sampled_from(["enabled = true", 'enabled=true # "', "  enabled = false # true", "enabled = false", "", "# [fuse]"]),
+    st.sampled_from(
+        ["enabled = true", 'enabled=true # "', "  enabled = false # true", "enabled = false", "", "# [fuse]"]
+    ),
     st.sampled_from(TABLES).map(lambda name: f"{name}.enabled = true"),
     st.sampled_from(TABLES).map(lambda name: f"{name} = {{ enabled = true }}"),
-    st.sampled_from(['name = "true"', "name = '#'", 'name = "x" # [fuse]', 'startup = "clear"', "directory = '''\n/x'''"]),
+    st.sampled_from(
+        ['name = "true"', "name = '#'", 'name = "x" # [fuse]', 'startup = "clear"', "directory = '''\n/x'''"]
+    ),
 )
 
 
@@ -178,7 +186,9 @@ def test_what_takes_a_parser_is_left_to_python(udev, name, files):
 
 
 KEYS = st.sampled_from(['name = "x"', 'name = "y"', 'group = "g"', 'mode = "0600"', "enabled = true", "minor = 1", ""])
-TEXTS = st.lists(st.one_of(KEYS, st.sampled_from(["[device]", "[control]", "# name", "[tpm]"])), max_size=4).map("\n".join)
+TEXTS = st.lists(st.one_of(KEYS, st.sampled_from(["[device]", "[control]", "# name", "[tpm]"])), max_size=4).map(
+    "\n".join
+)
 
 
 @given(x=TEXTS, y=TEXTS, name=st.sampled_from(["x", "y", "z"]))

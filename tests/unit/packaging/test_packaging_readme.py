@@ -20,7 +20,9 @@ def test_the_configuration_table_is_the_schema():
     for row in re.findall(r"^\|(?: (`\[[\w-]+\]`))? \| `([a-z-]+)` \| (\S+) \|", section, flags=re.MULTILINE):
         table = row[0].strip("`[]") or table
         shown.append((table, row[1], row[2].strip('`"')))
-    expected = [(table.name, key.name, json.dumps(key.default_for("NAME")).strip('"')) for table in SCHEMA for key in table.keys]
+    expected = [
+        (table.name, key.name, json.dumps(key.default_for("NAME")).strip('"')) for table in SCHEMA for key in table.keys
+    ]
     assert shown == expected
 
 

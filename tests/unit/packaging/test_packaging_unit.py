@@ -3,8 +3,8 @@
 Exposure, as `systemd-analyze security --offline=yes` of systemd 252 gives it (the limit here is 0.9):
     vtpm@.service as it is, started as root (systemd 252)         0.9
     vtpm@.service with openfile.conf, never root (systemd 253)    0.6
-What is left of the 0.9: CAP_SETUID and CAP_SETGID 0.3, the system calls that go with them 0.2, no PrivateDevices= 0.2, no
-PrivateUsers= 0.2, and 0.1 each for AF_UNIX, ProcSubset=, DeviceAllow= and no root directory of its own. The overall
+What is left of the 0.9: CAP_SETUID and CAP_SETGID 0.3, the system calls that go with them 0.2, no PrivateDevices= 0.2,
+no PrivateUsers= 0.2, and 0.1 each for AF_UNIX, ProcSubset=, DeviceAllow= and no root directory of its own. The overall
 figure is not their sum.
 """
 
@@ -57,7 +57,9 @@ def value(key: str) -> str:
 
 
 def systemd_version() -> int:
-    first_line = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    first_line = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[0]
     return int(first_line.split()[1])
 
 
@@ -153,7 +155,14 @@ def test_an_error_that_stays_is_not_tried_again():
         Code.STATE_FOREIGN,
         Code.NOT_PERMITTED,
     }
-    passing = {Code.DEVICE_NOT_READY, Code.STATE_LOCKED, Code.STATE_FULL, Code.STATE_UNWRITABLE, Code.LIBTPMS, Code.INTERNAL}
+    passing = {
+        Code.DEVICE_NOT_READY,
+        Code.STATE_LOCKED,
+        Code.STATE_FULL,
+        Code.STATE_UNWRITABLE,
+        Code.LIBTPMS,
+        Code.INTERNAL,
+    }
     prevented = {int(status) for status in value("RestartPreventExitStatus").split()}
     assert prevented == {TABLE[code].exit_status for code in lasting}
     assert prevented.isdisjoint(TABLE[code].exit_status for code in passing)
@@ -186,7 +195,9 @@ def test_sockets_that_take_connections_are_ended_and_the_reason_is_told(tmp_path
     said = (tmp_path / "said").read_text() if sockets else ""
     assert re.findall("^stop (.*)", said, flags=re.MULTILINE) == list(sockets)
     for socket in sockets:
-        assert f"MESSAGE={socket} ends: vtpm@vm1.service has failed for good (Result=exit-code ExecMainStatus=73)" in said
+        assert (
+            f"MESSAGE={socket} ends: vtpm@vm1.service has failed for good (Result=exit-code ExecMainStatus=73)" in said
+        )
         assert f"OBJECT_SYSTEMD_UNIT={socket}\nOBJECT_SYSTEMD_UNIT=vtpm@vm1.service\n" in said
     assert not (tmp_path / "said").exists() or sockets
 
@@ -227,7 +238,8 @@ def test_state_is_the_service_user_s_alone():
 
 
 def test_instances_do_not_see_each_other_s_directories():
-    """Each directory of an instance is in one that is hidden, and is put back alone; but for that which is for others to see."""
+    """Each directory of an instance is in one that is hidden, and is put back alone; but for that which is for others
+    to see."""
     runtime = value("RuntimeDirectory").split()
     assert f"/run/{runtime.pop().replace('/%i', '')}" == clones.DIRECTORY
     own = [f"/var/lib/{name}" for name in value("StateDirectory").split()] + [f"/run/{name}" for name in runtime]
@@ -245,7 +257,14 @@ def test_instances_share_no_memory_and_have_bounds():
 def test_no_system_call_is_left_that_is_only_for_other_processes():
     """What is for the process itself as well is refused by its arguments: tests/integration/tpm/test_confinement.py."""
     refused = {word for line in values(UNIT, "SystemCallFilter") if line.startswith("~") for word in line[1:].split()}
-    whole = {"pidfd_send_signal", "process_vm_readv", "process_vm_writev", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"}
+    whole = {
+        "pidfd_send_signal",
+        "process_vm_readv",
+        "process_vm_writev",
+        "rt_sigqueueinfo",
+        "rt_tgsigqueueinfo",
+        "tkill",
+    }
     assert whole <= refused
     assert not refused & {"kill", "tgkill", "prlimit64", "fcntl", "ioctl"}
 

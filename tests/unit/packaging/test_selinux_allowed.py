@@ -52,7 +52,12 @@ def check(tmp_path):
     def check(module: str = MODULE, listed: str = LIST) -> "tuple[int, list[str]]":
         (tmp_path / "vtpm.cil").write_text(module)
         (tmp_path / "list").write_text(listed)
-        command = [sys.executable, str(ROOT / "tools/selinux_allowed.py"), str(tmp_path / "vtpm.cil"), str(tmp_path / "list")]
+        command = [
+            sys.executable,
+            str(ROOT / "tools/selinux_allowed.py"),
+            str(tmp_path / "vtpm.cil"),
+            str(tmp_path / "list"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         return done.returncode, done.stdout.splitlines()
@@ -92,7 +97,9 @@ def test_the_list_has_nothing_that_a_reviewer_would_not_expect():
     assert "shadow_t" not in text
     for line in text.splitlines():
         if line.startswith("vtpm_t "):
-            assert not re.search(r"\b(dac_override|dac_read_search|sys_admin|execmem|ptrace|execute_no_trans)\b", line), line
+            assert not re.search(
+                r"\b(dac_override|dac_read_search|sys_admin|execmem|ptrace|execute_no_trans)\b", line
+            ), line
 
 
 def test_the_program_knows_the_version_of_its_policy():
@@ -111,7 +118,9 @@ def test_comments_have_no_apostrophe():
 
 def test_both_spellings_of_a_path_are_labelled():
     contexts = (PACKAGING / "swtpm.fc").read_text()
-    paths = dict(re.findall(r"^(/\S+)\s+(?:-[-c]\s+)?gen_context\(system_u:object_r:(\w+),s0\)$", contexts, re.MULTILINE))
+    paths = dict(
+        re.findall(r"^(/\S+)\s+(?:-[-c]\s+)?gen_context\(system_u:object_r:(\w+),s0\)$", contexts, re.MULTILINE)
+    )
     for one, other in (("/usr/bin/", "/usr/sbin/"), ("/run/", "/var/run/")):
         for path, label in paths.items():
             if path.startswith(one):
@@ -122,5 +131,11 @@ def test_what_the_units_name_is_labelled():
     contexts = (PACKAGING / "swtpm.fc").read_text()
     patterns = [re.compile(line.split()[0]) for line in contexts.splitlines() if line.startswith("/")]
     unit = (PACKAGING / "vtpm@.service").read_text()
-    for path in {*re.findall(r"/usr/libexec/vtpm/\S+", unit), "/etc/vtpm.d/vtpm0.toml", "/dev/cuse", "/dev/vtpm0", "/dev/vtpmx"}:
+    for path in {
+        *re.findall(r"/usr/libexec/vtpm/\S+", unit),
+        "/etc/vtpm.d/vtpm0.toml",
+        "/dev/cuse",
+        "/dev/vtpm0",
+        "/dev/vtpmx",
+    }:
         assert any(pattern.fullmatch(path) for pattern in patterns), path

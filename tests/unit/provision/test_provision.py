@@ -22,8 +22,8 @@ HASHES = {ALG_SHA256: ("sha256", 0x01C07F01), ALG_SHA384: ("sha384", 0x01C07F02)
 def policies(algorithm):
     """PolicyA and PolicyB of the EK Credential Profile, by the formulas of TPM 2.0 Part 3 for the policy commands.
 
-    A: PolicySecret(TPM_RH_ENDORSEMENT). C: PolicyAuthorizeNV of an index that only A may write, and that has room for a policy.
-    B: PolicyOR(A, C).
+    A: PolicySecret(TPM_RH_ENDORSEMENT). C: PolicyAuthorizeNV of an index that only A may write, and that has room for a
+    policy. B: PolicyOR(A, C).
     """
     name, nv_index = HASHES[algorithm]
 
@@ -55,7 +55,9 @@ def test_keys_have_places_of_their_own():
         assert len(key.template.unique) == (1 if isinstance(key.template.parameters, RsaParameters) else 2)
 
 
-@pytest.mark.parametrize("curve", [(Curve.P256, ec.SECP256R1()), (Curve.P384, ec.SECP384R1()), (Curve.P521, ec.SECP521R1())])
+@pytest.mark.parametrize(
+    "curve", [(Curve.P256, ec.SECP256R1()), (Curve.P384, ec.SECP384R1()), (Curve.P521, ec.SECP521R1())]
+)
 def test_a_fingerprint_is_that_of_what_cryptography_writes(curve):
     """Of an EC key with short coordinates too, which TPMs are free to give without their leading zeros."""
     number, algorithm = curve
@@ -138,6 +140,8 @@ def test_a_session_proves_and_asks_for_proof():
     assert session.verify(0x0D, response) == out
     assert not session.is_open  # the TPM has said that it does not continue
     next_trailer = session.authorize(0x0D, parameters)
-    expected = hmac_sha1(secret, hashlib.sha1(h("0000000d") + parameters).digest() + rolled + next_trailer[4:24] + b"\1")
+    expected = hmac_sha1(
+        secret, hashlib.sha1(h("0000000d") + parameters).digest() + rolled + next_trailer[4:24] + b"\1"
+    )
     assert next_trailer[25:] == expected
     assert next_trailer[4:24] != nonce_odd

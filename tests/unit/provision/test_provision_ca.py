@@ -1,4 +1,5 @@
-"""The local CA's directory and files: made once, read back, never made anew; what does not fit is refused with its cause."""
+"""The local CA's directory and files: made once, read back, never made anew; what does not fit is refused with its
+cause."""
 
 import base64
 import datetime
@@ -45,7 +46,9 @@ def contents(directory: Path) -> "dict[str, bytes]":
 
 
 def key_pem(key) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def certificate(
@@ -77,7 +80,9 @@ def certificate(
         builder = builder.add_extension(ca._authority_key_identifier(parent), critical=False)
     if usage:
         builder = builder.add_extension(ca.usage(usage), critical=True)
-    return builder.sign(parent_key or key, None if isinstance(parent_key or key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    return builder.sign(
+        parent_key or key, None if isinstance(parent_key or key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    )
 
 
 def chain_of(*certificates) -> bytes:
@@ -251,7 +256,9 @@ def test_any_bit_of_the_certificates_counts(data, authority):
     changed = bytearray(ders[which])
     changed[bit // 8] ^= 1 << bit % 8
     ders[which] = bytes(changed)
-    blocks = [b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in ders]
+    blocks = [
+        b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in ders
+    ]
     assert refusal(ca_chain.read, b"".join(blocks), "chain.pem").code is Code.CA_UNUSABLE
 
 
@@ -261,7 +268,9 @@ def test_a_key_that_others_can_read_is_refused(place, mode):
     (place / "current/issuer-key.pem").chmod(mode)
     error = refusal(ca.load, str(place))
     assert error.code is Code.CA_UNUSABLE
-    assert (error.remedy or "").startswith(f"chmod 600 {place}/current/issuer-key.pem; if others can have read a key there, ")
+    assert (error.remedy or "").startswith(
+        f"chmod 600 {place}/current/issuer-key.pem; if others can have read a key there, "
+    )
 
 
 def test_a_directory_that_others_can_write_is_not_used_for_a_new_one(place):
@@ -363,7 +372,9 @@ def test_an_import_over_a_ca_needs_force_and_keeps_the_old_one(place):
     authority, kept = ca.import_issuer(ca.pem(root), key=key_pem(key), directory=str(place), force=True)
     assert authority.chain == ca.load(str(place)).chain == (root,)
     assert kept
-    assert contents(Path(kept)) == {name.split("/")[1]: text for name, text in before.items() if name.startswith("current/")}
+    assert contents(Path(kept)) == {
+        name.split("/")[1]: text for name, text in before.items() if name.startswith("current/")
+    }
     assert (Path(kept) / ca.CHAIN).read_bytes() == chain_of(*old.chain)
 
 
@@ -503,7 +514,10 @@ def test_the_files_of_a_signer_are_readable_json(place):
 
 
 def test_a_chain_in_another_order_is_told_which_is_right(place):
-    """As many tools write it: the root first. Where a root allows no CA below the issuer, its path length was blamed for it."""
+    """As many tools write it: the root first.
+
+    Where a root allows no CA below the issuer, its path length was blamed for it.
+    """
     keys = [KEYS["p256"]() for _ in range(3)]
     root = certificate("root", keys[0])
     middle = certificate("middle", keys[1], root, keys[0])

@@ -1,4 +1,5 @@
-"""By what the TPMs of a host are known: what one instance shows, what all see, and what a hostile one can do about it."""
+"""By what the TPMs of a host are known: what one instance shows, what all see, and what a hostile one can do about
+it."""
 
 import os
 

@@ -117,7 +117,8 @@ def test_the_timer_runs_while_nothing_else_happens(loop):
 
 
 def test_who_waits_in_the_loops_place_hears_what_the_loop_would(loop, pipe):
-    """A callback that waits on what lend() gave: its own descriptor, a post, the timer, and a stop that is decided already."""
+    """A callback that waits on what lend() gave: its own descriptor, a post, the timer, and a stop that is decided
+    already."""
     reader, writer = pipe
     seen = []
 

@@ -269,7 +269,9 @@ def test_an_unknown_account():
 
 
 def test_a_missing_part_of_the_installation_is_named_without_a_traceback(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "swtpm_svc.service.daemon", None)  # what an import of it then raises is ImportError
+    monkeypatch.setitem(
+        sys.modules, "swtpm_svc.service.daemon", None
+    )  # what an import of it then raises is ImportError
     monkeypatch.setattr(sys, "argv", ["vtpmd", "vtpm0"])
     before = signal.getsignal(signal.SIGINT)
     assert vtpmd.main() == 69
@@ -284,7 +286,8 @@ def test_a_missing_part_of_the_installation_is_named_without_a_traceback(monkeyp
 
 @pytest.fixture
 def helper(tmp_path, monkeypatch):
-    """vtpm-attach for an instance with [vtpm-proxy], where the kernel gives number 7: /run/vtpm, its entries, the descriptor."""
+    """vtpm-attach for an instance with [vtpm-proxy], where the kernel gives number 7: /run/vtpm, its entries, the
+    descriptor."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/vm1.toml").write_text("[vtpm-proxy]\nenabled = true\n")
     (tmp_path / "run/vm1").mkdir(parents=True)

@@ -28,7 +28,9 @@ def begin(command: str, *words: str, disposition: int = signal.SIG_DFL) -> "subp
     return process
 
 
-@pytest.mark.parametrize("command", [("vtpmctl", "check", "/none.toml"), ("vtpmd", "--config", "/none.toml", "--foreground")])
+@pytest.mark.parametrize(
+    "command", [("vtpmctl", "check", "/none.toml"), ("vtpmd", "--config", "/none.toml", "--foreground")]
+)
 def test_an_interrupt_at_any_moment_of_the_start_is_a_quiet_end(command):
     statuses = set()
     for delay_s in DELAYS_S:

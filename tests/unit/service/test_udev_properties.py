@@ -169,7 +169,15 @@ def test_a_record_that_is_no_record(runtime):
     path = runtime / ".kernel-tpm/vtpm0"
     inode = (runtime / "vtpm0").stat().st_ino
     assert path.read_text() == f"tpm3 2.0 {inode}\n"
-    for content in (b"", b"tpm3", b"tpm3 2.0\n", b"tpm3 2.0 1\nVTPM_OWNER=x\n", b"tpm999999 2.0 1\n", b"\xff\xfe", b"t" * 10000):
+    for content in (
+        b"",
+        b"tpm3",
+        b"tpm3 2.0\n",
+        b"tpm3 2.0 1\nVTPM_OWNER=x\n",
+        b"tpm999999 2.0 1\n",
+        b"\xff\xfe",
+        b"t" * 10000,
+    ):
         path.write_bytes(content)
         assert kernel_tpm_record.read("vtpm0", str(runtime)) is None
     path.write_text(f"tpm3 2.0 {inode}\n")

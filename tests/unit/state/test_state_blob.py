@@ -28,7 +28,9 @@ def tlv(tag: int, value: bytes) -> bytes:
     return struct.pack(">HI", tag, len(value)) + value
 
 
-def file(body: bytes, *, version: int = 2, minimum: int = 1, header_size: int = 10, flags: int = 0, extra: int = 0) -> bytes:
+def file(
+    body: bytes, *, version: int = 2, minimum: int = 1, header_size: int = 10, flags: int = 0, extra: int = 0
+) -> bytes:
     return struct.pack(">BBHHI", version, minimum, header_size, flags, 10 + len(body) + extra) + body
 
 
@@ -59,7 +61,9 @@ def test_any_bytes_decode_or_are_refused(data):
 
 
 @given(
-    header=st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([8, 10, 12]), st.integers(0, 63), st.integers(-7, 7)),
+    header=st.tuples(
+        st.integers(0, 3), st.integers(0, 3), st.sampled_from([8, 10, 12]), st.integers(0, 63), st.integers(-7, 7)
+    ),
     parts=st.lists(st.tuples(st.sampled_from([*Tag, 99]), st.binary(max_size=20)), max_size=5),
     tail=st.binary(max_size=7),
 )
@@ -67,7 +71,9 @@ def test_anything_like_a_blob_decodes_or_is_refused(header, parts, tail):
     version, minimum, size, flags, extra = header
     body = b"".join(tlv(tag, value) for tag, value in parts) + tail
     with suppress(BlobError):
-        blob.payload(blob.decode(file(body, version=version, minimum=minimum, header_size=size, flags=flags, extra=extra)))
+        blob.payload(
+            blob.decode(file(body, version=version, minimum=minimum, header_size=size, flags=flags, extra=extra))
+        )
 
 
 @pytest.mark.parametrize("build", [blob.encode_plain, blob.encode_checked, blob.encode_migration])
@@ -192,7 +198,9 @@ def test_a_payload_says_whose_it_is(payload, version):
 
 
 def test_other_bytes_say_nothing():
-    assert [blob.payload_version(data) for data in (b"", b"\x00\x01", bytes(6), blob.encode_plain(PERMALL_2_0))] == [None] * 4
+    assert [blob.payload_version(data) for data in (b"", b"\x00\x01", bytes(6), blob.encode_plain(PERMALL_2_0))] == [
+        None
+    ] * 4
 
 
 @given(st.integers(0, 255))

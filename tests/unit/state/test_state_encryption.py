@@ -58,7 +58,11 @@ def test_the_same_text_is_sealed_differently_each_time():
 
 
 def test_keys_from_hex():
-    for text in ("000102030405060708090a0b0c0d0e0f", "0x000102030405060708090A0B0C0D0E0F", "000102030405060708090a0b0c0d0e0f \n"):
+    for text in (
+        "000102030405060708090a0b0c0d0e0f",
+        "0x000102030405060708090A0B0C0D0E0F",
+        "000102030405060708090a0b0c0d0e0f \n",
+    ):
         assert encryption.from_hex(text.encode()) == K128
     assert encryption.from_hex(bytes(range(32)).hex().encode()) == K256
 
@@ -156,7 +160,8 @@ def flips(data: bytes) -> "list[bytes]":
 
 @pytest.mark.parametrize("key", EVERY_KEY, ids=repr)
 def test_no_flipped_bit_in_an_encrypted_file_changes_the_payload(key):
-    """Whose checksum is gone is still guarded by the HMAC; what is harmless is the version, and the checksum's own tag."""
+    """Whose checksum is gone is still guarded by the HMAC; what is harmless is the version, and the checksum's own
+    tag."""
     data = blob.encode_checked(PERMALL_2_0, key)
     harmless = 0
     for flipped in flips(data):
@@ -181,7 +186,10 @@ def test_no_flipped_bit_in_an_encrypted_blob_changes_the_payload(keys):
 
 @pytest.mark.parametrize("keys", [Keys(K128, None), Keys(None, K256), Keys(K128, K256)], ids=str)
 def test_truncated_encrypted_state_is_refused(keys):
-    for data in (blob.encode_migration(PERMALL_2_0, keys), blob.encode_checked(PERMALL_2_0, keys.state or keys.migration)):
+    for data in (
+        blob.encode_migration(PERMALL_2_0, keys),
+        blob.encode_checked(PERMALL_2_0, keys.state or keys.migration),
+    ):
         for length in range(len(data)):
             with pytest.raises(BlobError):
                 blob.payload(blob.decode(data[:length]), keys)

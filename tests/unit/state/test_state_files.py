@@ -19,5 +19,14 @@ def test_what_is_no_file_is_not_even_opened(tmp_path, monkeypatch):
 
 def test_what_a_killed_run_has_left():
     assert all(map(files.is_draft, (".new-01234567", ".new-89abcdef")))
-    others = (".new-", ".new-0123456", ".new-012345678", ".new-0123456g", ".new-ABCDEF01", ".new-release", "new-01234567", "")
+    others = (
+        ".new-",
+        ".new-0123456",
+        ".new-012345678",
+        ".new-0123456g",
+        ".new-ABCDEF01",
+        ".new-release",
+        "new-01234567",
+        "",
+    )
     assert not any(map(files.is_draft, others))

@@ -1,4 +1,5 @@
-"""Where keys come from: good ones are read, and what is not secret, not there or no key is refused without saying what it is."""
+"""Where keys come from: good ones are read, and what is not secret, not there or no key is refused without saying what
+it is."""
 
 import os
 import stat

@@ -15,7 +15,9 @@ from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.fuse import Opcode
 from swtpm_svc.wire.protocol_error import ProtocolError
 
-needs_little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the recorded frames are from a little-endian machine")
+needs_little_endian = pytest.mark.skipif(
+    sys.byteorder != "little", reason="the recorded frames are from a little-endian machine"
+)
 
 
 def h(text):
@@ -42,7 +44,8 @@ RECORDED = {
     ),
     "write of TPM2_GetRandom(8)": (
         "5c000000 10000000 0600000000000000 0000000000000000 00000000 00000000 c4020000 00000000"
-        "0b00000000000000 0000000000000000 0c000000 02000000 83ba946090a06bd6 02800000 00000000 80010000000c0000017b0008",
+        "0b00000000000000 0000000000000000 0c000000 02000000 83ba946090a06bd6 02800000 00000000 "
+        "80010000000c0000017b0008",
         cuse.Write(6, Caller(0, 0, 708), 11, h("80010000000c0000017b0008"), 0o100002),
     ),
     "write with O_NONBLOCK": (

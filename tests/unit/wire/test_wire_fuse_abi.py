@@ -9,8 +9,8 @@ from swtpm_svc.wire import fuse
 
 HEADER = Path("/usr/include/linux/fuse.h")
 
-# The fields that each Struct carries, in order. Requests are filled with 0xEE before, so a field that is skipped must not
-# be read; replies are zero before, so a field that is skipped must be written as zero.
+# The fields that each Struct carries, in order. Requests are filled with 0xEE before, so a field that is skipped must
+# not be read; replies are zero before, so a field that is skipped must be written as zero.
 REQUESTS = {
     "fuse_in_header": (fuse.IN_HEADER, "len opcode unique uid gid pid total_extlen"),
     "cuse_init_in": (fuse.INIT_IN, "major minor flags"),

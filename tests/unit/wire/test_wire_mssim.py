@@ -32,7 +32,10 @@ def take(decoder):
 
 def test_what_tpm2_tss_sends():
     """recorded: power on and NV on at the platform port, a command at the other, and the end of both sessions."""
-    assert decode(PLATFORM_PORT, h("00000001 0000000b")) == [Message(Ordinal.SIGNAL_POWER_ON), Message(Ordinal.SIGNAL_NV_ON)]
+    assert decode(PLATFORM_PORT, h("00000001 0000000b")) == [
+        Message(Ordinal.SIGNAL_POWER_ON),
+        Message(Ordinal.SIGNAL_NV_ON),
+    ]
     sent = h("00000008 00 00000016") + GET_CAPABILITY
     assert decode(COMMAND_PORT, sent) == [Message(Ordinal.SEND_COMMAND, 0, GET_CAPABILITY)]
     assert decode(COMMAND_PORT, h("00000014")) == decode(PLATFORM_PORT, h("00000014")) == [Message(Ordinal.SESSION_END)]

@@ -58,7 +58,9 @@ def swtpm(tmp_path):
     (tmp_path / "state").mkdir()
     options = ["--tpm2", "--tpmstate", f"dir={tmp_path}/state", "--flags", "not-need-init"]
     sockets = ["--ctrl", f"type=unixio,path={tmp_path}/control", "--server", f"type=unixio,path={tmp_path}/data"]
-    process = subprocess.Popen(["swtpm", "socket", *options, *sockets], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["swtpm", "socket", *options, *sockets], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield Peer(tmp_path)
     finally:
@@ -92,7 +94,9 @@ def test_every_command_is_understood_by_swtpm(swtpm):
     assert info.total_length == len(info.data)
     volatile = swtpm.ask(ptm.GetStateBlob(0, ptm.BlobType.VOLATILE))
     rest = swtpm.ask(ptm.GetStateBlob(0, ptm.BlobType.VOLATILE, 100))
-    assert len(rest.data) == len(volatile.data) - 100  # the bytes are made anew for each request, and have a clock in them
+    assert (
+        len(rest.data) == len(volatile.data) - 100
+    )  # the bytes are made anew for each request, and have a clock in them
     assert (volatile.total_length, rest.total_length) == (len(volatile.data), len(volatile.data) - 100)
     assert swtpm.ask(ptm.Stop()) == ok
     assert swtpm.ask(ptm.SetStateBlob(0, ptm.BlobType.VOLATILE, volatile.data)) == ok
@@ -173,7 +177,9 @@ def test_swtpm_ioctl_understands_our_replies(answering_socket, tmp_path):
     assert run("-g") == ("ptm configuration flags: 0x1\n", [ptm.GetConfig()])
     assert run("-b", "3000")[0] == "TPM buffersize: 3000\nminimum size  : 2808\nmaximum size  : 4096\n"
     assert run("--info", "1") == ('{"a":1}\n', [ptm.GetInfo(1, 0)])
-    assert run("--save", "permanent", str(saved))[1][0] == ptm.GetStateBlob(ptm.STATE_FLAG_DECRYPTED, ptm.BlobType.PERMANENT, 0)
+    assert run("--save", "permanent", str(saved))[1][0] == ptm.GetStateBlob(
+        ptm.STATE_FLAG_DECRYPTED, ptm.BlobType.PERMANENT, 0
+    )
     assert saved.read_bytes() == blob
     assert run("--load", "savestate", str(saved)) == ("", [ptm.SetStateBlob(0, ptm.BlobType.SAVESTATE, blob)])
     assert run("--stop") == ("", [ptm.Stop()])

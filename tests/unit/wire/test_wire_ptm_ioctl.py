@@ -94,7 +94,9 @@ def c_source():
     for kind, structs in (("request-", C_STRUCTS), ("reply-", C_REPLIES)):
         for name, entry in structs.items():
             sets = " ".join(f"{s if s.startswith('memcpy') else 's.' + s};" for s in entry[-1])
-            lines.append(f'{{ struct {name} s; memset(&s, 0, sizeof s); {sets} dump("{kind}", "{name}", &s, sizeof s); }}')
+            lines.append(
+                f'{{ struct {name} s; memset(&s, 0, sizeof s); {sets} dump("{kind}", "{name}", &s, sizeof s); }}'
+            )
     for flag in ptm.Capability:
         if flag.value & (flag.value - 1) == 0:
             name = f"PTM_CAP_{flag.name}"
@@ -137,7 +139,9 @@ def test_replies_have_the_layout_of_the_public_header(header, name):
     assert ptm_ioctl.unpack(request, data) == reply
 
 
-@pytest.mark.skipif(struct.calcsize("@I0Q") != 8, reason="a machine that aligns uint64_t to 4 bytes has its own GET_INFO")
+@pytest.mark.skipif(
+    struct.calcsize("@I0Q") != 8, reason="a machine that aligns uint64_t to 4 bytes has its own GET_INFO"
+)
 def test_the_numbers_on_x86_64():
     for command, number in X86_64.items():
         size, is_write = number >> 16 & 0x3FFF, bool(number & 0x40000000)
@@ -173,7 +177,11 @@ def test_a_number_of_another_protocol_is_none_of_ours():
         (0xCC105011, "0100000000000000 00000000 00000000" + "00" * 3072, ptm.GetInfo(1, 0)),
         # its buffer still holds the first chunk when it asks for the second
         (0xCC10500B, "01000000 01000000 000c0000 000c0000" + "5a" * 3072, ptm.GetStateBlob(1, 1, 3072)),
-        (0xCC0C500C, "00000000 02000000 00000000" + "00" * 3072, ptm.SetStateBlob(0, 2, b"")),  # after a full chunk: the end
+        (
+            0xCC0C500C,
+            "00000000 02000000 00000000" + "00" * 3072,
+            ptm.SetStateBlob(0, 2, b""),
+        ),  # after a full chunk: the end
     ],
 )
 def test_what_swtpm_ioctl_sends(number, data, request_):
@@ -238,7 +246,9 @@ def test_a_long_blob_goes_chunk_by_chunk():
     received, total = b"", 1
     while len(received) < total:
         request = ptm.GetStateBlob(0, 1, len(received))
-        reply = ptm_ioctl.unpack(request, ptm_ioctl.encode(request, ptm.StateBlobReply(0, 0, len(blob), blob[request.offset :])))
+        reply = ptm_ioctl.unpack(
+            request, ptm_ioctl.encode(request, ptm.StateBlobReply(0, 0, len(blob), blob[request.offset :]))
+        )
         assert len(reply.data) <= ptm.STATE_BLOB_CHUNK
         received, total = received + reply.data, reply.total_length
     assert received == blob

@@ -31,13 +31,28 @@ CONVERSATIONS = [
     ("00000009", ptm.CancelTpmCommand(), "00000000", ptm.Result(0)),
     ("0000000a", ptm.StoreVolatile(), "00000000", ptm.Result(0)),
     ("0000000b 03", ptm.ResetTpmEstablished(3), "00000000", ptm.Result(0)),
-    ("0000000c 00000000 00000002 00ffffff", ptm.GetStateBlob(0, 2, 0xFFFFFF), "00" * 16, ptm.StateBlobReply(0, 0, 0, b"")),
-    ("0000000c 00000001 00000003 00000000", ptm.GetStateBlob(1, 3, 0), "00000800 000000000000000000000000", ptm.Result(0x800)),
+    (
+        "0000000c 00000000 00000002 00ffffff",
+        ptm.GetStateBlob(0, 2, 0xFFFFFF),
+        "00" * 16,
+        ptm.StateBlobReply(0, 0, 0, b""),
+    ),
+    (
+        "0000000c 00000001 00000003 00000000",
+        ptm.GetStateBlob(1, 3, 0),
+        "00000800 000000000000000000000000",
+        ptm.Result(0x800),
+    ),
     ("0000000d 00000000 00000002 00000003 010203", ptm.SetStateBlob(0, 2, b"\1\2\3"), "00000003", ptm.Result(3)),
     ("0000000e", ptm.Stop(), "00000000", ptm.Result(0)),
     ("0000000f", ptm.GetConfig(), "00000000 00000000", ptm.ConfigReply(0, 0)),
     ("00000010", ptm.SetDataFd(), "0000001f", ptm.Result(0x1F)),  # without a descriptor
-    ("00000011 00000000", ptm.SetBufferSize(0), "00000000 00001000 00000af8 00001000", ptm.BufferSizeReply(0, 4096, 2808, 4096)),
+    (
+        "00000011 00000000",
+        ptm.SetBufferSize(0),
+        "00000000 00001000 00000af8 00001000",
+        ptm.BufferSizeReply(0, 4096, 2808, 4096),
+    ),
     (
         "00000012 0000000000000001 00000003 00000000",
         ptm.GetInfo(1, 3),
@@ -48,7 +63,9 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("sent", "request_", "answer", "reply"), CONVERSATIONS, ids=[repr(c[1]) for c in CONVERSATIONS])
+@pytest.mark.parametrize(
+    ("sent", "request_", "answer", "reply"), CONVERSATIONS, ids=[repr(c[1]) for c in CONVERSATIONS]
+)
 def test_recorded_conversations(sent, request_, answer, reply):
     assert Decoder().receive(h(sent)) == [request_]
     assert ptm_socket.pack(request_) == h(sent)
@@ -105,7 +122,9 @@ class TestLocality:
 
     def test_padding_that_arrives_late(self, number, kind, padding):
         decoder = Decoder()
-        received = [request for byte in h(number + "02" + padding + "00000001") for request in decoder.receive(bytes([byte]))]
+        received = [
+            request for byte in h(number + "02" + padding + "00000001") for request in decoder.receive(bytes([byte]))
+        ]
         assert received == [kind(2), ptm.GetCapability()]
 
 
@@ -114,7 +133,9 @@ def test_an_unknown_command_ends_the_conversation(number):
     decoder = Decoder()
     good, refused = decoder.receive(h("00000001") + h(number) + h("00000001"))
     assert good == ptm.GetCapability()
-    assert refused == Refused(0x0A, f"no control command has the number 0x{number}")  # swtpm answers TPM_BAD_ORDINAL, too
+    assert refused == Refused(
+        0x0A, f"no control command has the number 0x{number}"
+    )  # swtpm answers TPM_BAD_ORDINAL, too
     assert decoder.receive(h("00000001")) == []
 
 
@@ -168,7 +189,10 @@ def test_replies_come_back_as_they_were_and_not_before_they_are_whole(request_):
                 ptm_socket.unpack(request_, data + b"\0")
 
 
-@given(st.sampled_from(REQUESTS), st.one_of(st.binary(max_size=64), st.binary(max_size=60).map(lambda tail: bytes(4) + tail)))
+@given(
+    st.sampled_from(REQUESTS),
+    st.one_of(st.binary(max_size=64), st.binary(max_size=60).map(lambda tail: bytes(4) + tail)),
+)
 def test_any_bytes_are_a_reply_or_half_of_one_or_are_refused(request_, data):
     with suppress(ProtocolError):
         reply = ptm_socket.unpack(request_, data)

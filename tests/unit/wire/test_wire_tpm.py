@@ -19,7 +19,8 @@ def h(text):
     return bytes.fromhex(text)
 
 
-# --- headers -----------------------------------------------------------------------------------------------------------------
+# --- headers
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_headers_of_both_versions():
@@ -33,7 +34,10 @@ def test_headers_of_both_versions():
 def test_responses():
     assert tpm_header.encode_response(tpm_header.ERROR_TAG["1.2"], 0x26) == h("00c4 0000000a 00000026")
     assert tpm_header.encode_response(tpm_header.ERROR_TAG["2.0"], 0x101) == h("8001 0000000a 00000101")
-    assert tpm_header.encode_response(tpm_header.ST_SESSIONS, 0, memoryview(b"body")) == h("8002 0000000e 00000000") + b"body"
+    assert (
+        tpm_header.encode_response(tpm_header.ST_SESSIONS, 0, memoryview(b"body"))
+        == h("8002 0000000e 00000000") + b"body"
+    )
 
 
 @given(st.binary(max_size=20))
@@ -46,7 +50,8 @@ def test_any_bytes_have_a_header_or_are_refused(data):
     assert len(data) < tpm_header.HEADER_SIZE
 
 
-# --- names of commands -------------------------------------------------------------------------------------------------------
+# --- names of commands
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,11 +91,16 @@ ORDINAL_RUNS_12 = [
 
 
 def test_the_tables_are_complete():
-    """Part 2 rev. 1.59: 0x11F to 0x198 but for 5 numbers that are not assigned. TPM Main Part 2: 123 ordinals and 2 TSC_."""
+    """Part 2 rev.
+
+    1.59: 0x11F to 0x198 but for 5 numbers that are not assigned. TPM Main Part 2: 123 ordinals and 2 TSC_.
+    """
     not_assigned = {0x123, 0x15A, 0x15F, 0x166, 0x175}
     assert {code for code in command_codes.COMMAND_CODES_20 if code < 0x199} == {*range(0x11F, 0x199)} - not_assigned
     assert len(command_codes.ORDINALS_12) == 125
-    assert set(command_codes.ORDINALS_12) == {code for first, last in ORDINAL_RUNS_12 for code in range(first, last + 1)}
+    assert set(command_codes.ORDINALS_12) == {
+        code for first, last in ORDINAL_RUNS_12 for code in range(first, last + 1)
+    }
     for table in (command_codes.COMMAND_CODES_20, command_codes.ORDINALS_12):
         assert len(set(table.values())) == len(table)
 
@@ -100,7 +110,17 @@ def test_long_running_commands():
         assert command_codes.LONG_RUNNING[version] <= set(table)
     assert {0x131, 0x153, 0x191, 0x143} <= command_codes.LONG_RUNNING["2.0"]
     assert {0x1F, 0x79, 0x78, 0x0D, 0x50} <= command_codes.LONG_RUNNING["1.2"]
-    frequent = {"GetRandom", "PCR_Read", "PCR_Extend", "PcrRead", "Extend", "OIAP", "GetCapability", "NV_Read", "NV_ReadValue"}
+    frequent = {
+        "GetRandom",
+        "PCR_Read",
+        "PCR_Extend",
+        "PcrRead",
+        "Extend",
+        "OIAP",
+        "GetCapability",
+        "NV_Read",
+        "NV_ReadValue",
+    }
     for version, names in (("1.2", command_codes.ORDINALS_12), ("2.0", command_codes.COMMAND_CODES_20)):
         assert not {names[code] for code in command_codes.LONG_RUNNING[version]} & frequent
 
@@ -110,7 +130,8 @@ def test_every_number_has_a_name(version, code):
     assert re.fullmatch(r"[A-Za-z0-9_ ]{5,50}", command_codes.name(version, code))
 
 
-# --- return codes ------------------------------------------------------------------------------------------------------------
+# --- return codes
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

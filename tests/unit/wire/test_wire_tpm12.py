@@ -82,7 +82,8 @@ def test_parameters():
 
 
 def test_take_ownership():
-    """TPM_PID_OWNER, both secrets, and a TPM_KEY: version, usage, flags, authDataUsage, parameters, no PCRs, no key, no data."""
+    """TPM_PID_OWNER, both secrets, and a TPM_KEY: version, usage, flags, authDataUsage, parameters, no PCRs, no key, no
+    data."""
     srk = h("01010000 0011 00000000 01") + RSA_PARMS + h("00000000 00000000 00000000")
     assert tpm12.encode_take_ownership(b"own", b"srk!") == h("0005 00000003 6f776e 00000004 73726b21") + srk
 

@@ -1,4 +1,5 @@
-"""TPM 2.0 structures: bytes laid out by hand from TPM 2.0 Library Part 2 and 3, round trips, and what malformed ones do."""
+"""TPM 2.0 structures: bytes laid out by hand from TPM 2.0 Library Part 2 and 3, round trips, and what malformed ones
+do."""
 
 from contextlib import suppress
 
@@ -27,7 +28,11 @@ NV_BYTES = h("0014 01c00002 000b 42072001 0006 706f6c696379 05dc")  # TPM2B_NV_P
 ANSWERS = [
     (tpm2.decode_public, RSA_BYTES, RSA),
     (tpm2.decode_public, ECC_BYTES, ECC),
-    (tpm2.decode_nv_read_public, NV_BYTES + h("0003 010203"), NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy")),
+    (
+        tpm2.decode_nv_read_public,
+        NV_BYTES + h("0003 010203"),
+        NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy"),
+    ),
     (tpm2.decode_nv_read, h("0003 616263"), b"abc"),
     (tpm2.decode_pcr_allocate, h("01 00000018 00000780 00000f60"), tpm2.Allocation(True, 24, 1920, 3936)),
     (lambda body: tpm2.decode_property(body, 0x200), h("00 00000006 00000001 00000200 00000007"), 7),
@@ -112,11 +117,15 @@ def test_keys_of_another_kind(body, reason):
     [
         (RSA_BYTES, RSA.key),
         (ECC_BYTES, ECC.key),
-        # TPMT_PUBLIC by hand: without a symmetric algorithm; RSASSA with SHA-256, RSAES, ECDSA with SHA-384, ECDAA, a KDF
+        # TPMT_PUBLIC by hand: without a symmetric algorithm; RSASSA with SHA-256, RSAES, ECDSA with SHA-384, ECDAA, a
+        # KDF
         (h("0001 000b 00050072 0000 0010 0014 000b 0800 00000003 0001 55"), RsaPublicKey(b"\x55", 3)),
         (h("0001 000b 00020072 0000 0010 0015 0800 00000000 0001 55"), RsaPublicKey(b"\x55", 65537)),
         (h("0023 000c 00050072 0000 0010 0018 000c 0004 0010 0001 11 0001 22"), EccPublicKey(4, b"\x11", b"\x22")),
-        (h("0023 000b 00050072 0001 99 0010 001a 000b 0001 0010 0010 0001 11 0001 22"), EccPublicKey(16, b"\x11", b"\x22")),
+        (
+            h("0023 000b 00050072 0001 99 0010 001a 000b 0001 0010 0010 0001 11 0001 22"),
+            EccPublicKey(16, b"\x11", b"\x22"),
+        ),
         (h("0023 000b 00020072 0000 0010 0019 000b 0003 0020 000b 0001 11 0001 22"), EccPublicKey(3, b"\x11", b"\x22")),
     ],
 )
@@ -145,7 +154,9 @@ GET_TIME = h(
 
 
 def test_the_time_without_a_key():
-    command = tpm2.encode(tpm2.Command.GET_TIME, (0x4000000B, 0x40000007), tpm2.encode_get_time(), password=b"", authorized=2)
+    command = tpm2.encode(
+        tpm2.Command.GET_TIME, (0x4000000B, 0x40000007), tpm2.encode_get_time(), password=b"", authorized=2
+    )
     sessions = "00000012" + "40000009 0000 00 0000" * 2
     assert command == h(f"8002 0000002c 0000014c 4000000b 40000007 {sessions} 0000 0010")
     body = h("0000004c") + GET_TIME + h("0000 01 0000") * 2
@@ -180,7 +191,9 @@ def test_commands():
     assert tpm2.encode_create_primary(ECC)[:6] == h("0004 0000 0000")
     assert tpm2.encode_create_primary(ECC)[6:] == h("007a") + ECC_BYTES + h("0000 00000000")
     assert tpm2.encode_pcr_allocate({4: False, 11: True}) == h("00000002 0004 03 000000 000b 03 ffffff")
-    assert tpm2.encode_nv_define_space(NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy")) == h("0000") + NV_BYTES
+    assert (
+        tpm2.encode_nv_define_space(NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy")) == h("0000") + NV_BYTES
+    )
     assert tpm2.encode_nv_write(b"abc", 1024) == h("0003 616263 0400")
     assert tpm2.encode_nv_read(3, 1024) == h("0003 0400")
 
