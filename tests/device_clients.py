@@ -1,6 +1,7 @@
 """Clients of a TPM device, for tests in the labs: one command at a time, and one in a loop."""
 
 import os
+import select
 import threading
 import time
 
@@ -20,7 +21,13 @@ class Client:
 
     def __call__(self, command):
         os.write(self.fd, command)
-        return os.read(self.fd, 4096)
+        return self.read()
+
+    def read(self, size=4096):
+        """Of the response. Who opened it with O_NONBLOCK polls first: short commands wait too, while the TPM is in use."""
+        if not os.get_blocking(self.fd):
+            assert select.select([self.fd], [], [], 60)[0], "no response within a minute"
+        return os.read(self.fd, size)
 
     def close(self):
         os.close(self.fd)

@@ -161,9 +161,9 @@ def test_a_command_after_a_piece_of_the_response_was_read_is_the_next_one(tpm2, 
     """As on the kernel's own /dev/tpm0 (tools/testing/selftests/tpm2, test_read_partial_overwrite)."""
     client = Client(tpm2.device, flags)
     os.write(client.fd, GET_RANDOM)
-    assert len(os.read(client.fd, 4)) == 4
+    assert len(client.read(4)) == 4
     os.write(client.fd, PCR_READ_16)
-    response = os.read(client.fd, 4096)
+    response = client.read()
     assert len(response) == int.from_bytes(response[2:6], "big") > 32
     client.close()
 
