@@ -20,6 +20,7 @@ from swtpm_svc.config.schema import (
     ControlConfig,
     DeviceConfig,
     FuseConfig,
+    KernelTpmConfig,
     Key,
     LogConfig,
     ProvisionConfig,
@@ -27,7 +28,6 @@ from swtpm_svc.config.schema import (
     StateConfig,
     Table,
     TpmConfig,
-    VtpmProxyConfig,
     account_number,
 )
 from swtpm_svc.config.toml_file import CONFIG_DIRECTORY, FILE_MAX_BYTES, one_line
@@ -43,12 +43,12 @@ __all__ = [
     "ControlConfig",
     "DeviceConfig",
     "FuseConfig",
+    "KernelTpmConfig",
     "LogConfig",
     "ProvisionConfig",
     "SocketConfig",
     "StateConfig",
     "TpmConfig",
-    "VtpmProxyConfig",
     "changes",
     "check_instance",
     "default_path",
@@ -180,7 +180,7 @@ def _refuse_contradictions(config: Config) -> None:
     tpm, provision, ways = (
         config.tpm,
         config.provision,
-        (config.device.enabled, config.fuse.enabled, config.vtpm_proxy.enabled),
+        (config.device.enabled, config.fuse.enabled, config.kernel_tpm.enabled),
     )
     addresses = (config.socket.control, config.socket.data, config.socket.mssim)
     for is_so, cause, remedy in (
@@ -196,7 +196,7 @@ def _refuse_contradictions(config: Config) -> None:
             "enable one of them",
         ),
         (
-            config.vtpm_proxy.enabled and tpm.power_on == "manual",
+            config.kernel_tpm.enabled and tpm.power_on == "manual",
             '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: '
             "the kernel wants an answer at once",
             'write power-on = "auto"',

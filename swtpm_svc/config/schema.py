@@ -83,7 +83,7 @@ class FuseConfig(NamedTuple):
     directory: str
 
 
-class VtpmProxyConfig(NamedTuple):
+class KernelTpmConfig(NamedTuple):
     """[vtpm-proxy]: a TPM of the kernel, /dev/tpmN."""
 
     enabled: bool
@@ -177,7 +177,7 @@ class Config(NamedTuple):
     device: DeviceConfig
     socket: SocketConfig
     fuse: FuseConfig
-    vtpm_proxy: VtpmProxyConfig
+    kernel_tpm: KernelTpmConfig
     state: StateConfig
     provision: ProvisionConfig
     control: ControlConfig
@@ -211,15 +211,16 @@ class Key(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One table; `values` is the NamedTuple with a field for each key."""
+    """One table; `values` is the NamedTuple with a field for each key. `Config` has it under `alias`, or its name."""
 
     name: str
     values: Callable[..., Any]
     keys: tuple[Key, ...]
+    alias: str = ""
 
     @property
     def field(self) -> str:
-        return self.name.replace("-", "_")
+        return self.alias or self.name
 
 
 def _one_of(*choices: str) -> Kind:
@@ -362,9 +363,9 @@ SCHEMA = (
         Key("enabled", BOOLEAN, False, "whether the TPM is also served as files, by FUSE"),
         Key("directory", DIRECTORY, "/run/vtpm/{instance}/fs", "where they are"),
     )),
-    Table("vtpm-proxy", VtpmProxyConfig, (
+    Table("vtpm-proxy", KernelTpmConfig, (
         Key("enabled", BOOLEAN, False, "whether the kernel gets the TPM as its own, /dev/tpmN"),
-    )),
+    ), alias="kernel_tpm"),  # in the file it has the name of the kernel's driver, everywhere else of what comes of it
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, f"{STATE_DIRECTORY}/{{instance}}", "where the TPM's state is kept"),
         Key("key-credential", CREDENTIAL, "none", "the credential that holds the key of the state files"),

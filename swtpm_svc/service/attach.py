@@ -32,7 +32,7 @@ def start(config: Config, notifier: Notifier) -> None:
     """
     if config.provision.enabled:
         _provision(config, notifier)
-    if not config.vtpm_proxy.enabled:
+    if not config.kernel_tpm.enabled:
         kernel_tpm.forget(config.instance)
     elif not kernel_tpm.has_one(config.instance, config.tpm.version):
         notifier.unpark(kernel_tpm.PARKED_KERNEL_TPM)

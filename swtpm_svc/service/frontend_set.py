@@ -11,8 +11,8 @@ from swtpm_svc.config.loading import Config, ControlConfig
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.fuse import mounts
-from swtpm_svc.frontends.kernel.kernel_frontend import VtpmProxyFrontend
-from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm
+from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
+from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.frontends.sockets.socket_frontend import SocketFrontend, adopt_listener
 from swtpm_svc.service.kernel_tpm import kernel_tpm
 from swtpm_svc.service.loop import Loop
@@ -49,7 +49,7 @@ class Frontends:
         self._on_fault = on_fault
         self._describe = describe
         self._sockets = SocketFrontend(loop, dispatcher)
-        self._proxy: Optional[VtpmProxyFrontend] = None
+        self._kernel: Optional[KernelFrontend] = None
         self._fuse: Optional[FuseFrontend] = None
         self._has_made_directory = False
 
@@ -64,8 +64,8 @@ class Frontends:
         if left:  # of a predecessor whose configuration was another
             kernel_tpm.discard(self._config.instance, left, self._notifier)
         if kernel is not None:
-            self._proxy = VtpmProxyFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
-            self._proxy.give_up()
+            self._kernel = KernelFrontend(self._loop, self._dispatcher, kernel, self._on_kernel_tpm_gone)
+            self._kernel.give_up()
         for name in SERVICES:
             for fd in passed.pop(name, []):
                 self._sockets.accept_on(socket.socket(fileno=fd), name)
@@ -169,10 +169,10 @@ class Frontends:
     def when_ready(self, done: Callable[[Optional[VtpmError]], None]) -> None:
         """Call `done` from the loop, which must run meanwhile, when clients find everything there, or with what
         failed."""
-        if self._proxy is None:
+        if self._kernel is None:
             done(None)
             return
-        tpm, version = self._proxy.tpm, self._config.tpm.version
+        tpm, version = self._kernel.tpm, self._config.tpm.version
 
         def wait() -> None:
             failure = None
@@ -193,14 +193,14 @@ class Frontends:
     @property
     def places(self) -> "list[str]":
         """Where clients find the TPM."""
-        kernel = [self._proxy.tpm.path] if self._proxy is not None else []
+        kernel = [self._kernel.tpm.path] if self._kernel is not None else []
         files = [f"{self._config.fuse.directory}/tpm"] if self._fuse is not None else []
         return kernel + files + self._sockets.addresses
 
     def describe(self) -> "dict[str, Any]":
         """For the status."""
         return {
-            "kernel_tpm": None if self._proxy is None else self._proxy.tpm.path,
+            "kernel_tpm": None if self._kernel is None else self._kernel.tpm.path,
             "fuse": None if self._fuse is None else self._fuse.describe(),
             "connections": self._sockets.connections,
             "listening": self._sockets.addresses,
@@ -215,8 +215,8 @@ class Frontends:
     def close(self, *, has_successor: bool) -> None:
         """End all connections; what a successor may go on with stays."""
         self._sockets.close(keep_files=has_successor)
-        if self._proxy is not None:
-            self._proxy.close()
+        if self._kernel is not None:
+            self._kernel.close()
         if self._fuse is not None:
             self._fuse.close()
         if self._has_made_directory:

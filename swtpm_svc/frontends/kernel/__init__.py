@@ -1,1 +1,1 @@
-"""The kernel's own TPM driver as a client (vtpm_proxy)."""
+"""The kernel's own TPM driver as a client: a TPM of the kernel, /dev/tpmN, made by its driver vtpm_proxy."""

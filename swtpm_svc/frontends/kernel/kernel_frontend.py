@@ -1,4 +1,4 @@
-"""The vtpm_proxy front end: answers the kernel's TPM driver, behind which are /dev/tpmN and its resource manager
+"""The front end for the kernel: answers its TPM driver, behind which are /dev/tpmN and its resource manager
 /dev/tpmrmN.
 
 The driver asks one command at a time on the descriptor (vtpm_proxy_device), and waits for its response. It first sends
@@ -10,7 +10,7 @@ import os
 from typing import Callable
 
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm
+from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import MAX_LOCALITY
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
@@ -22,7 +22,7 @@ from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_res
 KERNEL = Caller(uid=0, gid=0, pid=0)
 
 
-class VtpmProxyFrontend:
+class KernelFrontend:
     """Answers the kernel on `tpm.fd`, which it owns. `on_gone` is called once if the kernel takes the TPM away."""
 
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher, tpm: KernelTpm, on_gone: Callable[[], None]) -> None:

@@ -1,5 +1,4 @@
-"""The kernel's TPM of an instance (vtpm_proxy): made by root, kept by systemd over restarts, and noted where udev finds
-it.
+"""The kernel's TPM of an instance: made by root, kept by systemd over restarts, and noted where udev finds it.
 
 The descriptor is in systemd's descriptor store; which number the kernel gave the TPM cannot be asked of it, so root
 notes that (kernel_tpm_record.py). The note is there before the kernel's devices are: those wait for our first answers.
@@ -15,7 +14,7 @@ from typing import Optional
 
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm, create
+from swtpm_svc.frontends.kernel.vtpmx import KernelTpm, create
 from swtpm_svc.service.kernel_tpm import kernel_tpm_record
 from swtpm_svc.service.kernel_tpm.kernel_tpm_record import KernelTpmRecord
 from swtpm_svc.service.status_socket import runtime_path
@@ -76,7 +75,7 @@ def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[
         VtpmError DEVICE_NOT_READY: the kernel took it away meanwhile; the next start may make a new one.
     """
     instance, version = config.instance, config.tpm.version
-    if not config.vtpm_proxy.enabled:
+    if not config.kernel_tpm.enabled:
         return None
     fds = passed.pop(PARKED_KERNEL_TPM, [])
     if not fds:

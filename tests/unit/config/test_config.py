@@ -38,7 +38,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         ),
         socket=loading.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mssim="none", mode=0o660),
         fuse=loading.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
-        vtpm_proxy=loading.VtpmProxyConfig(enabled=False),
+        kernel_tpm=loading.KernelTpmConfig(enabled=False),
         state=loading.StateConfig("/var/lib/vtpm/vtpm7", *("none", "none", "none", "auto", "auto") * 2),
         provision=loading.ProvisionConfig(
             enabled=False,

@@ -70,7 +70,7 @@ def has_work(verb, text):
         found = loading.parse(text, "x.toml", "x")
     except VtpmError:
         return False
-    return found.fuse.enabled or (verb == "start" and (found.vtpm_proxy.enabled or found.provision.enabled))
+    return found.fuse.enabled or (verb == "start" and (found.kernel_tpm.enabled or found.provision.enabled))
 
 
 # --- vtpm-attach -----------------------------------------------------------------------------------------------------

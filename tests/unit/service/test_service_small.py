@@ -16,7 +16,7 @@ import time
 import pytest
 
 from swtpm_svc.errors import Code, VtpmError, internal
-from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm
+from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.service import attach, options, vtpmd
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.kernel_tpm import kernel_tpm, kernel_tpm_record

@@ -1,4 +1,4 @@
-"""The vtpm_proxy front end with a real TPM. The kernel's end of the descriptor is played by a socket that keeps
+"""The front end for the kernel with a real TPM. The kernel's end of the descriptor is played by a socket that keeps
 messages apart, as the driver does; the driver itself is in tests/lab/vm/test_kernel_tpm.py."""
 
 import fcntl
@@ -14,9 +14,9 @@ from tpm_commands import CREATE_RSA, GET_RANDOM, NV_DEFINE_COUNTER, PCR_READ_16,
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.kernel import vtpm_proxy
-from swtpm_svc.frontends.kernel.kernel_frontend import VtpmProxyFrontend
-from swtpm_svc.frontends.kernel.vtpm_proxy import KernelTpm
+from swtpm_svc.frontends.kernel import vtpmx
+from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
+from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
@@ -49,9 +49,7 @@ class Kernel:
         self.executor = Executor(self.loop.post)
         dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: ALL, self.recorder)
         self.tpm.power_on(delete_volatile=True)
-        self.frontend = VtpmProxyFrontend(
-            self.loop, dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1)
-        )
+        self.frontend = KernelFrontend(self.loop, dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1))
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
@@ -137,12 +135,12 @@ def test_the_end_of_the_descriptor_is_told_once(kernel):
 
 
 def test_no_vtpmx_is_an_error_with_a_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(vtpm_proxy, "VTPMX_PATH", str(tmp_path / "vtpmx"))
+    monkeypatch.setattr(vtpmx, "VTPMX_PATH", str(tmp_path / "vtpmx"))
     with pytest.raises(VtpmError) as caught:
-        vtpm_proxy.create("2.0")
+        vtpmx.create("2.0")
     assert caught.value.code is Code.KERNEL_TPM_UNAVAILABLE
     assert "modprobe tpm_vtpm_proxy" in caught.value.remedy
     (tmp_path / "vtpmx").touch()
     with pytest.raises(VtpmError) as caught:
-        vtpm_proxy.create("2.0")
+        vtpmx.create("2.0")
     assert "takes root" in caught.value.remedy

@@ -1,6 +1,6 @@
-"""The kernel's vtpm_proxy: a TPM that the kernel takes for its own, and that is served on a descriptor.
+"""/dev/vtpmx makes a TPM that the kernel takes for its own, and that is served on a descriptor.
 
-The ioctl on /dev/vtpmx makes it; it lives as long as the descriptor that the ioctl gives
+Its driver is vtpm_proxy. An ioctl makes the TPM, which lives as long as the descriptor that the ioctl gives
 (Documentation/security/tpm/tpm_vtpm_proxy.rst, linux/vtpm_proxy.h).
 """
 
