@@ -25,13 +25,13 @@ PROVISION_TIME_S = 120
 USER = "vtpm"
 
 
-def start(config: Config, notifier: Notifier) -> None:
+def start(config: Config, notifier: Notifier, journal: Journal) -> None:
     """
     Raises:
         VtpmError KERNEL_TPM_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED; and as provisioning.provision()
     """
     if config.provision.enabled:
-        _provision(config, notifier)
+        _provision(config, notifier, journal)
     if not config.kernel_tpm.enabled:
         kernel_tpm.forget(config.instance)
     elif not kernel_tpm.has_one(config.instance, config.tpm.version):
@@ -44,20 +44,19 @@ def start(config: Config, notifier: Notifier) -> None:
         os.close(fd)
 
 
-def _provision(config: Config, notifier: Notifier) -> None:
+def _provision(config: Config, notifier: Notifier, journal: Journal) -> None:
     if not newborn.is_empty(config.state.directory):
         return
     from swtpm_svc.service import provisioning  # libtpms and the CA: nothing that every start should wait for
 
     notifier.extend_timeout(PROVISION_TIME_S)
     notifier.status(f"Making a new TPM {config.tpm.version}, with its keys and certificates")
-    journal = Journal(config.instance, config.tpm.version, "info", to_stderr=False)
     made = provisioning.provision(config, USER, warn=lambda error: journal.error(error, level="warning"))
     what = ", ".join(one.label for one in made)
     journal.log("notice", f"{config.state.directory} was empty: a new TPM {config.tpm.version} was made, with {what}")
 
 
-def stop(config: Config, notifier: Notifier) -> None:
+def stop(config: Config, notifier: Notifier, _journal: Journal) -> None:
     """Unmount: a mount that nobody serves, but whose descriptor somebody has, keeps everybody waiting who looks at it.
 
     Raises:
@@ -77,12 +76,14 @@ def main(arguments: "list[str]") -> int:
         config = configuration.load(configuration.default_path(instance), instance)
     except VtpmError:
         return 0  # the daemon says what is wrong with it
+    journal = Journal(instance, config.tpm.version, "info", to_stderr=False)
     try:
-        verbs[verb](config, Notifier())
+        verbs[verb](config, Notifier(), journal)
     except VtpmError as error:
-        Journal(instance, config.tpm.version, "info", to_stderr=False).error(error)
+        journal.error(error)
     except Exception as error:  # whatever is found in a directory that is another user's: an entry, not a traceback
-        Journal(instance, config.tpm.version, "info", to_stderr=False).error(internal(f"at vtpm-attach {verb}", error))
+        journal.error(internal(f"at vtpm-attach {verb}", error))
+    journal.wait_until_taken()
     return 0
 
 

@@ -67,13 +67,16 @@ def serve(options: Options) -> int:
         config = configuration.load(path, options.instance)
         journal = Journal(config.instance, config.tpm.version, config.log.level, to_stderr=options.foreground)
         with Loop() as loop:
-            return Daemon(config, options, journal, loop).run()
+            status = Daemon(config, options, journal, loop).run()
     except VtpmError as error:
         Notifier().status(error.message)
         journal.error(error)
-        if error.fault.exit_status == _STORAGE_FAILED and Notifier().active:
+        status = error.fault.exit_status
+        if status == _STORAGE_FAILED and Notifier().active:
             time.sleep(STORAGE_PAUSE_S)
-        return error.fault.exit_status
+    if status:
+        journal.wait_until_taken()
+    return status
 
 
 class Daemon:

@@ -11,14 +11,15 @@ from importlib import import_module
 from swtpm_svc.config.loading import Config
 from swtpm_svc.service.privileges import Account
 
-#: For the status and the handover, the journal, the identity of the TPM, and a configuration that is read anew and
-#: wrong.
+#: For the status and the handover, the journal, the end of a start that failed, the identity of the TPM, and a
+#: configuration that is read anew and wrong.
 MODULES = (
     *(("tomllib",) if sys.version_info >= (3, 11) else ("tomli",)),
     "json",
     "difflib",
     "re",
     "socket",
+    "termios",
     "unicodedata",
     "systemd._journal",
     "swtpm_svc.provision.ek_templates",

@@ -6,6 +6,8 @@ CLIENT_PID, CLIENT_UID where a client's command or request is concerned; MESSAGE
 
 import os
 import sys
+import time
+from contextlib import suppress
 from typing import Optional
 
 from swtpm_svc.errors import VtpmError, selinux_remedy
@@ -14,6 +16,9 @@ from swtpm_svc.errors import VtpmError, selinux_remedy
 LEVELS = {"error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
+#: How long a process that ends waits for journald. Longer than one that is well takes under any load that was measured.
+TAKEN_S = 5.0
+_LOOK_S = 0.002
 
 # Entries that are not errors.
 READY_ID = "abc243b06b7441b79c5c927b6acb9fcb"
@@ -42,6 +47,7 @@ class Journal:
             f"SYSLOG_IDENTIFIER=vtpmd-{instance}",
         )
         self._to_stderr = to_stderr or not os.path.exists(JOURNAL_SOCKET)
+        self._is_taken = True
 
     def log(self, level: str, message: str, *, message_id: Optional[str] = None, **fields: object) -> None:
         """One entry. `fields` are journal fields in capitals; None leaves one out."""
@@ -53,6 +59,7 @@ class Journal:
             return
         from systemd._journal import sendv
 
+        self._is_taken = False
         extra = [f"{name}={value}" for name, value in fields.items() if value is not None]
         if message_id:
             extra.append(f"MESSAGE_ID={message_id}")
@@ -67,6 +74,33 @@ class Journal:
             print(f"vtpmd[{self._instance}] {level}: {message}{shown}", file=sys.stderr, flush=True)
         except OSError:
             pass  # nobody reads it; the TPM goes on
+
+    def wait_until_taken(self, limit_s: float = TAKEN_S) -> None:
+        """For a process that ends now: wait until journald has taken all entries, or for `limit_s`.
+
+        journald takes the unit of an entry from /proc/PID/cgroup when it reads the entry. If the process is gone by
+        then, the entry belongs to no unit, and `journalctl -u` does not show it.
+        """
+        if self._is_taken:
+            return
+        import fcntl
+        import socket
+        import termios
+
+        deadline = time.monotonic() + limit_s
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as mark, suppress(OSError):
+            mark.settimeout(limit_s)
+            mark.connect(JOURNAL_SOCKET)
+            # Without a byte it makes no entry (journald-server.c: server_process_datagram). journald is done with each
+            # datagram before it reads the next: when it has read this one, it knows the units of those before.
+            mark.send(b"")
+            unread = bytearray(4)
+            while time.monotonic() < deadline:
+                fcntl.ioctl(mark, termios.TIOCOUTQ, unread, True)  # SIOCOUTQ: what the receiver has still to read
+                if not any(unread):
+                    break
+                time.sleep(_LOOK_S)
+        self._is_taken = True
 
     def error(self, error: VtpmError, *, level: str = "error", **fields: object) -> None:
         """A failure, with its remedy."""

@@ -474,8 +474,9 @@ def test_of_two_with_the_same_name_one_is_made(host: Host) -> None:
 
 ATTACH = (
     "import sys; from swtpm_svc.config import loading; from swtpm_svc.service import attach; "
-    "from swtpm_svc.service.systemd.notify import Notifier; "
-    "attach.USER = 'root'; attach.start(loading.load(sys.argv[1], 'lab'), Notifier())"
+    "from swtpm_svc.service.systemd.journal import Journal; from swtpm_svc.service.systemd.notify import Notifier; "
+    "journal = Journal('lab', '2.0', 'info', to_stderr=False); "
+    "attach.USER = 'root'; attach.start(loading.load(sys.argv[1], 'lab'), Notifier(), journal)"
 )
 
 

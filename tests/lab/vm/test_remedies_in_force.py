@@ -4,16 +4,22 @@ import grp
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 from device_clients import Client, wait_for
 from services import journal, run, show, systemctl
 from tpm_commands import GET_RANDOM
 
 
+def told(name, code):
+    return [entry["MESSAGE"] for entry in journal(name) if entry.get("VTPM_ERROR") == code]
+
+
 def remedy_of(name, code):
-    entries = [entry["MESSAGE"] for entry in journal(name) if entry.get("VTPM_ERROR") == code]
-    return entries[-1].partition("; remedy: ")[2]
+    wait_for(lambda: told(name, code), f"{code} of {name}")
+    return told(name, code)[-1].partition("; remedy: ")[2]
 
 
 def follow(remedy):
@@ -36,7 +42,6 @@ def test_state_that_root_has_restored(configure):
         path: (os.stat(path).st_uid, os.stat(path).st_mode) for path in ("/var/lib/vtpm", "/var/lib/vtpm-identity")
     }
     systemctl("start", "vtpm7", expect=None)
-    wait_for(lambda: any(entry.get("VTPM_ERROR") == "state-unwritable" for entry in journal("vtpm7")), "the refusal")
     remedy = remedy_of("vtpm7", "state-unwritable")
     assert f"{state}/tpm2-00.permall" in remedy
     assert follow(remedy) == 1
@@ -65,6 +70,22 @@ def test_state_that_is_damaged(configure):
     client.close()
 
 
+def test_a_refusal_is_the_unit_s_however_late_it_is_read(configure):
+    """journald looks in /proc for the unit of an entry, when it reads that."""
+    configure("vtpm7", '[tpm]\nversion = "3.0"\n')
+    journald = int(run("systemctl", "show", "-P", "MainPID", "systemd-journald.service").stdout)
+    os.kill(journald, signal.SIGSTOP)
+    try:
+        run("systemctl", "start", "--no-block", "vtpm@vtpm7.service")
+        wait_for(lambda: "version" in show("vtpm7", "StatusText"), "the refusal")
+        time.sleep(1)  # a process that does not wait for journald is gone by then
+    finally:
+        os.kill(journald, signal.SIGCONT)
+    wait_for(lambda: show("vtpm7", "ActiveState") == "failed", "the end")
+    assert show("vtpm7", "ExecMainStatus") == "78"
+    assert len(told("vtpm7", "config-invalid")) == 1
+
+
 def test_an_ordinary_user_is_given_nothing(configure):
     configure("vtpm7", "")
     systemctl("start", "vtpm7")
@@ -82,7 +103,7 @@ def test_a_reload_with_a_group(configure):
     assert grp.getgrgid(os.stat(path).st_gid).gr_name == "vtpm-admin"
     configure("vtpm7", '[control]\ngroup = "no-such-group"\n')
     systemctl("reload", "vtpm7")
-    wait_for(lambda: any(entry.get("VTPM_ERROR") == "user-missing" for entry in journal("vtpm7")), "the refusal")
+    wait_for(lambda: told("vtpm7", "user-missing"), "the refusal")
     said = [entry["MESSAGE"] for entry in journal("vtpm7")]
     assert any("there is no group no-such-group; vtpm-admin stays in force" in message for message in said)
     assert not any("now in force" in message for message in said)

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -22,6 +23,7 @@ from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.kernel_tpm import kernel_tpm, kernel_tpm_record
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.service.status_socket import StatusServer
+from swtpm_svc.service.systemd import journal as journal_module
 from swtpm_svc.service.systemd import notify
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.wire.caller import Caller
@@ -131,6 +133,67 @@ def test_the_log_on_standard_error(capsys):
         "vtpmd[vtpm0] info: ready CLIENT_PID=7",
         "vtpmd[vtpm0] error: no room; remedy: make some VTPM_ERROR=state-full",
     ]
+
+
+@pytest.fixture
+def journald(tmp_path, monkeypatch):
+    """The journal's socket, which nobody reads but the test."""
+    path = str(tmp_path / "journal")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(path)
+        receiver.settimeout(10)
+        monkeypatch.setattr(journal_module, "JOURNAL_SOCKET", path)
+        monkeypatch.setattr("systemd._journal.sendv", lambda *fields: sender.sendto("\n".join(fields).encode(), path))
+        yield receiver
+
+
+def test_who_ends_waits_until_the_journal_has_taken_all_entries(journald):
+    """Another process's entry that is read between ours and the end does not count as ours."""
+    journal = Journal("vtpm0", "2.0", "info", to_stderr=False)
+    for message in ("first", "last"):
+        journal.log("error", message)
+    waiting = threading.Thread(target=journal.wait_until_taken, args=(30,))
+    waiting.start()
+    for message in (b"first", b"last"):
+        assert journald.recv(4096).startswith(b"MESSAGE=" + message)
+        time.sleep(0.1)
+        assert waiting.is_alive()
+    assert journald.recv(4096) == b""  # which journald passes over
+    waiting.join(10)
+    assert not waiting.is_alive()
+    begin = time.monotonic()
+    journal.wait_until_taken(30)  # for nothing
+    assert time.monotonic() - begin < 10
+    journald.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        journald.recv(4096)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_journal_that_reads_nothing_is_not_waited_for_without_an_end(journald, is_full):
+    journal = Journal("vtpm0", "2.0", "info", to_stderr=False)
+    journal.log("error", "unread")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as flood:
+        flood.setblocking(False)
+        with suppress(BlockingIOError):
+            while is_full:
+                flood.sendto(b"more", journal_module.JOURNAL_SOCKET)
+    begin = time.monotonic()
+    journal.wait_until_taken(0.3)
+    assert 0.3 <= time.monotonic() - begin < 10
+
+
+def test_without_a_journal_nothing_is_waited_for(journald, capsys):
+    journal = Journal("vtpm0", "2.0", "info", to_stderr=True)
+    journal.log("error", "shown")
+    journal.wait_until_taken(30)
+    assert "shown" in capsys.readouterr().err
+    journald.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        journald.recv(4096)
 
 
 def test_an_internal_fault_names_its_place():
