@@ -25,7 +25,6 @@ from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import later, state_keys
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.events import EventLog
-from swtpm_svc.service.frontend_set import Frontends
 from swtpm_svc.service.identity import clones
 from swtpm_svc.service.identity.identity_record import RecordFile
 from swtpm_svc.service.identity.identity_watch import IdentityWatch
@@ -41,6 +40,7 @@ from swtpm_svc.service.systemd import udev
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.service.systemd.notify import Notifier, passed_descriptors
 from swtpm_svc.service.throttle import Throttle
+from swtpm_svc.service.ways_in import WaysIn
 from swtpm_svc.state.encryption import NO_KEYS
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
@@ -59,7 +59,7 @@ STORAGE_PAUSE_S = 2.0
 _STORAGE_FAILED = 74
 
 
-def serve(options: Options) -> int:
+def serve_instance(options: Options) -> int:
     """Run the daemon; returns its exit status. Errors are reported, never raised."""
     journal = Journal(options.instance, "", "info", to_stderr=options.foreground)
     try:
@@ -105,7 +105,7 @@ class Daemon:
         self._identity: IdentityWatch
         self._dispatcher: Dispatcher
         self._cuse: Optional[CuseFrontend] = None
-        self._frontends: Frontends
+        self._ways_in: WaysIn
         self._is_announced = False
         self._stall: Optional[StallWatch] = None
         #: The status line that systemd has.
@@ -165,7 +165,7 @@ class Daemon:
             self._stall = StallWatch(self._loop, self._tpm, self._executor, self._journal, self._show_status)
             if self._device.fd is not None:
                 self._cuse = CuseFrontend(self._device.fd, park.slot, park.waiters, park.polls, self._dispatcher)
-            self._frontends = Frontends(
+            self._ways_in = WaysIn(
                 self._config,
                 self._loop,
                 self._dispatcher,
@@ -175,11 +175,11 @@ class Daemon:
                 describe=self._describe,
             )
             try:
-                self._frontends.open(passed, kernel)
+                self._ways_in.open(passed, kernel)
                 self._succeed(park, handover, resumed=resumed)
-                return self._serve(park)
+                return self._serve_clients(park)
             finally:
-                self._frontends.close(has_successor=self._notifier.active)
+                self._ways_in.close(has_successor=self._notifier.active)
 
     def _leave_root(self) -> None:
         user = self._options.user
@@ -280,7 +280,7 @@ class Daemon:
 
     # --- service -------------------------------------------------------------------------------------------------
 
-    def _serve(self, park: Park) -> int:
+    def _serve_clients(self, park: Park) -> int:
         loop = self._loop
         loop.on_signal(signal.SIGTERM, loop.stop)
         loop.on_signal(signal.SIGINT, loop.stop)
@@ -291,7 +291,7 @@ class Daemon:
         if self._cuse is not None:
             loop.post(self._serve_device)
         status = self._open_status()
-        self._frontends.when_ready(self._announce)
+        self._ways_in.when_ready(self._announce)
         try:
             loop.run()
             return self._stop(park)
@@ -339,7 +339,7 @@ class Daemon:
         if self._is_shut_down or self._device_is_gone:
             self._device.unpark()
             if self._is_shut_down:
-                self._frontends.unpark()
+                self._ways_in.unpark()
             # with the last descriptor the device goes, and whoever still waits on it is released
         elif self._notifier.active:
             # whether this is a stop or a restart only systemd knows: after a stop it drops the park
@@ -408,7 +408,7 @@ class Daemon:
         self._journal.level = entries.LEVELS[config.log.level]
         self._dispatcher.trace = config.log.level == "debug"
         self._authorization.change_group(config.control.group)
-        self._frontends.set_control_group(config.control, group)
+        self._ways_in.set_control_group(config.control, group)
         self._journal.log("info", "configuration reloaded", message_id=entries.RELOADED_ID)
 
     def _usable_control(self, wanted: ControlConfig, current: ControlConfig) -> ControlConfig:
@@ -488,7 +488,7 @@ class Daemon:
     def _status_line(self) -> str:
         failure = self._tpm.failure
         power = self._tpm.power.value if failure is None else f"{Power.FAILED.value}: {failure.cause.message}"
-        places = [self._config.device.node] if self._config.device.enabled else self._frontends.places
+        places = [self._config.device.node] if self._config.device.enabled else self._ways_in.places
         where = f" at {places[0]}" if places else ""
         stalled = ", its storage does not answer" if self._stall is not None and self._stall.stalled else ""
         self._shown = f"TPM {self._tpm.version}{where}, {power}{stalled}"
@@ -549,7 +549,7 @@ class Daemon:
                 for record, pending in openers[:OPENERS_SHOWN]
             ],
             "opener_count": len(openers),
-            **self._frontends.describe(),
+            **self._ways_in.describe(),
             "commands": self._dispatcher.commands,
             "restarts": self._restarts,
             "started": self._started,

@@ -25,7 +25,7 @@ def main() -> int:
         return error.fault.exit_status
     gc.disable()  # until READY: next to nothing of what an import makes is garbage, and to look for it is a tenth of it
     try:
-        from swtpm_svc.service.daemon import serve
+        from swtpm_svc.service.daemon import serve_instance
     except (ImportError, PermissionError) as error:  # IMA refuses a module with the latter
         missing = VtpmError(
             Code.INSTALLATION,
@@ -35,7 +35,7 @@ def main() -> int:
         )
         print(missing.report("vtpmd"), file=sys.stderr)
         return missing.fault.exit_status
-    return serve(options)
+    return serve_instance(options)
 
 
 if __name__ == "__main__":

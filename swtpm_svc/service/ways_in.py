@@ -28,7 +28,7 @@ PARKED_SOCKET = "socket-"
 SERVICES = ("control", "data", "mssim", "mssim-platform")
 
 
-class Frontends:
+class WaysIn:
     """`open` once, then `close`. `on_fault` hears of what ends the service while it serves."""
 
     def __init__(
