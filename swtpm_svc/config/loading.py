@@ -57,6 +57,7 @@ __all__ = [
     "instances",
     "load",
     "parse",
+    "reloaded",
     "user_id",
 ]
 
@@ -252,6 +253,15 @@ def changes(old: Config, new: Config) -> list[Change]:
         for key in table.keys
         if getattr(getattr(old, table.field), key.field) != getattr(getattr(new, table.field), key.field)
     ]
+
+
+def reloaded(old: Config, new: Config) -> Config:
+    """`old`, with what a running daemon takes over of `new`."""
+    for table in SCHEMA:
+        was, found = getattr(old, table.field), getattr(new, table.field)
+        taken = {key.field: getattr(found, key.field) for key in table.keys if key.reloads}
+        old = old._replace(**{table.field: was._replace(**taken)})
+    return old
 
 
 def user_id(name: str) -> int:

@@ -4,10 +4,11 @@ import time
 from collections.abc import Hashable
 from typing import Any, Callable, Optional
 
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import TABLE, Code, VtpmError
 from swtpm_svc.frontends.dispatch import NOTABLE
-from swtpm_svc.service.systemd.journal import COMMAND_ID, COUNT_ID, Journal
+from swtpm_svc.service.systemd.journal import COMMAND_ID, COUNT_ID, HEALED_ID, Journal
 from swtpm_svc.service.throttle import Throttle
+from swtpm_svc.tpm.power import Failure
 from swtpm_svc.wire import ptm, return_codes
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import name as command_name
@@ -73,9 +74,22 @@ class EventLog:
         if self._admits(error.message, "error", error.message, {"VTPM_ERROR": error.code.value}, burst=_BURST):
             self._journal.error(error)
 
-    def told(self, level: str, words: str, message_id: str, **fields: str) -> None:
-        """What has become of the TPM, which clients can repeat at will where a disk takes a probe and refuses a
-        state."""
+    def tpm_failed(self, failure: Optional[Failure]) -> None:
+        """The TPM has failed, or (None) goes on. From any thread."""
+        if failure is None:
+            words = "the state can be stored again: the TPM goes on from the last command that was acknowledged"
+            self._tell("notice", words, HEALED_ID)
+        elif failure.heals:
+            self._tell(
+                "error",
+                "the TPM has failed: its state cannot be stored; it answers each command with failure until it can be, "
+                "and then goes on with its PCRs and sessions",
+                TABLE[Code.TPM_FAILED].message_id,
+                VTPM_ERROR=failure.cause.code.value,
+            )
+
+    def _tell(self, level: str, words: str, message_id: str, **fields: str) -> None:
+        """At most so often: clients can repeat it at will where a disk takes a probe and refuses a state."""
         if self._admits(words, level, words, fields, burst=_BURST):
             self._journal.log(level, words, message_id=message_id, **fields)
 

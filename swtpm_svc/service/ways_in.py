@@ -10,7 +10,6 @@ from swtpm_svc.config.addresses import Address, parse_address
 from swtpm_svc.config.loading import Config, ControlConfig
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.fuse import mounts
 from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
 from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.frontends.sockets.socket_frontend import SocketFrontend, adopt_listener
@@ -39,7 +38,6 @@ class WaysIn:
         notifier: Notifier,
         journal: Journal,
         on_fault: Callable[[VtpmError], None],
-        describe: "Callable[[], dict[str, Any]]",
     ) -> None:
         self._config = config
         self._loop = loop
@@ -47,19 +45,18 @@ class WaysIn:
         self._notifier = notifier
         self._journal = journal
         self._on_fault = on_fault
-        self._describe = describe
         self._sockets = SocketFrontend(loop, dispatcher)
         self._kernel: Optional[KernelFrontend] = None
         self._fuse: Optional[FuseFrontend] = None
         self._has_made_directory = False
 
-    def open(self, passed: Descriptors, kernel: Optional[KernelTpm]) -> None:
-        """Serve on all of them; `kernel` is the kernel's TPM of this instance.
+    def open(self, passed: Descriptors, kernel: Optional[KernelTpm], describe: "Callable[[], dict[str, Any]]") -> None:
+        """Serve on all of them; `kernel` is the kernel's TPM of this instance, `describe` gives the status.
 
         Raises:
             VtpmError SOCKET_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED, USER_MISSING
         """
-        self._open_fuse(passed.pop(mounts.PASSED_NAME, []))
+        self._open_fuse(passed, describe)
         left = passed.pop(kernel_tpm.PARKED_KERNEL_TPM, [])
         if left:  # of a predecessor whose configuration was another
             kernel_tpm.discard(self._config.instance, left, self._notifier)
@@ -76,14 +73,15 @@ class WaysIn:
         self._listen("mssim", mssim, "", passed)
         self._listen("mssim-platform", mssim.next_port if mssim else None, "", passed)
 
-    def _open_fuse(self, fds: "list[int]") -> None:
+    def _open_fuse(self, passed: Descriptors, describe: "Callable[[], dict[str, Any]]") -> None:
         config, device = self._config.fuse, self._config.device
         if not config.enabled:
             return
-        from swtpm_svc.frontends.fuse.fuse_frontend import (
-            FuseFrontend,
-        )  # subprocess and more, which most instances do not need
+        # these bring subprocess and more, which most instances do not need
+        from swtpm_svc.frontends.fuse import mounts
+        from swtpm_svc.frontends.fuse.fuse_frontend import FuseFrontend
 
+        fds = passed.pop(mounts.PASSED_NAME, [])
         if fds or os.geteuid() == 0:
             owner, group = configuration.user_id(device.owner), configuration.group_id(device.group)
             control_group = self._group_id(self._config.control.group)
@@ -93,7 +91,7 @@ class WaysIn:
         fuse = FuseFrontend(
             self._loop,
             self._dispatcher,
-            self._describe,
+            describe,
             owner=owner,
             group=group,
             mode=device.mode,

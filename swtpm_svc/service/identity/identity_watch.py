@@ -10,12 +10,14 @@ Its key is read from its permanent state, which does not change it, and works wi
 
 import os
 import time
+from threading import current_thread, main_thread
 from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.identity import clones
 from swtpm_svc.service.identity.identity_record import STORAGE, Record, RecordFile
 from swtpm_svc.service.systemd.journal import CLONE_ID, IDENTITY_ID, Journal
+from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
 
@@ -132,6 +134,35 @@ class IdentityWatch:
             self._file.save(record)
         except VtpmError as error:
             self._journal.error(error, level="warning")
+
+
+class Chores:
+    """Does what a watch wants to be done so that no client waits longer than it must.
+
+    `has_clients` is set at READY: before that nobody waits.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self.has_clients = False
+        self._executor = executor
+
+    def with_tpm(self, work: Callable[[], None]) -> None:
+        """From the serving thread: `work` now, or on the worker after what has the TPM."""
+        if self._executor.busy:
+            self._executor.submit(work, _done)
+        else:
+            work()
+
+    def with_disk(self, work: Callable[[], None]) -> None:
+        """From any thread: `work`, which may take as long as a disk does, where nobody waits for it."""
+        if self.has_clients and current_thread() is main_thread():
+            self._executor.submit(work, _done, is_essential=True)
+        else:  # nobody waits yet, or this is the worker, whose job it is a part of
+            work()
+
+
+def _done(_result: None) -> None:
+    pass
 
 
 def _lost(record: Record, found: Record) -> "tuple[dict[str, str], dict[str, Optional[str]]]":

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from daemon_process import DaemonProcess
@@ -22,10 +21,9 @@ from swtpm_svc.cli.vtpmctl.status import Places
 from swtpm_svc.provision import subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.ownership import PROBE, connect, create_endorsement_key
-from swtpm_svc.service.daemon import Daemon
 from swtpm_svc.service.identity import clones
 from swtpm_svc.service.identity.identity_record import Record
-from swtpm_svc.service.identity.identity_watch import IdentityWatch
+from swtpm_svc.service.identity.identity_watch import Chores, IdentityWatch
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
@@ -250,15 +248,15 @@ def test_it_waits_for_a_long_command():
     posted, order, gate = [], [], threading.Event()
     executor = Executor(posted.append)
     executor.submit(lambda: order.append(gate.wait(30)), lambda _result: order.append("answered"))
-    daemon = SimpleNamespace(_executor=executor, _identity=SimpleNamespace(check=lambda: order.append("looked")))
-    Daemon._check_identity(daemon)
+    chores = Chores(executor)
+    chores.with_tpm(lambda: order.append("looked"))
     assert order == []
     gate.set()
     for _ in range(2):
         executor.join()
         posted.pop()()
     assert sorted(order, key=str) == [True, "answered", "looked"]
-    Daemon._check_identity(daemon)
+    chores.with_tpm(lambda: order.append("looked"))
     assert order[-1] == "looked"
     assert len(order) == 4
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from swtpm_svc.continuity.handover import MAX_OPENERS, Handover, OpenerRecord
 from swtpm_svc.continuity.parking import Park
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.service.daemon import Daemon
+from swtpm_svc.service import succession
 from swtpm_svc.tpm.power import Snapshot
 from swtpm_svc.wire import fuse
 from swtpm_svc.wire.cuse import MAX_REQUEST
@@ -105,12 +105,9 @@ def test_a_successor_that_is_killed_before_it_takes_requests_on_leaves_their_ids
     request = fuse.IN_HEADER.pack(fuse.IN_HEADER.size, fuse.Opcode.READ, 77, 0, 0, 1, 0)
     park.waiters.add(77)
     park.leave(handover(requests=[request]))
-    successor = object.__new__(Daemon)
-    successor._cuse, successor._dispatcher = None, SimpleNamespace(commands=0)
-    successor._journal = SimpleNamespace(log=lambda *_args, **_kw: None)
+    journal = SimpleNamespace(log=lambda *_args, **_kw: None)
     taken = adopted(park)
-    successor._succeed(taken, taken.read(), resumed=True)
-    assert successor._taken_on == [request]
+    assert succession.succeed(taken, taken.read(), None, journal, resumed=True) == [request]
     after_a_kill = adopted(park)
     assert (after_a_kill.read(), after_a_kill.unanswered()) == (None, [77])
 
