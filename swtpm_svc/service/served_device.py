@@ -15,7 +15,8 @@ from swtpm_svc.frontends.cuse import handshake
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.service.systemd.notify import Descriptors, Notifier
 
-#: Names in systemd's descriptor store.
+#: Names in systemd's descriptor store. They stay as they are: a running predecessor has left its descriptors under
+#: them. The second is that of the parked memory, whatever it says: here the journal is systemd's.
 PARKED_DEVICE = "cuse-live"
 PARKED_MEMORY = "journal"
 #: The name that OpenFile= gives to a new /dev/cuse.
