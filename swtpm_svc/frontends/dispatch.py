@@ -22,6 +22,7 @@ from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import LONG_RUNNING
+from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 
 
 class Events(Protocol):
@@ -58,7 +59,7 @@ NOTABLE = {
 
 
 _NO_RIGHTS = Rights(control=False, secrets=False)
-_ALL_RIGHTS = Rights(control=True, secrets=True)
+ALL_RIGHTS = Rights(control=True, secrets=True)
 
 
 def _needs_rights(request: ptm.Request, *, is_own: bool) -> bool:
@@ -123,16 +124,23 @@ class Dispatcher:
 
     @property
     def is_free(self) -> bool:
-        """May `serve` be called: does the TPM run, with nothing in work, and does nobody want to see each command?"""
+        """May `serve_stream` be called: does the TPM run, with nothing in work, and does nobody want to see each
+        command?"""
         return self.tpm.is_running and not self.executor.busy and not self.trace
 
-    def serve(self, caller: Caller, fd: int, epoll: int, deadline_s: float) -> Left:
-        """Serve the stream socket of `caller` as far as that takes no Python: `Tpm.serve`."""
-        executed, left = self.tpm.serve(fd, epoll, deadline_s)
+    def serve_stream(self, fd: int, epoll: int, deadline_s: float) -> Left:
+        """Run the plain commands of a stream socket as far as that takes no Python: `Tpm.serve_stream`. What is left
+        of a command is for `run_rest`."""
+        executed, left = self.tpm.serve_stream(fd, epoll, deadline_s)
         self.commands += executed
-        if isinstance(left, Unsent):
-            self.tell(caller, left.command, left.response)
         return left
+
+    def run_rest(self, caller: Caller, left: Unsent, done: Callable[[bytes], None]) -> bool:
+        """`done` with what is to be sent of a command's response; now or later, as `run`."""
+        # what is to be stored first has not been sent in part
+        return self._finish(
+            caller, bytearray(left.command), left.response, lambda response: done(response[left.sent :]), None
+        )
 
     def tell(self, caller: Caller, command: Union[bytes, bytearray, memoryview], response: bytes) -> None:
         """Tell the service of a command that was executed, if it wants to hear of it; of a failure once."""
@@ -145,58 +153,75 @@ class Dispatcher:
             self._told = failure
         self.events.executed(caller, bytes(command), response)
 
-    def execute(
+    def run(
         self,
         caller: Caller,
         command: bytearray,
-        code: int,
         done: Callable[[bytes], None],
         *,
         locality: Optional[int] = None,
+        rights: Optional[Rights] = None,
         owner: object = None,
         is_essential: bool = False,
-    ) -> Optional[bytes]:
-        """Execute a command, at `locality` if one is given, and return its response; None: it takes longer, and `done`
-        gets it.
+    ) -> bool:
+        """Execute a command, at `locality` if one is given and the caller may use it, then `done(response)`.
 
-        `command` is the dispatcher's from here on. The rest is that of `execute_later`.
+        Returns whether that is done; False: the command waits, for the worker or until it is known what its caller may
+        do, and `done` comes later. `command` is the dispatcher's from here on. `rights` stand in for those of the
+        caller's account. The rest is that of `execute_later`.
         """
+        self.commands += 1
+
+        def execute() -> bool:
+            return self._execute(caller, command, done, locality, owner, is_essential=is_essential)
+
+        if not locality:  # none is given, or that of everybody
+            return execute()
+
+        def go_on(known: Rights) -> bool:
+            if known.control:
+                return execute()
+            done(self.tpm.bad_locality())
+            return True
+
+        known = _NO_RIGHTS if locality > MAX_LOCALITY else rights or self._rights_of(caller)
+        if known is not None:
+            return go_on(known)
+
+        def found(known: Rights) -> None:
+            go_on(known)
+
+        self._look_up(caller, found)
+        return False
+
+    def _execute(
+        self,
+        caller: Caller,
+        command: bytearray,
+        done: Callable[[bytes], None],
+        locality: Optional[int],
+        owner: object,
+        *,
+        is_essential: bool,
+    ) -> bool:
+        code = HEADER.unpack_from(command)[2] if len(command) >= HEADER_SIZE else 0
         if self.is_long(code):
             self.execute_later(caller, command, code, done, locality=locality, owner=owner, is_essential=is_essential)
-            return None
+            return False
         if locality is None:
             response = self.tpm.begin(memoryview(command), code)
         else:
             response = self.tpm.begin_at(locality, memoryview(command), code)
+        return self._finish(caller, command, response, done, owner)
+
+    def _finish(
+        self, caller: Caller, command: bytearray, response: bytes, done: Callable[[bytes], None], owner: object
+    ) -> bool:
         if self.tpm.unstored:
             self.store_later(caller, command, response, done, owner=owner)
-            return None
-        self.tell(caller, command, response)
-        return response
-
-    def with_locality(
-        self,
-        caller: Caller,
-        locality: int,
-        rights: Optional[Rights],
-        then: Callable[[], None],
-        refuse: Callable[[], None],
-    ) -> bool:
-        """`then()` if the caller may use the locality, else `refuse()`: now (True), or when it is known."""
-        if locality == 0 or locality > MAX_LOCALITY:
-            rights = _NO_RIGHTS  # or any others
-        known = rights or self._rights_of(caller)
-
-        def go_on(known: Rights) -> None:
-            if locality == 0 or known.control:
-                then()
-            else:
-                refuse()
-
-        if known is None:
-            self._look_up(caller, go_on)
             return False
-        go_on(known)
+        self.tell(caller, command, response)
+        done(response)
         return True
 
     def execute_later(
@@ -281,7 +306,7 @@ class Dispatcher:
             self._control_with(known, caller, request, done, perform, refuse, owner)
 
         if not _needs_rights(request, is_own=is_own):
-            go_on(_ALL_RIGHTS)
+            go_on(ALL_RIGHTS)
             return
         known = rights or self._rights_of(caller)
         if known is not None:

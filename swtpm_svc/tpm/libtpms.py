@@ -173,8 +173,8 @@ class Unsent(NamedTuple):
     sent: int
 
 
-#: What `Stream.serve` leaves to do: nothing (None), bytes that were received and are no plain command (none at all: the
-#: connection has ended), or a response.
+#: What `Stream.serve_plain` leaves to do: nothing (None), bytes that were received and are no plain command (none at
+#: all: the connection has ended), or a response.
 Left = Union[None, bytes, Unsent]
 
 
@@ -191,11 +191,11 @@ class Stream:
 
     @property
     def executed(self) -> int:
-        """Commands that the last `serve` has executed."""
+        """Commands that the last `serve_plain` has executed."""
         count: int = self._stream.executed
         return count
 
-    def serve(self, fd: int, epoll: int, deadline_s: float) -> Left:
+    def serve_plain(self, fd: int, epoll: int, deadline_s: float) -> Left:
         """Serve the socket `fd`, which can be read, and wait on `epoll` for it, as long as nothing else happens there.
 
         The wait ends at `deadline_s` of time.monotonic(), which may be infinite.

@@ -394,13 +394,13 @@ class Tpm:
         self.on_started()
         return True
 
-    def serve(self, fd: int, epoll: int, deadline_s: float) -> "tuple[int, Left]":
-        """Execute the plain commands that come on a stream socket, while the TPM runs: `libtpms.Stream.serve`.
+    def serve_stream(self, fd: int, epoll: int, deadline_s: float) -> "tuple[int, Left]":
+        """Execute the plain commands that come on a stream socket, while the TPM runs: `libtpms.Stream.serve_plain`.
 
         Returns how many were executed, and what is left to do; a response that is left is as one of `begin`.
         """
         self._before = None
-        left = self._stream.serve(fd, epoll, deadline_s)
+        left = self._stream.serve_plain(fd, epoll, deadline_s)
         executed = self._stream.executed
         if executed:
             self._volatile_is_stored = self._is_shut_down = False

@@ -136,7 +136,7 @@ class FuseFrontend:
             ) from error
         self._has_session = True
         self._trio.lowlevel.start_guest_run(
-            self._serve,
+            self._serve_mount,
             run_sync_soon_threadsafe=self._post,
             done_callback=self._ended,
             host_uses_signal_set_wakeup_fd=True,
@@ -153,7 +153,7 @@ class FuseFrontend:
                 ),
             )
 
-    async def _serve(self) -> None:
+    async def _serve_mount(self) -> None:
         while True:
             try:
                 await self._pyfuse3.main(max_tasks=_MAX_TASKS)

@@ -156,12 +156,8 @@ class TpmFile(_Conversation):
         code = self._opener.admit(data)
         if code < 0:
             raise FUSEError(-code)
-        self._dispatcher.commands += 1
-        response = self._dispatcher.execute(self._caller, bytearray(data), code, self._done, owner=self)
-        if response is None:
+        if not self._dispatcher.run(self._caller, bytearray(data), self._done, owner=self):
             self._opener.command = 1
-        else:
-            self._done(response)
         return len(data)
 
     def close(self) -> None:

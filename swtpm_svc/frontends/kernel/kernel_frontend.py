@@ -9,7 +9,7 @@ commands it says at which locality they are meant, with a command that is for us
 import os
 from typing import Callable
 
-from swtpm_svc.frontends.dispatch import Dispatcher
+from swtpm_svc.frontends.dispatch import ALL_RIGHTS, Dispatcher
 from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import MAX_LOCALITY
@@ -32,6 +32,8 @@ class KernelFrontend:
         self._on_gone = on_gone
         self._locality = 0
         self._open = True
+        #: A command waits for the worker.
+        self._is_waiting = False
         self._done = encode_response(ERROR_TAG[dispatcher.tpm.version], 0)
         watcher.add(tpm.fd, self._on_readable)
 
@@ -55,20 +57,18 @@ class KernelFrontend:
         if code == VTPM_PROXY_SET_LOCALITY:
             self._answer(self._set_locality(command))
             return
-        self._dispatcher.commands += 1
         # essential: for a command that is not answered, the driver waits for minutes
-        response = self._dispatcher.execute(
-            KERNEL, command, code, self._answer_later, locality=self._locality, is_essential=True
+        self._is_waiting = not self._dispatcher.run(
+            KERNEL, command, self._answer_command, locality=self._locality, rights=ALL_RIGHTS, is_essential=True
         )
-        if response is not None:
-            self._answer(response)
-        else:
+        if self._is_waiting:
             self._watcher.remove(self.tpm.fd)
 
-    def _answer_later(self, response: bytes) -> None:
+    def _answer_command(self, response: bytes) -> None:
         """Only then the next command is read: until it is, the driver takes no answer to one that it has given up."""
         self._answer(response)
-        if self._open:
+        if self._is_waiting and self._open:
+            self._is_waiting = False
             self._watcher.add(self.tpm.fd, self._on_readable)
 
     def _set_locality(self, command: bytearray) -> bytes:

@@ -46,7 +46,7 @@ class DataChannel(Channel):
 
     def on_readable(self) -> None:
         is_plain = not self._received and not self._unsent and self._dispatcher.is_free
-        data = self._serve() if is_plain else self._receive()
+        data = self._serve_plain() if is_plain else self._receive()
         if data is None:
             return
         if not data:
@@ -58,12 +58,12 @@ class DataChannel(Channel):
         if len(received) < start + HEADER_SIZE:
             self.expect_rest()
             return
-        _tag, size, code = HEADER.unpack_from(received, start)
+        _tag, size, _code = HEADER.unpack_from(received, start)
         if len(received) - start < min(size, BUFFER_SIZE):
             self.expect_rest()
             return
         self._received = bytearray()
-        self._execute(received, start, code)
+        self._run(received, start)
 
     def _receive(self) -> Optional[bytes]:
         """What has come; None: nothing, empty: the end."""
@@ -74,48 +74,29 @@ class DataChannel(Channel):
         except OSError:
             return b""
 
-    def _serve(self) -> Optional[bytes]:
+    def _serve_plain(self) -> Optional[bytes]:
         """Serve plain commands as long as nothing else is to be done; then as `_receive`."""
-        left = self._dispatcher.serve(self.caller, self._socket.fileno(), *self._watcher.lend())
+        left = self._dispatcher.serve_stream(self._socket.fileno(), *self._watcher.lend())
         if not isinstance(left, Unsent):
             return left
-        if self._dispatcher.tpm.unstored:  # nothing of it was sent
+        if not self._dispatcher.run_rest(self.caller, left, self._answer):
             self.pause()
-            self._dispatcher.store_later(self.caller, bytearray(left.command), left.response, self._answer_later)
-        else:
-            self.send(left.response[left.sent :])
         return None
 
-    def _answer_later(self, response: bytes) -> None:
-        self.go_on()  # first: what the peer sends when it has the response is in the order in which others' are
-        self.send(response)
-
-    def _execute(self, received: bytearray, start: int, code: int) -> None:
-        self._dispatcher.commands += 1
+    def _run(self, received: bytearray, start: int) -> None:
         if not start:
-            self._execute_at(None, received, code)
-            return
-
-        def execute() -> None:
-            self._execute_at(received[4], received[start:], code)
-
-        def refuse() -> None:
-            self.go_on()
-            self._answer(self._dispatcher.tpm.bad_locality(), prefixed=True)
-
-        if not self._dispatcher.with_locality(self.caller, received[4], self._rights, execute, refuse):
-            self.pause()
-
-    def _execute_at(self, locality: Optional[int], command: bytearray, code: int) -> None:
-        def done(response: bytes) -> None:
-            self.go_on()  # first: see _answer_later
-            self._answer(response, prefixed=locality is not None)
-
-        response = self._dispatcher.execute(self.caller, command, code, done, locality=locality)
-        if response is None:
-            self.pause()  # a peer that does not wait for its response waits now
+            is_done = self._dispatcher.run(self.caller, received, self._answer)
         else:
-            done(response)
+            is_done = self._dispatcher.run(
+                self.caller,
+                received[start:],
+                lambda response: self._answer(_SIZE.pack(len(response)) + response + _SUFFIX),
+                locality=received[4],
+                rights=self._rights,
+            )
+        if not is_done:
+            self.pause()  # a peer that does not wait for its response waits now
 
-    def _answer(self, response: bytes, *, prefixed: bool) -> None:
-        self.send(_SIZE.pack(len(response)) + response + _SUFFIX if prefixed else response)
+    def _answer(self, answer: bytes) -> None:
+        self.go_on()  # first: what the peer sends when it has the answer is in the order in which others' are
+        self.send(answer)

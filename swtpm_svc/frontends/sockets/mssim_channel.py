@@ -17,7 +17,6 @@ from swtpm_svc.wire import mssim, ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.mssim import Message, Ordinal
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 
 _RECEIVE_BYTES = 16 * 1024
 
@@ -91,7 +90,7 @@ class MssimChannel(Channel):
         ordinal = message.ordinal
         is_powered = self._dispatcher.tpm.is_powered
         if ordinal is Ordinal.SEND_COMMAND:
-            self._execute(message)
+            self._run(message)
         elif ordinal is Ordinal.SESSION_END:
             self.close()
         elif ordinal is Ordinal.REMOTE_HANDSHAKE:
@@ -107,29 +106,16 @@ class MssimChannel(Channel):
         else:
             self._answer(_FAILED if ordinal in _IMPOSSIBLE else _DONE)
 
-    def _execute(self, message: Message) -> None:
-        self._dispatcher.commands += 1
-
-        def execute() -> None:
-            self._execute_at(message.locality, message.data)
-
-        def refuse() -> None:
-            self._answer(mssim.encode_response(self._dispatcher.tpm.bad_locality()))
-
-        if not self._dispatcher.with_locality(self.caller, message.locality, self._rights, execute, refuse):
+    def _run(self, message: Message) -> None:
+        is_done = self._dispatcher.run(
+            self.caller,
+            bytearray(message.data),
+            lambda response: self._answer(mssim.encode_response(response)),
+            locality=message.locality,
+            rights=self._rights,
+        )
+        if not is_done:
             self.pause()
-
-    def _execute_at(self, locality: int, data: bytes) -> None:
-        code = HEADER.unpack_from(data)[2] if len(data) >= HEADER_SIZE else 0
-
-        def done(response: bytes) -> None:
-            self._answer(mssim.encode_response(response))
-
-        response = self._dispatcher.execute(self.caller, bytearray(data), code, done, locality=locality)
-        if response is None:
-            self.pause()
-        else:
-            done(response)
 
     def _control(self, ordinal: Ordinal, request: ptm.Request) -> None:
         if self._dispatcher.must_wait(self.caller, request, self._rights):

@@ -91,7 +91,7 @@ class SocketFrontend:
                 )
             cause = f"cannot listen on {address}: {error.strerror or error}"
             raise VtpmError(Code.SOCKET_UNAVAILABLE, cause, remedy=remedy) from error
-        self._serve(listener, service, address.path)
+        self._accept_connections(listener, service, address.path)
         return listener.fileno()
 
     def accept_on(self, listener: socket.socket, service: str) -> None:
@@ -107,9 +107,9 @@ class SocketFrontend:
                 f"the socket that systemd passed as {service} is no listening stream socket",
                 remedy="use ListenStream= and Accept=no in the socket unit",
             )
-        self._serve(listener, service, "")
+        self._accept_connections(listener, service, "")
 
-    def _serve(self, listener: socket.socket, service: str, path: str) -> None:
+    def _accept_connections(self, listener: socket.socket, service: str, path: str) -> None:
         add = self._services[service]
         accept = Listener(listener, self._watcher, lambda sock: self._accept(sock, add), self._dispatcher.events.failed)
         self._listeners.append((accept, path))

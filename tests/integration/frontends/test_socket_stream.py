@@ -60,7 +60,7 @@ class Calls:
 @pytest.fixture
 def python(monkeypatch):
     calls = Calls()
-    on_readable, serve, send = DataChannel.on_readable, DataChannel._serve, DataChannel.send
+    on_readable, serve, send = DataChannel.on_readable, DataChannel._serve_plain, DataChannel.send
 
     def count_readable(self):
         calls.readable += 1
@@ -75,7 +75,7 @@ def python(monkeypatch):
         send(self, data)
 
     monkeypatch.setattr(DataChannel, "on_readable", count_readable)
-    monkeypatch.setattr(DataChannel, "_serve", watch_serve)
+    monkeypatch.setattr(DataChannel, "_serve_plain", watch_serve)
     monkeypatch.setattr(DataChannel, "send", note_sent)
     yield calls
     assert calls.too_early == 0
@@ -170,7 +170,7 @@ def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
         epoll.register(reader, select.EPOLLIN)
 
         def serve(deadline_s=math.inf):
-            return service.call(lambda: service.tpm.serve(theirs.fileno(), epoll.fileno(), deadline_s))
+            return service.call(lambda: service.tpm.serve_stream(theirs.fileno(), epoll.fileno(), deadline_s))
 
         for _ in range(9):
             ours.send(GET_RANDOM)
