@@ -1,13 +1,15 @@
 """The one error family, and the one table that says what an error is to each kind of receiver.
 
 A `VtpmError` carries a `Code`, one line of cause and one line of remedy. `TABLE` maps the code to the errno that a
-device client gets, the TPM return code that a control reply carries, the exit status of a command and the MESSAGE_ID
+device client gets, the TPM return code that a control reply carries (of TPM 1.2 for both versions), the exit status of a command and the MESSAGE_ID
 of the journal entry. Exit statuses are those of sysexits.h where one fits.
 """
 
 import errno
 from enum import Enum, unique
 from typing import NamedTuple, Optional
+
+from swtpm_svc.wire.results import TpmResult
 
 
 @unique
@@ -70,62 +72,52 @@ class Fault(NamedTuple):
     meaning: str
 
 
-# TPM 1.2 return codes that the control protocol uses for both TPM versions (TPM Main Part 2, section 16).
-TPM_BAD_PARAMETER = 0x03
-TPM_FAIL = 0x09
-TPM_BAD_ORDINAL = 0x0A
-TPM_KEYNOTFOUND = 0x0D
-TPM_NOSPACE = 0x11
-TPM_DECRYPT_ERROR = 0x21
-TPM_INVALID_POSTINIT = 0x26
-TPM_BAD_LOCALITY = 0x3D
-
 # fmt: off
 TABLE = {
-    Code.USAGE: Fault(errno.EINVAL, TPM_BAD_PARAMETER, 64, "0ba7caaa767b41c48fdff358ce2f4e9d", "the command line is wrong"),
-    Code.CONFIG_MISSING: Fault(errno.ENOENT, TPM_FAIL, 78, "487d022c2dd845e3b2deadc907130485", "there is no configuration file for this instance"),
-    Code.CONFIG_UNREADABLE: Fault(errno.EACCES, TPM_FAIL, 78, "77ce424b12c440ddb2ca641a572bf083", "the configuration file cannot be read"),
-    Code.CONFIG_INVALID: Fault(errno.EINVAL, TPM_FAIL, 78, "4e4426d591c948648a1d82bde8ccdd49", "the configuration file says something it may not"),
-    Code.USER_MISSING: Fault(errno.ENOENT, TPM_FAIL, 67, "dda047b431a6421980cd42e6569ebfb4", "a user or group that is named does not exist"),
-    Code.CUSE_MISSING: Fault(errno.ENOENT, TPM_FAIL, 69, "a58ed3ac60f94fd6a79a13628b807802", "the kernel has no /dev/cuse"),
-    Code.CUSE_DENIED: Fault(errno.EACCES, TPM_FAIL, 77, "c57666ad12454fc6bdf52d4d7d0a700b", "/dev/cuse may not be opened"),
-    Code.DEVICE_NAME_TAKEN: Fault(errno.EEXIST, TPM_FAIL, 73, "b9cd8876ecf54dbea8f4d196a23d007b", "another device has the name already"),
-    Code.DEVICE_NUMBER_TAKEN: Fault(errno.EEXIST, TPM_FAIL, 73, "153065680a24492a8492132ef2419f46", "another device has the major and minor number already"),
-    Code.DEVICE_REJECTED: Fault(errno.ENODEV, TPM_FAIL, 73, "1242c9f29a424461bb7a9026de177a74", "the kernel refused to make the device"),
-    Code.DEVICE_NOT_READY: Fault(errno.ETIMEDOUT, TPM_FAIL, 75, "130287fff98348968b9acfb33f31e6de", "the device node did not get its owner and mode in time"),
-    Code.STATE_MISSING: Fault(errno.ENOENT, TPM_FAIL, 66, "1dd246c7b2af407a800edc3493020a4d", "the state directory does not exist"),
-    Code.STATE_UNREADABLE: Fault(errno.EACCES, TPM_FAIL, 74, "715f3a15b8b246418d40e5a8ecf32de1", "a state file cannot be read"),
-    Code.STATE_UNWRITABLE: Fault(errno.EROFS, TPM_FAIL, 74, "03d13c812ef14c63a8c3f9331aa554e2", "the state directory cannot be written"),
-    Code.STATE_FULL: Fault(errno.ENOSPC, TPM_NOSPACE, 74, "e504d8e3039f40aaa52a837d0cea6121", "the file system that holds the state is full"),
-    Code.STATE_LOCKED: Fault(errno.EBUSY, TPM_FAIL, 75, "41e6389e7eba415ca44ec30f78e76872", "another process holds the state"),
-    Code.STATE_CORRUPT: Fault(errno.EBADMSG, TPM_FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
-    Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TPM_FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, or newer"),
-    Code.STATE_KEY: Fault(errno.EACCES, TPM_DECRYPT_ERROR, 65, "25d0346a0b2c4efd824448e597e64510", "the state is encrypted with another key than what is configured, or is not encrypted"),
-    Code.KEY_UNUSABLE: Fault(errno.EACCES, TPM_FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is no key, or is not secret"),
-    Code.HANDOVER_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what was kept in memory of a TPM cannot be used"),
-    Code.LIBTPMS: Fault(errno.EIO, TPM_FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
-    Code.PROTOCOL: Fault(errno.EBADMSG, TPM_BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),
-    Code.NOT_PERMITTED: Fault(errno.EPERM, TPM_FAIL, 77, "7489009100d34faf989cbae03b0689f9", "the caller may not do this"),
-    Code.TPM_NOT_RUNNING: Fault(errno.EIO, TPM_INVALID_POSTINIT, 69, "622853b8d2334893ad85eab4d1250e13", "the TPM is not powered"),
-    Code.TPM_RUNNING: Fault(errno.EBUSY, TPM_BAD_ORDINAL, 69, "eb17ec33ef7e4e7ea171e361e9e3db5d", "the TPM must be stopped first"),
-    Code.TPM_FAILED: Fault(errno.EIO, TPM_FAIL, 70, "ff37e3df739c4d61b1c494c75619fafb", "the TPM has failed"),
-    Code.BAD_LOCALITY: Fault(errno.EINVAL, TPM_BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
-    Code.BUSY: Fault(errno.EBUSY, TPM_FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
-    Code.TOO_MANY: Fault(errno.EMFILE, TPM_FAIL, 75, "967a9072ff6840e680bb454897f232a1", "more is open at a time than one user may have, or than there is"),
-    Code.TOO_LARGE: Fault(errno.E2BIG, TPM_BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
-    Code.SOCKET_UNAVAILABLE: Fault(errno.EADDRINUSE, TPM_FAIL, 75, "5007b8a3e6854e949b4f7112c90915fd", "a socket's address cannot be listened on"),
-    Code.KERNEL_TPM_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "ae8d6bb14e03432ebe3d22499213a7e1", "the kernel makes no TPM of its own for the instance"),
-    Code.FUSE_UNAVAILABLE: Fault(errno.ENODEV, TPM_FAIL, 69, "5e51cfdc8d6449f085d99609be81e021", "there is no FUSE on this machine, or no pyfuse3"),
-    Code.MOUNT_FAILED: Fault(errno.EBUSY, TPM_FAIL, 73, "e529237451ca4c6ebe5b67964de5285a", "the FUSE file system cannot be mounted, or is gone"),
-    Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TPM_FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
-    Code.CA_EXISTS: Fault(errno.EEXIST, TPM_FAIL, 73, "970569cb94924c4c945b569dbd4ce283", "there is a certification authority already"),
-    Code.CA_UNUSABLE: Fault(errno.EBADMSG, TPM_FAIL, 65, "4d667253770e4aef89e7b07995b73207", "the certification authority is damaged, incomplete or expired"),
-    Code.CA_SIGNER: Fault(errno.EIO, TPM_FAIL, 75, "07363f7927c842d1805ef867b1d3e5e4", "the certification authority's external signer failed"),
-    Code.TPM_REFUSED: Fault(errno.EIO, TPM_FAIL, 70, "c85730157b9e462db026ec296c5a260b", "the TPM answered a command with an error"),
-    Code.AUTH_FAILED: Fault(errno.EACCES, TPM_FAIL, 77, "840b95a912cc4d219213424b12a9d63b", "the TPM does not take the password"),
-    Code.ALREADY_PROVISIONED: Fault(errno.EEXIST, TPM_FAIL, 73, "834b9832c61445b99e41c0996405cb75", "the TPM has already what was to be made"),
-    Code.INSTALLATION: Fault(errno.ENOENT, TPM_FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
-    Code.INTERNAL: Fault(errno.EIO, TPM_FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
+    Code.USAGE: Fault(errno.EINVAL, TpmResult.BAD_PARAMETER, 64, "0ba7caaa767b41c48fdff358ce2f4e9d", "the command line is wrong"),
+    Code.CONFIG_MISSING: Fault(errno.ENOENT, TpmResult.FAIL, 78, "487d022c2dd845e3b2deadc907130485", "there is no configuration file for this instance"),
+    Code.CONFIG_UNREADABLE: Fault(errno.EACCES, TpmResult.FAIL, 78, "77ce424b12c440ddb2ca641a572bf083", "the configuration file cannot be read"),
+    Code.CONFIG_INVALID: Fault(errno.EINVAL, TpmResult.FAIL, 78, "4e4426d591c948648a1d82bde8ccdd49", "the configuration file says something it may not"),
+    Code.USER_MISSING: Fault(errno.ENOENT, TpmResult.FAIL, 67, "dda047b431a6421980cd42e6569ebfb4", "a user or group that is named does not exist"),
+    Code.CUSE_MISSING: Fault(errno.ENOENT, TpmResult.FAIL, 69, "a58ed3ac60f94fd6a79a13628b807802", "the kernel has no /dev/cuse"),
+    Code.CUSE_DENIED: Fault(errno.EACCES, TpmResult.FAIL, 77, "c57666ad12454fc6bdf52d4d7d0a700b", "/dev/cuse may not be opened"),
+    Code.DEVICE_NAME_TAKEN: Fault(errno.EEXIST, TpmResult.FAIL, 73, "b9cd8876ecf54dbea8f4d196a23d007b", "another device has the name already"),
+    Code.DEVICE_NUMBER_TAKEN: Fault(errno.EEXIST, TpmResult.FAIL, 73, "153065680a24492a8492132ef2419f46", "another device has the major and minor number already"),
+    Code.DEVICE_REJECTED: Fault(errno.ENODEV, TpmResult.FAIL, 73, "1242c9f29a424461bb7a9026de177a74", "the kernel refused to make the device"),
+    Code.DEVICE_NOT_READY: Fault(errno.ETIMEDOUT, TpmResult.FAIL, 75, "130287fff98348968b9acfb33f31e6de", "the device node did not get its owner and mode in time"),
+    Code.STATE_MISSING: Fault(errno.ENOENT, TpmResult.FAIL, 66, "1dd246c7b2af407a800edc3493020a4d", "the state directory does not exist"),
+    Code.STATE_UNREADABLE: Fault(errno.EACCES, TpmResult.FAIL, 74, "715f3a15b8b246418d40e5a8ecf32de1", "a state file cannot be read"),
+    Code.STATE_UNWRITABLE: Fault(errno.EROFS, TpmResult.FAIL, 74, "03d13c812ef14c63a8c3f9331aa554e2", "the state directory cannot be written"),
+    Code.STATE_FULL: Fault(errno.ENOSPC, TpmResult.NOSPACE, 74, "e504d8e3039f40aaa52a837d0cea6121", "the file system that holds the state is full"),
+    Code.STATE_LOCKED: Fault(errno.EBUSY, TpmResult.FAIL, 75, "41e6389e7eba415ca44ec30f78e76872", "another process holds the state"),
+    Code.STATE_CORRUPT: Fault(errno.EBADMSG, TpmResult.FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
+    Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TpmResult.FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, or newer"),
+    Code.STATE_KEY: Fault(errno.EACCES, TpmResult.DECRYPT_ERROR, 65, "25d0346a0b2c4efd824448e597e64510", "the state is encrypted with another key than what is configured, or is not encrypted"),
+    Code.KEY_UNUSABLE: Fault(errno.EACCES, TpmResult.FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is no key, or is not secret"),
+    Code.HANDOVER_REFUSED: Fault(errno.EIO, TpmResult.FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what was kept in memory of a TPM cannot be used"),
+    Code.LIBTPMS: Fault(errno.EIO, TpmResult.FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
+    Code.PROTOCOL: Fault(errno.EBADMSG, TpmResult.BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),
+    Code.NOT_PERMITTED: Fault(errno.EPERM, TpmResult.FAIL, 77, "7489009100d34faf989cbae03b0689f9", "the caller may not do this"),
+    Code.TPM_NOT_RUNNING: Fault(errno.EIO, TpmResult.INVALID_POSTINIT, 69, "622853b8d2334893ad85eab4d1250e13", "the TPM is not powered"),
+    Code.TPM_RUNNING: Fault(errno.EBUSY, TpmResult.BAD_ORDINAL, 69, "eb17ec33ef7e4e7ea171e361e9e3db5d", "the TPM must be stopped first"),
+    Code.TPM_FAILED: Fault(errno.EIO, TpmResult.FAIL, 70, "ff37e3df739c4d61b1c494c75619fafb", "the TPM has failed"),
+    Code.BAD_LOCALITY: Fault(errno.EINVAL, TpmResult.BAD_LOCALITY, 64, "4980a6959c2345a6a80bb2fb02559a3e", "there is no such locality, or it may not do this"),
+    Code.BUSY: Fault(errno.EBUSY, TpmResult.FAIL, 75, "93450f052a564c2187f9e42a3983c5fd", "a response is waiting to be read"),
+    Code.TOO_MANY: Fault(errno.EMFILE, TpmResult.FAIL, 75, "967a9072ff6840e680bb454897f232a1", "more is open at a time than one user may have, or than there is"),
+    Code.TOO_LARGE: Fault(errno.E2BIG, TpmResult.BAD_PARAMETER, 65, "1dde730c2286490599ede696bc7af0d1", "more bytes than the TPM takes"),
+    Code.SOCKET_UNAVAILABLE: Fault(errno.EADDRINUSE, TpmResult.FAIL, 75, "5007b8a3e6854e949b4f7112c90915fd", "a socket's address cannot be listened on"),
+    Code.KERNEL_TPM_UNAVAILABLE: Fault(errno.ENODEV, TpmResult.FAIL, 69, "ae8d6bb14e03432ebe3d22499213a7e1", "the kernel makes no TPM of its own for the instance"),
+    Code.FUSE_UNAVAILABLE: Fault(errno.ENODEV, TpmResult.FAIL, 69, "5e51cfdc8d6449f085d99609be81e021", "there is no FUSE on this machine, or no pyfuse3"),
+    Code.MOUNT_FAILED: Fault(errno.EBUSY, TpmResult.FAIL, 73, "e529237451ca4c6ebe5b67964de5285a", "the FUSE file system cannot be mounted, or is gone"),
+    Code.DAEMON_UNREACHABLE: Fault(errno.ECONNREFUSED, TpmResult.FAIL, 69, "77fd3786820242f4bdc9109144fdc2ea", "the daemon of this instance does not answer"),
+    Code.CA_EXISTS: Fault(errno.EEXIST, TpmResult.FAIL, 73, "970569cb94924c4c945b569dbd4ce283", "there is a certification authority already"),
+    Code.CA_UNUSABLE: Fault(errno.EBADMSG, TpmResult.FAIL, 65, "4d667253770e4aef89e7b07995b73207", "the certification authority is damaged, incomplete or expired"),
+    Code.CA_SIGNER: Fault(errno.EIO, TpmResult.FAIL, 75, "07363f7927c842d1805ef867b1d3e5e4", "the certification authority's external signer failed"),
+    Code.TPM_REFUSED: Fault(errno.EIO, TpmResult.FAIL, 70, "c85730157b9e462db026ec296c5a260b", "the TPM answered a command with an error"),
+    Code.AUTH_FAILED: Fault(errno.EACCES, TpmResult.FAIL, 77, "840b95a912cc4d219213424b12a9d63b", "the TPM does not take the password"),
+    Code.ALREADY_PROVISIONED: Fault(errno.EEXIST, TpmResult.FAIL, 73, "834b9832c61445b99e41c0996405cb75", "the TPM has already what was to be made"),
+    Code.INSTALLATION: Fault(errno.ENOENT, TpmResult.FAIL, 69, "2209ec4cfd3543d199547210f573b67f", "a part of the program is missing"),
+    Code.INTERNAL: Fault(errno.EIO, TpmResult.FAIL, 70, "e0b3e538b709431789f29898b82e953c", "a fault of this program"),
 }
 # fmt: on
 

@@ -14,19 +14,10 @@ from typing import Callable, NamedTuple, NoReturn, Optional, TypeVar
 
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
-from swtpm_svc.errors import (
-    TPM_BAD_LOCALITY,
-    TPM_BAD_ORDINAL,
-    TPM_DECRYPT_ERROR,
-    TPM_INVALID_POSTINIT,
-    TPM_KEYNOTFOUND,
-    TPM_NOSPACE,
-    Code,
-    VtpmError,
-    quote,
-)
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.wire import ptm, ptm_ioctl, ptm_socket, return_codes
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.results import TpmResult
 
 #: How long a control socket's answer may take: a key that is made meanwhile goes before it.
 ANSWER_TIME_S = 300.0
@@ -35,13 +26,13 @@ ANSWER_TIME_S = 300.0
 _GONE = (errno.ENODEV, errno.ENXIO, errno.ECONNABORTED, errno.ENOTCONN)
 
 #: The TPM results that say more than "it failed", and what they are to a person.
-RESULT_CODES = {
-    TPM_BAD_ORDINAL: Code.TPM_NOT_RUNNING,
-    TPM_INVALID_POSTINIT: Code.TPM_NOT_RUNNING,
-    TPM_BAD_LOCALITY: Code.BAD_LOCALITY,
-    TPM_NOSPACE: Code.STATE_FULL,
-    TPM_KEYNOTFOUND: Code.STATE_KEY,
-    TPM_DECRYPT_ERROR: Code.STATE_KEY,
+RESULT_CODES: "dict[int, Code]" = {
+    TpmResult.BAD_ORDINAL: Code.TPM_NOT_RUNNING,
+    TpmResult.INVALID_POSTINIT: Code.TPM_NOT_RUNNING,
+    TpmResult.BAD_LOCALITY: Code.BAD_LOCALITY,
+    TpmResult.NOSPACE: Code.STATE_FULL,
+    TpmResult.KEYNOTFOUND: Code.STATE_KEY,
+    TpmResult.DECRYPT_ERROR: Code.STATE_KEY,
 }
 
 

@@ -5,7 +5,7 @@ A front end decodes and encodes; here is the policy between it and the TPM. All 
 
 from typing import Callable, Optional, Protocol, Union
 
-from swtpm_svc.errors import TPM_FAIL, VtpmError, internal
+from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.tpm.controller import (
     MAX_LOCALITY,
     Controller,
@@ -16,13 +16,14 @@ from swtpm_svc.tpm.controller import (
     uses_storage,
 )
 from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.libtpms import TPM_SUCCESS, Left, Unsent
+from swtpm_svc.tpm.libtpms import Left, Unsent
 from swtpm_svc.tpm.power import Failure, Power
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import LONG_RUNNING
-from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
+from swtpm_svc.wire.results import TpmRc, TpmResult
+from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE, RESULT, results
 
 
 class Events(Protocol):
@@ -47,14 +48,10 @@ def _nothing_to_look_up(_caller: Caller, _then: Callable[[Rights], None]) -> Non
     raise AssertionError("rights are always known here")
 
 
-def _results(*codes: int) -> "frozenset[bytes]":
-    return frozenset(code.to_bytes(4, "big") for code in codes)
-
-
 #: Results that an administrator wants to hear of: the TPM is in failure mode, or locked against guessing.
 NOTABLE = {
-    "1.2": _results(0x09, 0x1C, 0x803),  # TPM_FAIL, TPM_FAILEDSELFTEST, TPM_DEFEND_LOCK_RUNNING
-    "2.0": _results(0x101, 0x921),  # TPM_RC_FAILURE, TPM_RC_LOCKOUT
+    "1.2": results(TpmResult.FAIL, TpmResult.FAILEDSELFTEST, TpmResult.DEFEND_LOCK_RUNNING),
+    "2.0": results(TpmRc.FAILURE, TpmRc.LOCKOUT),
 }
 
 
@@ -145,7 +142,7 @@ class Dispatcher:
     def tell(self, caller: Caller, command: Union[bytes, bytearray, memoryview], response: bytes) -> None:
         """Tell the service of a command that was executed, if it wants to hear of it; of a failure once."""
         if not self.trace:
-            if response[6:10] not in self._notable:
+            if response[RESULT] not in self._notable:
                 return
             failure = self.tpm.failure
             if failure is not None and failure is self._told:
@@ -349,7 +346,7 @@ class Dispatcher:
                 return handle(request)
             except Exception as error:
                 self.events.failed(internal(f"while carrying out {ptm.command_of(request).name}", error))
-                return ptm.Result(TPM_FAIL)
+                return ptm.Result(TpmResult.FAIL)
 
         def finish(reply: ptm.Reply) -> None:
             if needs_control(request):
@@ -359,7 +356,7 @@ class Dispatcher:
             done(reply)
 
         if isinstance(request, ptm.CancelTpmCommand) and self.tpm.is_powered and not self.executor.busy:
-            finish(ptm.Result(TPM_SUCCESS))  # nothing runs: nothing to cancel
+            finish(ptm.Result(TpmResult.SUCCESS))  # nothing runs: nothing to cancel
         elif self._is_for_worker(request):
             self.executor.submit(work, finish, user=caller.uid, owner=owner)
         else:

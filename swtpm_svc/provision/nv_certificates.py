@@ -8,10 +8,11 @@ Conventional BIOS (what a TPM 1.2 has before a certificate).
 from typing import Optional
 
 from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
-from swtpm_svc.provision.refused import RC_HANDLE, TPM_AUTH_CONFLICT, TPM_BADINDEX, RefusedByTpm
+from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
 from swtpm_svc.wire.tpm12 import NvPermission
 
@@ -46,7 +47,7 @@ def read(tpm: Tpm2, index: int, owner: bytes = b"") -> Optional[bytes]:
     try:
         attributes = tpm.nv_read_public(index).attributes
     except RefusedByTpm as error:
-        if error.reason == RC_HANDLE:
+        if error.reason == TpmRc.HANDLE:
             return None
         raise
     if not attributes & NvAttribute.WRITTEN:
@@ -72,9 +73,9 @@ def read_1_2(tpm: Tpm12, index: int, owner: Optional[bytes] = None) -> Optional[
     try:
         header = tpm.nv_read(index, _HEADER_BYTES, owner=owner)
     except RefusedByTpm as error:
-        if error.reason == TPM_BADINDEX:
+        if error.reason == TpmResult.BADINDEX:
             return None
-        if error.reason == TPM_AUTH_CONFLICT and not tpm.has_owner():
+        if error.reason == TpmResult.AUTH_CONFLICT and not tpm.has_owner():
             cause = f"NV index {index:#x} is for the owner to read, and nobody owns the TPM yet: takeown comes first"
             raise VtpmError(Code.TPM_REFUSED, cause, remedy=f"take ownership: vtpmctl takeown {NAME}") from error
         raise

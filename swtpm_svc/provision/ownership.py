@@ -3,7 +3,6 @@
 from typing import Callable, Optional, Union
 
 from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
-from swtpm_svc.provision import refused
 from swtpm_svc.provision.ek_templates import EndorsementKey
 from swtpm_svc.provision.refused import RefusedByTpm, already, broken
 from swtpm_svc.provision.tpm2_owner import Tpm2
@@ -11,6 +10,7 @@ from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
+from swtpm_svc.wire.results import TpmRc
 from swtpm_svc.wire.tpm2 import Public
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 
@@ -25,7 +25,7 @@ _HIERARCHIES = {
 }
 
 #: What CreatePrimary answers to a template with an algorithm that the TPM does not have.
-_UNSUPPORTED = (refused.RC_VALUE, refused.RC_KEY_SIZE, refused.RC_CURVE)
+_UNSUPPORTED = (TpmRc.VALUE, TpmRc.KEY_SIZE, TpmRc.CURVE)
 
 
 def connect(execute: Callable[[bytes], bytes]) -> Union[Tpm12, Tpm2]:
@@ -47,7 +47,7 @@ def find_endorsement_key(tpm: Tpm2, key: EndorsementKey) -> Optional[PublicKey]:
     try:
         return tpm.read_key(key.handle)
     except RefusedByTpm as error:
-        if error.reason == refused.RC_HANDLE:
+        if error.reason == TpmRc.HANDLE:
             return None
         raise
 
@@ -105,7 +105,7 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
             tpm.change_auth(hierarchy, password)
     except BaseException as error:  # an interrupt too
         _give_up(tpm, password)
-        if isinstance(error, RefusedByTpm) and error.reason == refused.RC_SIZE:
+        if isinstance(error, RefusedByTpm) and error.reason == TpmRc.SIZE:
             raise VtpmError(
                 Code.USAGE,
                 f"a password of {len(password)} bytes is too long for the TPM",

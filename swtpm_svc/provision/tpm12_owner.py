@@ -14,10 +14,11 @@ from hashlib import sha1
 from typing import Callable, Optional
 
 from swtpm_svc.errors import VtpmError
-from swtpm_svc.provision.refused import TPM_DISABLED_CMD, RefusedByTpm, already, broken
+from swtpm_svc.provision.refused import RefusedByTpm, already, broken
 from swtpm_svc.provision.tpm12_session import Session, osap_secret
 from swtpm_svc.wire import tpm12
 from swtpm_svc.wire.public_key import RsaPublicKey
+from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm12 import DIGEST_SIZE, WELL_KNOWN_SECRET, Ordinal
 from swtpm_svc.wire.tpm_header import TAG_RQU_AUTH1_COMMAND, TAG_RQU_COMMAND, decode_response, encode_command
 
@@ -100,7 +101,7 @@ class Tpm12:
         try:
             body = self._call(Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, tpm12.encode_create_endorsement_key_pair(nonce))
         except RefusedByTpm as error:
-            if error.reason == TPM_DISABLED_CMD:
+            if error.reason == TpmResult.DISABLED_CMD:
                 raise already(
                     "there is an endorsement key already", "it stays: a TPM 1.2 never gets another one"
                 ) from error

@@ -7,21 +7,14 @@ D9) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from swtpm_svc.errors import (
-    TPM_BAD_LOCALITY,
-    TPM_BAD_ORDINAL,
-    TPM_BAD_PARAMETER,
-    TPM_DECRYPT_ERROR,
-    TPM_KEYNOTFOUND,
-    Code,
-    VtpmError,
-)
+from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.blob import BlobError, EncryptedBlob, Flag, WrongKey
 from swtpm_svc.state.encryption import NO_KEYS, Keys
-from swtpm_svc.tpm.libtpms import TPM_RETRY, TPM_SUCCESS, LibtpmsError
+from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, Tpm
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.results import TpmResult
 
 MAX_LOCALITY = 4
 
@@ -138,59 +131,59 @@ class Controller:
 
     def _init(self, request: ptm.Init) -> ptm.Reply:
         self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _shutdown(self, _request: ptm.Shutdown) -> ptm.Reply:
         self._tpm.shut_down()
         self._on_shutdown()
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _stop(self, _request: ptm.Stop) -> ptm.Reply:
         self._tpm.stop()
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _get_established(self, _request: ptm.GetTpmEstablished) -> ptm.Reply:
         if not self._tpm.is_powered:
-            return ptm.Result(TPM_BAD_ORDINAL)
-        return ptm.EstablishedReply(TPM_SUCCESS, self._tpm.get_established())
+            return ptm.Result(TpmResult.BAD_ORDINAL)
+        return ptm.EstablishedReply(TpmResult.SUCCESS, self._tpm.get_established())
 
     def _reset_established(self, request: ptm.ResetTpmEstablished) -> ptm.Reply:
         if not self._tpm.revive():
-            return ptm.Result(TPM_BAD_ORDINAL)
+            return ptm.Result(TpmResult.BAD_ORDINAL)
         if request.locality > MAX_LOCALITY:
-            return ptm.Result(TPM_BAD_LOCALITY)
+            return ptm.Result(TpmResult.BAD_LOCALITY)
         return ptm.Result(self._tpm.reset_established(request.locality))
 
     def _set_locality(self, request: ptm.SetLocality) -> ptm.Reply:
         if request.locality > MAX_LOCALITY:
-            return ptm.Result(TPM_BAD_LOCALITY)
+            return ptm.Result(TpmResult.BAD_LOCALITY)
         self._tpm.set_locality(request.locality)
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _hash_start(self, _request: ptm.HashStart) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_start() if self._tpm.revive() else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_start() if self._tpm.revive() else TpmResult.BAD_ORDINAL)
 
     def _hash_data(self, request: ptm.HashData) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_powered else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_powered else TpmResult.BAD_ORDINAL)
 
     def _hash_end(self, _request: ptm.HashEnd) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_end() if self._tpm.revive() else TPM_BAD_ORDINAL)
+        return ptm.Result(self._tpm.hash_end() if self._tpm.revive() else TpmResult.BAD_ORDINAL)
 
     def _cancel(self, _request: ptm.CancelTpmCommand) -> ptm.Reply:
         if not self._tpm.is_powered:
-            return ptm.Result(TPM_BAD_ORDINAL)
+            return ptm.Result(TpmResult.BAD_ORDINAL)
         self._tpm.cancel()
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _store_volatile(self, _request: ptm.StoreVolatile) -> ptm.Reply:
         if not self._tpm.revive():
-            return ptm.Result(TPM_BAD_ORDINAL)
+            return ptm.Result(TpmResult.BAD_ORDINAL)
         self._tpm.store_volatile()
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _get_state_blob(self, request: ptm.GetStateBlob) -> ptm.Reply:
         if not self._tpm.is_powered:
-            return ptm.Result(TPM_BAD_ORDINAL)
+            return ptm.Result(TpmResult.BAD_ORDINAL)
         decrypted = bool(request.state_flags & ptm.STATE_FLAG_DECRYPTED)
         if request.offset and self._sealed is not None and self._sealed[0] == (request.type, decrypted):
             whole = self._sealed[
@@ -200,17 +193,17 @@ class Controller:
             name = BLOB_NAMES.get(request.type)
             payload = self._tpm.state(name) if name else None
             if payload is None:
-                return ptm.Result(TPM_RETRY)
+                return ptm.Result(TpmResult.RETRY)
             whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
             self._sealed = None if self.gives_clear(request) else ((request.type, decrypted), whole)
         # encrypted: with the key for files; that of the migration key is not told (measured)
         is_encrypted = self._keys.state is not None and not decrypted
-        return ptm.StateBlobReply(TPM_SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)
+        return ptm.StateBlobReply(TpmResult.SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)
 
     def _set_state_blob(self, request: ptm.SetStateBlob) -> ptm.Reply:
         name = BLOB_NAMES.get(request.type)
         if self._tpm.is_powered or name is None:
-            return ptm.Result(TPM_BAD_ORDINAL if name else TPM_BAD_PARAMETER)
+            return ptm.Result(TpmResult.BAD_ORDINAL if name else TpmResult.BAD_PARAMETER)
         try:
             decoded = blob.decode(request.data)
             if request.state_flags & ptm.STATE_FLAG_ENCRYPTED:
@@ -219,36 +212,36 @@ class Controller:
                 )  # whoever says so wants no other (measured)
             payload = blob.payload(decoded, self._keys)
         except EncryptedBlob:
-            return ptm.Result(TPM_KEYNOTFOUND)
+            return ptm.Result(TpmResult.KEYNOTFOUND)
         except WrongKey:
-            return ptm.Result(TPM_DECRYPT_ERROR)
+            return ptm.Result(TpmResult.DECRYPT_ERROR)
         except BlobError:
-            return ptm.Result(TPM_BAD_PARAMETER)
+            return ptm.Result(TpmResult.BAD_PARAMETER)
         self._tpm.set_state(name, payload)
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
     def _get_config(self, _request: ptm.GetConfig) -> ptm.Reply:
         flags = ptm.CONFIG_FLAG_FILE_KEY if self._keys.state else 0
         flags |= ptm.CONFIG_FLAG_MIGRATION_KEY if self._keys.migration else 0
-        return ptm.ConfigReply(TPM_SUCCESS, flags)
+        return ptm.ConfigReply(TpmResult.SUCCESS, flags)
 
     def _set_data_fd(self, _request: ptm.SetDataFd) -> ptm.Reply:
-        return ptm.Result(TPM_BAD_ORDINAL)
+        return ptm.Result(TpmResult.BAD_ORDINAL)
 
     def _set_buffer_size(self, request: ptm.SetBufferSize) -> ptm.Reply:
         if request.size and self._tpm.is_powered:
-            return ptm.Result(TPM_BAD_ORDINAL)
-        return ptm.BufferSizeReply(TPM_SUCCESS, *self._tpm.buffer_size(request.size))
+            return ptm.Result(TpmResult.BAD_ORDINAL)
+        return ptm.BufferSizeReply(TpmResult.SUCCESS, *self._tpm.buffer_size(request.size))
 
     def _get_info(self, request: ptm.GetInfo) -> ptm.Reply:
         text = self._tpm.info(request.flags).encode() + b"\0"  # clients print it as it comes
         if request.offset >= len(text):
-            return ptm.Result(TPM_BAD_PARAMETER)
-        return ptm.InfoReply(TPM_SUCCESS, len(text), text[request.offset :])
+            return ptm.Result(TpmResult.BAD_PARAMETER)
+        return ptm.InfoReply(TpmResult.SUCCESS, len(text), text[request.offset :])
 
     def _lock_storage(self, _request: ptm.LockStorage) -> ptm.Reply:
         # the lock was taken before anything was served, and is never let go
-        return ptm.Result(TPM_SUCCESS)
+        return ptm.Result(TpmResult.SUCCESS)
 
 
 #: Each handler takes the request type it stands beside, which a dict's type cannot say.

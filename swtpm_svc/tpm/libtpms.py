@@ -10,15 +10,13 @@ from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.tpm._libtpms import ffi, lib
+from swtpm_svc.wire.results import TpmResult
 
 PERMANENT = lib.TPMLIB_STATE_PERMANENT
 VOLATILE = lib.TPMLIB_STATE_VOLATILE
 SAVE_STATE = lib.TPMLIB_STATE_SAVE_STATE
 
-TPM_SUCCESS = 0
-TPM_FAIL = 0x09
 #: "no such state": libtpms then makes a new TPM, or goes on without the volatile state (TPMLIB_RegisterCallbacks(3)).
-TPM_RETRY = 0x800
 
 #: Commands and responses of either TPM version are at most this long (TPMLIB_SetBufferSize(3)).
 BUFFER_SIZE = 4096
@@ -59,7 +57,7 @@ class BufferSize(NamedTuple):
 
 
 def _check(function: str, result: int) -> None:
-    if result != TPM_SUCCESS:
+    if result:
         raise take_failure() if Callbacks.failure is not None else LibtpmsError(function, result)
 
 
@@ -72,31 +70,31 @@ def _on_fault(_kind: Any, error: Any, _trace: Any) -> int:
     return _remember(error if isinstance(error, VtpmError) else internal("in a storage callback", error))
 
 
-@ffi.def_extern(onerror=_on_fault, error=TPM_FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
+@ffi.def_extern(onerror=_on_fault, error=TpmResult.FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
 def vtpm_nvram_load(data: Any, length: Any, name: Any) -> int:
     assert Callbacks.storage is not None
     payload = Callbacks.storage.load(ffi.string(name).decode())
     if payload is None:
-        return TPM_RETRY
+        return TpmResult.RETRY
     result: int = lib.TPM_Malloc(data, len(payload))
-    if result == TPM_SUCCESS:
+    if not result:
         ffi.memmove(data[0], payload, len(payload))
         length[0] = len(payload)
     return result
 
 
-@ffi.def_extern(onerror=_on_fault, error=TPM_FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
+@ffi.def_extern(onerror=_on_fault, error=TpmResult.FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
 def vtpm_nvram_store(data: Any, length: int, name: Any) -> int:
     assert Callbacks.storage is not None
     Callbacks.storage.store(ffi.string(name).decode(), ffi.buffer(data, length)[:])
-    return TPM_SUCCESS
+    return TpmResult.SUCCESS
 
 
-@ffi.def_extern(onerror=_on_fault, error=TPM_FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
+@ffi.def_extern(onerror=_on_fault, error=TpmResult.FAIL)  # type: ignore[misc, untyped-decorator, unused-ignore]
 def vtpm_nvram_delete(name: Any, must_exist: int) -> int:
     assert Callbacks.storage is not None
     Callbacks.storage.delete(ffi.string(name).decode(), must_exist=bool(must_exist))
-    return TPM_SUCCESS
+    return TpmResult.SUCCESS
 
 
 def version() -> str:
@@ -264,7 +262,7 @@ def info(flags: int) -> str:
     """TPMLIB_GetInfo(3): JSON about the implementation."""
     text = lib.vtpm_get_info(flags)
     if not text:
-        raise LibtpmsError("TPMLIB_GetInfo", TPM_FAIL)
+        raise LibtpmsError("TPMLIB_GetInfo", TpmResult.FAIL)
     try:
         decoded: str = ffi.string(text).decode()
         return decoded

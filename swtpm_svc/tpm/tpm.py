@@ -16,13 +16,14 @@ import time
 from os import urandom
 from typing import Callable, Optional
 
-from swtpm_svc.errors import NAME, TPM_INVALID_POSTINIT, Code, VtpmError
+from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.dialect import DIALECTS, STIR_BYTES
-from swtpm_svc.tpm.libtpms import TPM_FAIL, Left, LibtpmsError, Stream, Unsent
+from swtpm_svc.tpm.libtpms import Left, LibtpmsError, Stream, Unsent
 from swtpm_svc.tpm.power import Failure, Power, Snapshot
 from swtpm_svc.tpm.staging import Staging, Storage
 from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING
+from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm_header import (
     ST_NO_SESSIONS,
     decode_header,
@@ -39,7 +40,6 @@ _SHUTDOWN_CODE = 0x145
 _STARTUP_CODES = {"1.2": 0x99, "2.0": 0x144}
 _SUCCESS = b"\0\0\0\0"
 #: A TPM 1.2 on a part of a hash sequence that was not begun (measured with libtpms 0.9.2).
-_TPM_SHA_THREAD = 0x1A
 
 
 _SHUTDOWN_CLEAR = encode_command(ST_NO_SESSIONS, _SHUTDOWN_CODE, b"\0\0")
@@ -454,21 +454,21 @@ class Tpm:
     def hash_start(self) -> int:
         if self.version == "1.2":  # libtpms says the same, but is in failure mode then; and so below
             if self._is_hashing:
-                return TPM_FAIL
-            if self.ask(self._dialect.test)[6:10] == TPM_INVALID_POSTINIT.to_bytes(4, "big"):
-                return TPM_INVALID_POSTINIT
+                return TpmResult.FAIL
+            if self.ask(self._dialect.test)[6:10] == TpmResult.INVALID_POSTINIT.to_bytes(4, "big"):
+                return TpmResult.INVALID_POSTINIT
         result = self._guarded(libtpms.hash_start)
         self._is_hashing = result == 0
         return result
 
     def hash_data(self, data: bytes) -> int:
         if not self._is_hashing and self.version == "1.2":
-            return _TPM_SHA_THREAD
-        return libtpms.hash_data(data) if self.is_running else TPM_FAIL
+            return TpmResult.SHA_THREAD
+        return libtpms.hash_data(data) if self.is_running else TpmResult.FAIL
 
     def hash_end(self) -> int:
         if not self._is_hashing and self.version == "1.2":
-            return _TPM_SHA_THREAD
+            return TpmResult.SHA_THREAD
         self._is_hashing = False
         return self._guarded(libtpms.hash_end)
 
@@ -486,13 +486,13 @@ class Tpm:
     def _guarded(self, operation: Callable[[], int]) -> int:
         """An operation that is no command and may change what is stored; returns its TPM result code."""
         if not self.is_running:
-            return TPM_FAIL
+            return TpmResult.FAIL
         self._volatile_is_stored = False
         self._before = self.snapshot()
         result = operation()
         if self.unstored:
             self.finish(b"")
-        return TPM_FAIL if self.power is Power.FAILED else result
+        return TpmResult.FAIL if self.power is Power.FAILED else result
 
     def store_volatile(self) -> None:
         """PTM_STORE_VOLATILE: the next power-on goes on from here. Raises: VtpmError: it cannot be stored."""

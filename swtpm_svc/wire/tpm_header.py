@@ -30,6 +30,11 @@ ERROR_TAG = {"1.2": TAG_RSP_COMMAND, "2.0": ST_NO_SESSIONS}
 HEADER = Struct(">HII")  # tag, size in bytes, code: see Header
 HEADER_SIZE = HEADER.size
 
+#: Where a response has its return code, for who only compares it: see `results`.
+RESULT = slice(6, 10)
+#: `response[RESULT]` of a command that succeeded.
+SUCCESS = bytes(4)
+
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 _new = tuple.__new__
@@ -53,6 +58,11 @@ def decode_header(buffer: Bytes) -> Header:
         return _new(Header, _unpack(buffer))
     except StructError:
         raise ProtocolError(f"{len(buffer)} bytes are too few for a TPM header, which has {HEADER_SIZE}") from None
+
+
+def results(*codes: int) -> "frozenset[bytes]":
+    """What `response[RESULT]` is for these return codes."""
+    return frozenset(code.to_bytes(4, "big") for code in codes)
 
 
 def encode_response(tag: int, rc: int, body: Bytes = b"") -> bytes:

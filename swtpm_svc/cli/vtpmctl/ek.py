@@ -13,10 +13,11 @@ from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import nv_certificates, subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.ownership import find_endorsement_key
-from swtpm_svc.provision.refused import TPM_AUTH_CONFLICT, RefusedByTpm
+from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.wire.public_key import PublicKey
+from swtpm_svc.wire.results import TpmResult
 
 Tpm = Union[Tpm12, Tpm2]
 
@@ -80,7 +81,7 @@ def _require_certificate(tpm: Tpm, algorithm: str, owner: Password) -> bytes:
         try:
             found = nv_certificates.read_1_2(tpm, index)
         except RefusedByTpm as error:
-            if error.reason != TPM_AUTH_CONFLICT:
+            if error.reason != TpmResult.AUTH_CONFLICT:
                 raise
             found = nv_certificates.read_1_2(tpm, index, secret_of(owner.required()))
     if found is None:

@@ -14,12 +14,13 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import nv_certificates, subject_public_key
 from swtpm_svc.provision.ca_directory import DIRECTORY
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.provision.refused import TPM_AUTH_CONFLICT, TPM_DISABLED_CMD, TPM_NO_ENDORSEMENT, RefusedByTpm
+from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.service.identity import clones
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
+from swtpm_svc.wire.results import TpmResult
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -129,9 +130,11 @@ def _look_at_1_2(
     try:
         key["fingerprint"] = subject_public_key.fingerprint(_read_pubek(tpm, owner))
     except RefusedByTpm as error:
-        if error.reason not in (TPM_DISABLED_CMD, TPM_NO_ENDORSEMENT):
+        if error.reason not in (TpmResult.DISABLED_CMD, TpmResult.NO_ENDORSEMENT):
             raise
-        key["error"] = "only its owner may read it: --owner-password-file" if error.reason == TPM_DISABLED_CMD else ""
+        key["error"] = (
+            "only its owner may read it: --owner-password-file" if error.reason == TpmResult.DISABLED_CMD else ""
+        )
     keys = [key] if "fingerprint" in key or key["error"] else []
     stored = {key["fingerprint"]: "the endorsement key"} if "fingerprint" in key else {}
     certificates: list[dict[str, Any]] = []
@@ -141,7 +144,7 @@ def _look_at_1_2(
             try:
                 return nv_certificates.read_1_2(tpm, index)
             except RefusedByTpm as error:
-                if error.reason != TPM_AUTH_CONFLICT or owner is None:
+                if error.reason != TpmResult.AUTH_CONFLICT or owner is None:
                     raise
                 return nv_certificates.read_1_2(tpm, index, owner)
 
@@ -155,7 +158,7 @@ def _read_pubek(tpm: Tpm12, owner: Optional[bytes]) -> PublicKey:
     try:
         return tpm.read_pubek()
     except RefusedByTpm as error:
-        if error.reason != TPM_DISABLED_CMD or owner is None:
+        if error.reason != TpmResult.DISABLED_CMD or owner is None:
             raise
         return tpm.owner_read_pubek(owner)
 
@@ -180,7 +183,7 @@ def _look(
     except (VtpmError, ValueError) as error:  # a ProtocolError is one too
         hint = (
             "; give the owner's password"
-            if isinstance(error, RefusedByTpm) and error.reason == TPM_AUTH_CONFLICT
+            if isinstance(error, RefusedByTpm) and error.reason == TpmResult.AUTH_CONFLICT
             else ""
         )
         return {**values, "error": f"{error}{hint}"}

@@ -14,9 +14,7 @@ from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.ptm import BlobType, Capability
-
-#: TPM_RETRY: the result of GET_STATEBLOB when there is no such state (seen with the distribution's swtpm).
-TPM_RETRY = 0x800
+from swtpm_svc.wire.results import TpmResult
 
 #: TPMLIB_GetInfo's flags (libtpms/tpm_library.h); libtpms leaves out those that its version does not know.
 INFO_FLAGS = {
@@ -125,7 +123,8 @@ def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
     reply = device.control(request)
     if isinstance(reply, ptm.StateBlobReply) and reply.data:
         return reply
-    if isinstance(reply, ptm.Result) and reply.tpm_result not in (0, TPM_RETRY):
+    # RETRY: there is no such state (seen with the distribution's swtpm)
+    if isinstance(reply, ptm.Result) and reply.tpm_result not in (0, TpmResult.RETRY):
         refuse_result(device.target, request, reply.tpm_result)
     if offset:
         raise VtpmError(

@@ -12,10 +12,11 @@ from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import ownership, subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.provision.refused import TPM_DISABLED_CMD, RefusedByTpm
+from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.wire.public_key import EccPublicKey, PublicKey, RsaPublicKey
+from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm2 import Curve
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
@@ -101,7 +102,7 @@ def pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
     try:
         return tpm.read_pubek()
     except RefusedByTpm as error:
-        if error.reason != TPM_DISABLED_CMD:
+        if error.reason != TpmResult.DISABLED_CMD:
             raise
     return tpm.owner_read_pubek(secret_of(owner.required()))
 

@@ -18,15 +18,15 @@ from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from typing import Any, Callable, Optional, Protocol
 
 from swtpm_svc.continuity.handover import MAX_OPENERS, OpenerRecord
-from swtpm_svc.errors import TPM_FAIL, Code, VtpmError, internal
+from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE, Opener
 from swtpm_svc.frontends.shares import Shares, too_many
-from swtpm_svc.tpm.libtpms import TPM_SUCCESS
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.results import TpmResult
 
 #: Requests that may wait at a time, of all users (there is memory for as many ids, continuity/parking) and of one.
 _MAX_WAITING = 1024
@@ -403,7 +403,7 @@ class CuseFrontend:
     def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
         download = opener.download
         if opener.torn and request.offset:
-            return ptm.Result(TPM_FAIL)
+            return ptm.Result(TpmResult.FAIL)
         opener.torn = False
         if request.offset == 0 or download is None or download.blob_type != request.type:
             opener.download = None
@@ -413,7 +413,7 @@ class CuseFrontend:
             opener.download = download = Download(request.type, reply.data, reply.state_flags)
         # the total is that of the whole blob here, as swtpm_ioctl counts on; on a socket it is what is left
         chunk = download.chunk(request.offset, ptm.STATE_BLOB_CHUNK)
-        return ptm.StateBlobReply(TPM_SUCCESS, download.state_flags, len(download), chunk)
+        return ptm.StateBlobReply(TpmResult.SUCCESS, download.state_flags, len(download), chunk)
 
     def _set_state_blob(self, opener: _Opener, request: ptm.SetStateBlob) -> ptm.Reply:
         if opener.upload is None or opener.upload.blob_type != request.type:
@@ -424,7 +424,7 @@ class CuseFrontend:
             opener.upload = None
             return ptm.Result(error.fault.tpm_result)
         if whole is None:
-            return ptm.Result(TPM_SUCCESS)
+            return ptm.Result(TpmResult.SUCCESS)
         opener.upload = None
         return self._dispatcher.controller.handle(whole)
 

@@ -6,19 +6,17 @@ import socket
 from collections import deque
 from typing import Callable, Optional
 
-from swtpm_svc.errors import TPM_BAD_PARAMETER, TPM_FAIL
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.channel import Channel, close_all
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import ptm, ptm_socket
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.results import TpmResult
 
 _RECEIVE_BYTES = 64 * 1024
 #: More than one descriptor with one message is nobody's protocol; what is above this is cut off by the kernel.
 _MAX_DESCRIPTORS = 4
-#: TPM_IOERROR: SET_DATAFD came without a descriptor (measured with swtpm 0.7.1).
-_TPM_IOERROR = 0x1F
 
 #: What a control channel on a socket can do, for each TPM version (measured with swtpm 0.7.1; LOCK_STORAGE is newer).
 CAPABILITIES = {
@@ -125,19 +123,19 @@ class ControlChannel(Channel):
 
     def _set_data_fd(self) -> ptm.Reply:
         if not self._descriptors:
-            return ptm.Result(_TPM_IOERROR)
+            return ptm.Result(TpmResult.IOERROR)  # it came without a descriptor (measured with swtpm 0.7.1)
         fd = self._descriptors.pop()
         try:
             sock = socket.socket(fileno=fd)
         except OSError:
             os.close(fd)  # not a socket at all
-            return ptm.Result(TPM_BAD_PARAMETER)
+            return ptm.Result(TpmResult.BAD_PARAMETER)
         if not _is_connected_stream(sock):
             sock.close()
-            return ptm.Result(TPM_BAD_PARAMETER)
+            return ptm.Result(TpmResult.BAD_PARAMETER)
         if not self._on_data_socket(sock, self.caller):
             sock.close()
-            return ptm.Result(TPM_FAIL)
+            return ptm.Result(TpmResult.FAIL)
         return ptm.Result(0)
 
 

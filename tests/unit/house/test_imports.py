@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "swtpm_svc"
-#: Each floor, with those below it that it stands on. All may import `errors`, which imports nothing of ours.
+#: Each floor, with those below it that it stands on. All but `wire` may import `errors`, which has the TPM's return codes
+#: from there.
 FLOORS = {
     "wire": set(),
     "state": {"wire"},
@@ -20,7 +21,7 @@ FLOORS = {
     "frontends": {"config", "provision", "continuity", "tpm", "state", "wire"},
     "service": {"frontends", "config", "provision", "continuity", "tpm", "state", "wire"},
     "cli": {"service", "frontends", "config", "provision", "continuity", "tpm", "state", "wire"},
-    "errors": set(),
+    "errors": {"wire"},
     #: Where the commands begin; each is imported when it is chosen.
     "start": {"service", "cli"},
 }
@@ -55,7 +56,8 @@ def test_imports_point_down():
         for path in MODULES
         if (floor := name_of(path).split(".")[0]) in FLOORS
         for imported in imports_of(path)
-        if imported.split(".")[0] not in {floor, "errors", "__version__", *FLOORS[floor]}
+        if imported.split(".")[0]
+        not in {floor, "__version__", *FLOORS[floor], *({"errors"} if floor != "wire" else ())}
     ]
     assert wrong == []
 

@@ -6,13 +6,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swtpm_svc.errors import TABLE, Code, VtpmError
-from swtpm_svc.provision import refused, subject_public_key
+from swtpm_svc.provision import subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm12_owner import secret_of
 from swtpm_svc.provision.tpm12_session import Session, hmac_sha1
 from swtpm_svc.wire import return_codes
 from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
+from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm2 import ALG_SHA256, ALG_SHA384, ALG_SHA512, Curve, RsaParameters
 
 h = bytes.fromhex
@@ -110,9 +111,9 @@ def test_every_return_code_gives_a_refusal_with_a_remedy():
 
 
 def test_the_reason_is_the_code_without_what_it_is_about():
-    assert RefusedByTpm("2.0", 0x173, 0x18B).reason == refused.RC_HANDLE
+    assert RefusedByTpm("2.0", 0x173, 0x18B).reason == TpmRc.HANDLE
     assert RefusedByTpm("2.0", 0x12A, 0x14C).reason == 0x14C
-    assert RefusedByTpm("1.2", 0x0D, 0x803).reason == refused.TPM_DEFEND_LOCK_RUNNING
+    assert RefusedByTpm("1.2", 0x0D, 0x803).reason == TpmResult.DEFEND_LOCK_RUNNING
 
 
 def test_the_secret_of_a_password_is_its_sha1():

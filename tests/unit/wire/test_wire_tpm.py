@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from swtpm_svc.wire import command_codes, return_codes, tpm_header
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.results import TpmRc, TpmResult, without_subject
 
 LIBTPMS_ERRORS = Path("/usr/include/libtpms/tpm_error.h")
 
@@ -175,6 +176,23 @@ def test_every_number_has_a_name(version, code):
 )  # fmt: skip
 def test_return_codes_in_words(version, rc, text):
     assert return_codes.describe(version, rc) == text
+
+
+@pytest.mark.parametrize(("version", "prefix", "kind"), [("1.2", "TPM_", TpmResult), ("2.0", "TPM_RC_", TpmRc)])
+def test_return_codes_have_the_names_that_they_have_in_words(version, prefix, kind):
+    for code in set(kind) - {kind.SUCCESS}:
+        assert return_codes.describe(version, code).startswith(f"{prefix}{code.name}: ")
+
+
+def test_what_a_return_code_is_about_can_be_left_out():
+    assert [without_subject(rc) for rc in (0x98E, 0x1C4, 0x18B)] == [TpmRc.AUTH_FAIL, TpmRc.VALUE, TpmRc.HANDLE]
+    assert [without_subject(rc) for rc in (0x921, 0x101, 0xFFFF0000)] == [TpmRc.LOCKOUT, TpmRc.FAILURE, 0xFFFF0000]
+
+
+def test_where_a_response_has_its_return_code():
+    response = tpm_header.encode_response(tpm_header.ST_NO_SESSIONS, TpmRc.LOCKOUT)
+    assert response[tpm_header.RESULT] in tpm_header.results(TpmRc.FAILURE, TpmRc.LOCKOUT)
+    assert tpm_header.encode_response(tpm_header.ST_NO_SESSIONS, 0)[tpm_header.RESULT] == tpm_header.SUCCESS
 
 
 @given(st.sampled_from(["1.2", "2.0"]), st.one_of(st.integers(0, 0xFFFF), st.integers(0, 2**32 - 1)))
