@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, Union
 from swtpm_svc.config.addresses import PORT_MAX, UNIX_PATH_MAX, parse_address
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
-from swtpm_svc.wire.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
+from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 from swtpm_svc.wire.values import NamedTuple
 
 #: So many that the longest path of a socket, /run/vtpm/NAME/ctrl.sock, can be bound.

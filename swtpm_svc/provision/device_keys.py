@@ -7,16 +7,8 @@ Identity and Attestation, 7.3 (template H-3 of both keys, whose policies have NV
 
 from typing import NamedTuple
 
-from swtpm_svc.wire.tpm2 import (
-    ALG_NULL,
-    ALG_SHA256,
-    ALG_SHA384,
-    Curve,
-    EccParameters,
-    ObjectAttribute,
-    Public,
-    RsaParameters,
-)
+from swtpm_svc.wire.algorithms import Alg
+from swtpm_svc.wire.tpm2_public import Curve, EccParameters, ObjectAttribute, Public, RsaParameters
 
 
 class DeviceKey(NamedTuple):
@@ -45,13 +37,13 @@ _STORAGE_HANDLE = 0x81000001
 
 STORAGE_KEYS = {
     "rsa2048": DeviceKey(
-        "SRK RSA 2048", _STORAGE_HANDLE, 0, Public(ALG_SHA256, _STORES, b"", RsaParameters(128, 2048), (bytes(256),))
+        "SRK RSA 2048", _STORAGE_HANDLE, 0, Public(Alg.SHA256, _STORES, b"", RsaParameters(128, 2048), (bytes(256),))
     ),
     "ecc-p256": DeviceKey(
         "SRK NIST P-256",
         _STORAGE_HANDLE,
         0,
-        Public(ALG_SHA256, _STORES, b"", EccParameters(128, Curve.P256, ALG_NULL), (bytes(32), bytes(32))),
+        Public(Alg.SHA256, _STORES, b"", EccParameters(128, Curve.P256, Alg.NULL), (bytes(32), bytes(32))),
     ),
 }
 
@@ -67,8 +59,8 @@ _IAK_POLICY = bytes.fromhex(
 
 
 def _signing(label: str, handle: int, index: int, attributes: int, policy: bytes, unique: bytes) -> DeviceKey:
-    parameters = EccParameters(0, Curve.P384, ALG_SHA384)
-    return DeviceKey(label, handle, index, Public(ALG_SHA384, attributes, policy, parameters, (unique, unique)))
+    parameters = EccParameters(0, Curve.P384, Alg.SHA384)
+    return DeviceKey(label, handle, index, Public(Alg.SHA384, attributes, policy, parameters, (unique, unique)))
 
 
 IDEVID = _signing("IDevID NIST P-384", 0x81020000, 0x01C90000, _SIGNS, _IDEVID_POLICY, b"IDEVID")

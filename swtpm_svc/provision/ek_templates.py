@@ -11,17 +11,8 @@ replace.
 
 from typing import NamedTuple
 
-from swtpm_svc.wire.tpm2 import (
-    ALG_SHA256,
-    ALG_SHA384,
-    ALG_SHA512,
-    Curve,
-    EccParameters,
-    KeyParameters,
-    ObjectAttribute,
-    Public,
-    RsaParameters,
-)
+from swtpm_svc.wire.algorithms import Alg
+from swtpm_svc.wire.tpm2_public import Curve, EccParameters, KeyParameters, ObjectAttribute, Public, RsaParameters
 
 _LOW_RANGE = (
     ObjectAttribute.FIXED_TPM
@@ -65,16 +56,16 @@ ENDORSEMENT_KEYS = {
         "RSA 2048",
         0x81010001,
         0x01C00002,
-        Public(ALG_SHA256, _LOW_RANGE, _POLICY_A, RsaParameters(128, 2048), (bytes(256),)),
+        Public(Alg.SHA256, _LOW_RANGE, _POLICY_A, RsaParameters(128, 2048), (bytes(256),)),
     ),
-    "rsa3072": _high("RSA 3072", 0x1C, ALG_SHA384, _POLICY_B_SHA384, RsaParameters(256, 3072)),
-    "rsa4096": _high("RSA 4096", 0x1E, ALG_SHA384, _POLICY_B_SHA384, RsaParameters(256, 4096)),
+    "rsa3072": _high("RSA 3072", 0x1C, Alg.SHA384, _POLICY_B_SHA384, RsaParameters(256, 3072)),
+    "rsa4096": _high("RSA 4096", 0x1E, Alg.SHA384, _POLICY_B_SHA384, RsaParameters(256, 4096)),
     "ecc-p256": EndorsementKey(
         "NIST P-256",
         0x81010002,
         0x01C0000A,
-        Public(ALG_SHA256, _LOW_RANGE, _POLICY_A, EccParameters(128, Curve.P256), (bytes(32), bytes(32))),
+        Public(Alg.SHA256, _LOW_RANGE, _POLICY_A, EccParameters(128, Curve.P256), (bytes(32), bytes(32))),
     ),
-    "ecc-p384": _high("NIST P-384", 0x16, ALG_SHA384, _POLICY_B_SHA384, EccParameters(256, Curve.P384)),
-    "ecc-p521": _high("NIST P-521", 0x18, ALG_SHA512, _POLICY_B_SHA512, EccParameters(256, Curve.P521)),
+    "ecc-p384": _high("NIST P-384", 0x16, Alg.SHA384, _POLICY_B_SHA384, EccParameters(256, Curve.P384)),
+    "ecc-p521": _high("NIST P-521", 0x18, Alg.SHA512, _POLICY_B_SHA512, EccParameters(256, Curve.P521)),
 }

@@ -18,13 +18,13 @@ from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
+from swtpm_svc.wire.dialect import DIALECTS
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm_header import HEADER
+from swtpm_svc.wire.tpm_header import decode_header
 
 #: TPMLIB_GetInfo(3): specification and attributes, which are meant for certificates.
 _INFO_FLAGS = 0x03
 _PROFILE_MAX_BYTES = 64 * 1024
-_SUCCESS = b"\0\0\0\0"
 
 
 class Ownership(NamedTuple):
@@ -138,12 +138,12 @@ def _read_profile(path: str) -> str:
 
 
 def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":
-    response = tpm.startup("clear")
-    if response[6:10] != _SUCCESS:
-        raise RefusedByTpm(tpm.version, 0x144 if tpm.version == "2.0" else 0x99, int.from_bytes(response[6:10], "big"))
+    started = decode_header(tpm.startup("clear")).code
+    if started:
+        raise RefusedByTpm(tpm.version, DIALECTS[tpm.version].startup_code, started)
 
     def execute(command: bytes) -> bytes:
-        return tpm.execute(memoryview(bytearray(command)), HEADER.unpack_from(command)[2])
+        return tpm.execute(memoryview(bytearray(command)), decode_header(command).code)
 
     if tpm.version == "2.0":
         return manufacture_2_0(Tpm2(execute), order, issuer)

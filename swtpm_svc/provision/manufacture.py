@@ -15,10 +15,9 @@ from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.algorithms import HASHES
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
-
-HASHES = {"sha1": tpm2.ALG_SHA1, "sha256": tpm2.ALG_SHA256, "sha384": tpm2.ALG_SHA384, "sha512": tpm2.ALG_SHA512}
 
 
 class Made(NamedTuple):
@@ -34,7 +33,7 @@ class Made(NamedTuple):
 class Order(NamedTuple):
     """What a TPM 2.0 shall have.
 
-    The names are those of ENDORSEMENT_KEYS, HASHES and STORAGE_KEYS; "none": no storage key.
+    The names are those of ENDORSEMENT_KEYS, wire.algorithms.HASHES and STORAGE_KEYS; "none": no storage key.
     """
 
     endorsement_keys: "tuple[str, ...]"
@@ -72,7 +71,8 @@ def _allocate(tpm: Tpm2, names: "tuple[str, ...]") -> None:
                 f"this TPM has no PCR bank {name}",
                 remedy="name others: --pcr-banks of create, pcr-banks in [provision]",
             )
-    wanted = {algorithm: algorithm in (HASHES[name] for name in names) for algorithm in banks}
+    ordered = {HASHES[name] for name in names}
+    wanted = {algorithm: algorithm in ordered for algorithm in banks}
     if wanted != banks and not tpm.pcr_allocate(wanted).is_done:
         cause = f"this TPM has no room for the PCR banks {', '.join(names)}"
         raise VtpmError(Code.TPM_REFUSED, cause, remedy="name fewer: --pcr-banks of create, pcr-banks in [provision]")

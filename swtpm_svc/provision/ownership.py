@@ -8,14 +8,15 @@ from swtpm_svc.provision.refused import RefusedByTpm, already, broken
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.results import TpmRc
-from swtpm_svc.wire.tpm2 import Public
+from swtpm_svc.wire.tpm2_public import Public
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 
 #: A command that a TPM of each version answers, each in its own way, and that changes nothing.
-PROBE = tpm2.encode(tpm2.Command.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))
+PROBE = tpm2.encode(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))
 
 #: In the order in which a password is set: the owner's comes last, so that who has it has all.
 _HIERARCHIES = {

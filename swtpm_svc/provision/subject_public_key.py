@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Union
 from swtpm_svc.provision.der import BIT_STRING, NULL, OBJECT_IDENTIFIER, SEQUENCE, element, integer
 from swtpm_svc.provision.refused import broken
 from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
-from swtpm_svc.wire.tpm2 import Curve
+from swtpm_svc.wire.tpm2_public import Curve
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey

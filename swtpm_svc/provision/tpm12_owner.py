@@ -17,9 +17,10 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision.refused import RefusedByTpm, already, broken
 from swtpm_svc.provision.tpm12_session import Session, osap_secret
 from swtpm_svc.wire import tpm12
+from swtpm_svc.wire.command_codes import Ordinal
 from swtpm_svc.wire.public_key import RsaPublicKey
 from swtpm_svc.wire.results import TpmResult
-from swtpm_svc.wire.tpm12 import DIGEST_SIZE, WELL_KNOWN_SECRET, Ordinal
+from swtpm_svc.wire.tpm12 import DIGEST_SIZE, WELL_KNOWN_SECRET
 from swtpm_svc.wire.tpm_header import TAG_RQU_AUTH1_COMMAND, TAG_RQU_COMMAND, decode_response, encode_command
 
 Execute = Callable[[bytes], bytes]

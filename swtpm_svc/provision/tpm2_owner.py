@@ -8,10 +8,13 @@ empty: none was set.
 from typing import Callable, Optional
 
 from swtpm_svc.provision.refused import RefusedByTpm
-from swtpm_svc.wire import tpm2
+from swtpm_svc.wire import pcr_banks, tpm2, tpm2_public
+from swtpm_svc.wire.command_codes import CommandCode
+from swtpm_svc.wire.pcr_banks import Allocation
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
-from swtpm_svc.wire.tpm2 import Allocation, Command, NvPublic, Public
+from swtpm_svc.wire.tpm2 import NvPublic
+from swtpm_svc.wire.tpm2_public import Public
 from swtpm_svc.wire.tpm_header import decode_response
 
 Execute = Callable[[bytes], bytes]
@@ -32,7 +35,7 @@ class Tpm2:
 
     def _call(
         self,
-        command: Command,
+        command: CommandCode,
         handles: "tuple[int, ...]" = (),
         parameters: bytes = b"",
         *,
@@ -48,7 +51,7 @@ class Tpm2:
 
     def property(self, number: int) -> int:
         """One of TPM_PT_."""
-        _handles, parameters = self._call(Command.GET_CAPABILITY, (), tpm2.encode_get_property(number))
+        _handles, parameters = self._call(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(number))
         return tpm2.decode_property(parameters, number)
 
     # --- keys ----------------------------------------------------------------------------------------------------
@@ -59,32 +62,34 @@ class Tpm2:
         Returns its transient handle, which is to be flushed, and its public part.
         """
         parameters = tpm2.encode_create_primary(template)
-        (handle,), answer = self._call(Command.CREATE_PRIMARY, (hierarchy,), parameters, password=password, returns=1)
+        (handle,), answer = self._call(
+            CommandCode.CREATE_PRIMARY, (hierarchy,), parameters, password=password, returns=1
+        )
         return handle, tpm2.decode_first_public(answer)
 
     def flush(self, handle: int) -> None:
-        self._call(Command.FLUSH_CONTEXT, (), handle.to_bytes(4, "big"))
+        self._call(CommandCode.FLUSH_CONTEXT, (), handle.to_bytes(4, "big"))
 
     def persist(self, handle: int, persistent: int, password: bytes = b"") -> None:
         """Store a loaded key at a persistent handle; with that handle itself as `handle`: remove it from there."""
         hierarchy = tpm2.RH_OWNER if persistent <= _OWNER_PERSISTENT_LAST else tpm2.RH_PLATFORM
-        self._call(Command.EVICT_CONTROL, (hierarchy, handle), persistent.to_bytes(4, "big"), password=password)
+        self._call(CommandCode.EVICT_CONTROL, (hierarchy, handle), persistent.to_bytes(4, "big"), password=password)
 
     def read_public(self, handle: int) -> Public:
-        _handles, parameters = self._call(Command.READ_PUBLIC, (handle,))
+        _handles, parameters = self._call(CommandCode.READ_PUBLIC, (handle,))
         return tpm2.decode_first_public(parameters)
 
     def read_key(self, handle: int) -> PublicKey:
         """The public key of any asymmetric object."""
-        _handles, parameters = self._call(Command.READ_PUBLIC, (handle,))
-        return tpm2.decode_key(parameters)
+        _handles, parameters = self._call(CommandCode.READ_PUBLIC, (handle,))
+        return tpm2_public.decode_key(parameters)
 
     def handles(self, first: int, last: int) -> "list[int]":
         """Those from `first` to `last`, which are of one type, that there are: persistent objects or NV indices."""
         found: list[int] = []
         while first <= last:
             _handles, parameters = self._call(
-                Command.GET_CAPABILITY, (), tpm2.encode_get_handles(first, _HANDLES_AT_ONCE)
+                CommandCode.GET_CAPABILITY, (), tpm2.encode_get_handles(first, _HANDLES_AT_ONCE)
             )
             some, is_more = tpm2.decode_handles(parameters)
             found += [handle for handle in some if first <= handle <= last]
@@ -103,7 +108,7 @@ class Tpm2:
         return [hierarchy for hierarchy, bit in tpm2.AUTH_SET.items() if attributes & bit]
 
     def change_auth(self, hierarchy: int, new: bytes, old: bytes = b"") -> None:
-        self._call(Command.HIERARCHY_CHANGE_AUTH, (hierarchy,), tpm2.sized(new), password=old)
+        self._call(CommandCode.HIERARCHY_CHANGE_AUTH, (hierarchy,), tpm2_public.sized(new), password=old)
 
     def storage_mark(self) -> Optional[int]:
         """64 bits that the storage hierarchy's secret has made: others in each TPM, and others once the owner was
@@ -115,17 +120,17 @@ class Tpm2:
         if tpm2.RH_ENDORSEMENT in self.authorizations_set():
             return None
         handles = (tpm2.RH_ENDORSEMENT, tpm2.RH_NULL)
-        _handles, answer = self._call(Command.GET_TIME, handles, tpm2.encode_get_time(), password=b"", authorized=2)
+        _handles, answer = self._call(CommandCode.GET_TIME, handles, tpm2.encode_get_time(), password=b"", authorized=2)
         obfuscated, version = tpm2.decode_get_time(answer)
         return (obfuscated - version) % (1 << 64)
 
     # --- NV storage ----------------------------------------------------------------------------------------------
 
     def nv_define_space(self, public: NvPublic, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
-        self._call(Command.NV_DEFINE_SPACE, (hierarchy,), tpm2.encode_nv_define_space(public), password=password)
+        self._call(CommandCode.NV_DEFINE_SPACE, (hierarchy,), tpm2.encode_nv_define_space(public), password=password)
 
     def nv_read_public(self, index: int) -> NvPublic:
-        _handles, parameters = self._call(Command.NV_READ_PUBLIC, (index,))
+        _handles, parameters = self._call(CommandCode.NV_READ_PUBLIC, (index,))
         return tpm2.decode_nv_read_public(parameters)
 
     def nv_write(self, index: int, data: bytes, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
@@ -133,18 +138,18 @@ class Tpm2:
         size = self.property(tpm2.PT_NV_BUFFER_MAX)
         for offset in range(0, len(data), size):
             parameters = tpm2.encode_nv_write(data[offset : offset + size], offset)
-            self._call(Command.NV_WRITE, (hierarchy, index), parameters, password=password)
+            self._call(CommandCode.NV_WRITE, (hierarchy, index), parameters, password=password)
 
     def nv_write_lock(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
         """No more writing: for ever, if the index has WRITEDEFINE."""
-        self._call(Command.NV_WRITE_LOCK, (hierarchy, index), password=password)
+        self._call(CommandCode.NV_WRITE_LOCK, (hierarchy, index), password=password)
 
     def nv_read(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> bytes:
         """All of an index."""
         chunk, total, data = self.property(tpm2.PT_NV_BUFFER_MAX), self.nv_read_public(index).size, b""
         while len(data) < total:
             parameters = tpm2.encode_nv_read(min(chunk, total - len(data)), len(data))
-            _handles, answer = self._call(Command.NV_READ, (hierarchy, index), parameters, password=password)
+            _handles, answer = self._call(CommandCode.NV_READ, (hierarchy, index), parameters, password=password)
             piece = tpm2.decode_nv_read(answer)
             if not piece:
                 raise ProtocolError(f"NV index {index:#x} ended after {len(data)} of {total} bytes")
@@ -155,11 +160,11 @@ class Tpm2:
 
     def pcr_banks(self) -> "dict[int, bool]":
         """The hash algorithms that there can be banks of, and whether there is one now."""
-        _handles, parameters = self._call(Command.GET_CAPABILITY, (), tpm2.encode_get_pcrs())
-        return tpm2.decode_pcrs(parameters)
+        _handles, parameters = self._call(CommandCode.GET_CAPABILITY, (), pcr_banks.encode_get_pcrs())
+        return pcr_banks.decode_pcrs(parameters)
 
     def pcr_allocate(self, banks: "dict[int, bool]", password: bytes = b"") -> Allocation:
         """From the next start on, give these hash algorithms all PCRs or none; others keep theirs."""
-        parameters = tpm2.encode_pcr_allocate(banks)
-        _handles, answer = self._call(Command.PCR_ALLOCATE, (tpm2.RH_PLATFORM,), parameters, password=password)
-        return tpm2.decode_pcr_allocate(answer)
+        parameters = pcr_banks.encode_pcr_allocate(banks)
+        _handles, answer = self._call(CommandCode.PCR_ALLOCATE, (tpm2.RH_PLATFORM,), parameters, password=password)
+        return pcr_banks.decode_pcr_allocate(answer)

@@ -18,11 +18,11 @@ from typing import Callable, Optional
 
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.dialect import DIALECTS, STIR_BYTES
 from swtpm_svc.tpm.libtpms import Left, LibtpmsError, Stream, Unsent
 from swtpm_svc.tpm.power import Failure, Power, Snapshot
 from swtpm_svc.tpm.staging import Staging, Storage
 from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING
+from swtpm_svc.wire.dialect import DIALECTS, STIR_BYTES
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm_header import (
     ST_NO_SESSIONS,

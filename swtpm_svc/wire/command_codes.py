@@ -1,9 +1,57 @@
-"""TPM 1.2 ordinals and TPM 2.0 command codes: their names, which of them run long, and which change nothing that is
-stored.
+"""TPM 1.2 ordinals and TPM 2.0 command codes: those that this program sends, the names of all, which of them run long,
+and which change nothing that is stored.
 
 Sources: TPM Main Part 2 level 2 revision 116, "Ordinals"; TPM 2.0 Library Part 2 revision 1.59, "TPM_CC", and the
 commands that revisions 1.83 and 1.84 add (0x199 to 0x1A1); linux/vtpm_proxy.h for the kernel's own command.
 """
+
+from enum import IntEnum, unique
+
+
+@unique
+class Ordinal(IntEnum):
+    """TPM_COMMAND_CODE, of TPM 1.2 (TPM Main Part 2, section 17): what this program sends or looks for."""
+
+    OIAP = 0x0A
+    OSAP = 0x0B
+    TAKE_OWNERSHIP = 0x0D
+    PCR_READ = 0x15
+    GET_CAPABILITY = 0x65
+    CREATE_ENDORSEMENT_KEY_PAIR = 0x78
+    READ_PUBEK = 0x7C
+    OWNER_READ_INTERNAL_PUB = 0x81
+    STARTUP = 0x99
+    FLUSH_SPECIFIC = 0xBA
+    NV_DEFINE_SPACE = 0xCC
+    NV_WRITE_VALUE = 0xCD
+    NV_READ_VALUE = 0xCF
+    GET_TICKS = 0xF1
+    PHYSICAL_PRESENCE = 0x4000000A
+
+
+@unique
+class CommandCode(IntEnum):
+    """TPM_CC (TPM 2.0 Library Part 2, section 6.5.2): what this program sends or looks for."""
+
+    EVICT_CONTROL = 0x120
+    HIERARCHY_CHANGE_AUTH = 0x129
+    NV_DEFINE_SPACE = 0x12A
+    PCR_ALLOCATE = 0x12B
+    CREATE_PRIMARY = 0x131
+    NV_WRITE = 0x137
+    NV_WRITE_LOCK = 0x138
+    STARTUP = 0x144
+    SHUTDOWN = 0x145
+    STIR_RANDOM = 0x146
+    GET_TIME = 0x14C
+    NV_READ = 0x14E
+    FLUSH_CONTEXT = 0x165
+    NV_READ_PUBLIC = 0x169
+    READ_PUBLIC = 0x173
+    GET_CAPABILITY = 0x17A
+    GET_TEST_RESULT = 0x17C
+    PCR_READ = 0x17E
+
 
 #: The kernel sends this to the server of a vtpm_proxy device, to set the locality; TPM_ORD_SET_LOCALITY is the same
 #: number.

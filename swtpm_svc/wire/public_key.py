@@ -18,7 +18,7 @@ class RsaPublicKey(NamedTuple):
 
 
 class EccPublicKey(NamedTuple):
-    """`curve`: TPM_ECC_CURVE (wire.tpm2.Curve); `x` and `y`: big-endian."""
+    """`curve`: TPM_ECC_CURVE (wire.tpm2_public.Curve); `x` and `y`: big-endian."""
 
     curve: int
     x: bytes

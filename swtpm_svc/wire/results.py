@@ -37,7 +37,7 @@ class TpmResult(IntEnum):
 
 @unique
 class TpmRc(IntEnum):
-    """TPM_RC (TPM 2.0 Library Part 2 revision 1.59, section 6.6, "TPM_RC (Response Codes)").
+    """TPM_RC (TPM 2.0 Library Part 2 revision 1.59, section 6.6.3, "TPM_RC Values").
 
     Those of format 1 are without the handle, session or parameter that they are about: `without_subject`.
     """
@@ -58,5 +58,5 @@ class TpmRc(IntEnum):
 
 
 def without_subject(rc: int) -> int:
-    """A TPM_RC as `TpmRc` has it (Part 2, section 6.6.3: bits 6 and 8 to 11 of format 1 say what it is about)."""
+    """A TPM_RC as `TpmRc` has it (Part 2, section 6.6.2: bits 6 and 8 to 11 of format 1 say what it is about)."""
     return rc & 0x0BF if rc & 0x080 else rc

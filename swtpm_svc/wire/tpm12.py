@@ -1,11 +1,12 @@
 """TPM 1.2 structures and commands: those that an endorsement key, ownership and NV storage need. Big-endian.
 
-Sources: TPM Main Part 2 (structures) and Part 3 (commands), level 2 revision 116. An encode_ function gives a command's
+Sources: TPM Main Part 2 (structures) and Part 3 (commands), level 2 revision 116; "2:" and "3:" before a section's
+number say which. An encode_ function gives a command's
 parameters, which is all between the header and the authorization; all of them go into the authorization's digest
 (marked with an S in Part 3), as no command here has a handle that does not.
 """
 
-from enum import IntEnum, IntFlag, unique
+from enum import IntFlag
 from struct import Struct
 
 from swtpm_svc.wire.cursor import Cursor
@@ -21,40 +22,25 @@ WELL_KNOWN_SECRET = bytes(DIGEST_SIZE)
 OAEP_LABEL = b"TCPA"
 
 
-@unique
-class Ordinal(IntEnum):
-    OIAP = 0x0A
-    OSAP = 0x0B
-    TAKE_OWNERSHIP = 0x0D
-    GET_CAPABILITY = 0x65
-    CREATE_ENDORSEMENT_KEY_PAIR = 0x78
-    READ_PUBEK = 0x7C
-    OWNER_READ_INTERNAL_PUB = 0x81
-    FLUSH_SPECIFIC = 0xBA
-    NV_DEFINE_SPACE = 0xCC
-    NV_WRITE_VALUE = 0xCD
-    NV_READ_VALUE = 0xCF
-    PHYSICAL_PRESENCE = 0x4000000A
-
-
-# Fixed handles (TPM_KEY_HANDLE, TPM_KH_).
+# Fixed handles, TPM_KH_ (2:4.4).
 KH_OWNER = 0x40000001
 KH_EK = 0x40000006
 
-ET_OWNER = 0x0002  # TPM_ENTITY_TYPE; the XOR encryption of authorization values is its high byte, zero
-RT_AUTH = 0x00000002  # TPM_RESOURCE_TYPE: a session
+ET_OWNER = 0x0002  # TPM_ENTITY_TYPE (2:4.3); the XOR encryption of authorization values is its high byte, zero
+RT_AUTH = 0x00000002  # TPM_RESOURCE_TYPE (2:4.1): a session
 
+# TPM_CAPABILITY_AREA (2:21.1).
 CAP_PROPERTY = 0x05
 CAP_PROP_OWNER = 0x111
 
-PHYSICAL_PRESENCE_CMD_ENABLE = 0x0020  # TPM_PHYSICAL_PRESENCE
+PHYSICAL_PRESENCE_CMD_ENABLE = 0x0020  # TPM_PHYSICAL_PRESENCE (2:4.9)
 
-#: The index that locks NV storage when it is defined: nvLocked (TPM_NV_INDEX_LOCK).
+#: The index that locks NV storage when it is defined: nvLocked, TPM_NV_INDEX_LOCK (2:19.1).
 NV_INDEX_LOCK = 0xFFFFFFFF
 
 
 class NvPermission(IntFlag):
-    """TPM_NV_ATTRIBUTES, TPM_NV_PER_."""
+    """TPM_NV_ATTRIBUTES, TPM_NV_PER_ (2:19.2)."""
 
     PPWRITE = 1 << 0
     OWNERWRITE = 1 << 1
@@ -92,13 +78,14 @@ _RESPONSE_AUTH = Struct(">20s?20s")  # nonceEven continueAuthSession resAuth
 
 
 def encode_rsa_parms() -> bytes:
-    """TPM_KEY_PARMS of an RSA 2048 key that only decrypts, with the default exponent: endorsement key and SRK."""
+    """TPM_KEY_PARMS (2:10.1) of an RSA 2048 key that only decrypts, with the default exponent: endorsement key and
+    SRK."""
     rsa = _RSA_KEY_PARMS.pack(_RSA_BITS, 2, 0)
     return _KEY_PARMS.pack(_ALG_RSA, _ES_RSAESOAEP_SHA1_MGF1, _SS_NONE, len(rsa)) + rsa
 
 
 def decode_pubkey(cursor: Cursor) -> RsaPublicKey:
-    """TPM_PUBKEY.
+    """TPM_PUBKEY (2:10.5).
 
     Raises:
         ProtocolError: it is not whole, or no RSA key.
@@ -120,11 +107,12 @@ def decode_pubkey(cursor: Cursor) -> RsaPublicKey:
 
 
 def encode_osap(entity_type: int, entity: int, nonce_odd: bytes) -> bytes:
+    """TPM_OSAP (3:18.2)."""
     return _UINT16.pack(entity_type) + _UINT32.pack(entity) + nonce_odd
 
 
 def decode_oiap(body: Bytes) -> "tuple[int, bytes]":
-    """The session's handle and nonceEven."""
+    """TPM_OIAP (3:18.1): the session's handle and nonceEven."""
     cursor = Cursor(body)
     handle, nonce_even = _SESSION.unpack(cursor.take(_SESSION.size))
     cursor.finish()
@@ -132,7 +120,7 @@ def decode_oiap(body: Bytes) -> "tuple[int, bytes]":
 
 
 def decode_osap(body: Bytes) -> "tuple[int, bytes, bytes]":
-    """The session's handle, nonceEven and nonceEvenOSAP."""
+    """TPM_OSAP (3:18.2): the session's handle, nonceEven and nonceEvenOSAP."""
     cursor = Cursor(body)
     handle, nonce_even, nonce_even_osap = _OSAP_SESSION.unpack(cursor.take(_OSAP_SESSION.size))
     cursor.finish()
@@ -158,7 +146,7 @@ def split_response_auth(body: Bytes) -> "tuple[bytes, bytes, bool, bytes]":
 
 
 def encode_flush_session(handle: int) -> bytes:
-    """TPM_FlushSpecific of a session."""
+    """TPM_FlushSpecific (3:22.1) of a session."""
     return _UINT32.pack(handle) + _UINT32.pack(RT_AUTH)
 
 
@@ -166,11 +154,12 @@ def encode_flush_session(handle: int) -> bytes:
 
 
 def encode_create_endorsement_key_pair(anti_replay: bytes) -> bytes:
+    """TPM_CreateEndorsementKeyPair (3:14.1)."""
     return anti_replay + encode_rsa_parms()
 
 
 def decode_pubek(body: Bytes) -> "tuple[RsaPublicKey, bytes, bytes]":
-    """The response to CreateEndorsementKeyPair and ReadPubek: the key, its bytes, and the digest of these and
+    """TPM_CreateEndorsementKeyPair (3:14.1) and TPM_ReadPubek (3:14.4): the key, its bytes, and the digest of these and
     antiReplay."""
     cursor = Cursor(body)
     key = decode_pubkey(cursor)
@@ -181,10 +170,12 @@ def decode_pubek(body: Bytes) -> "tuple[RsaPublicKey, bytes, bytes]":
 
 
 def encode_owner_read_internal_pub(key_handle: int) -> bytes:
+    """TPM_OwnerReadInternalPub (3:14.5)."""
     return _UINT32.pack(key_handle)
 
 
 def decode_internal_pub(body: Bytes) -> RsaPublicKey:
+    """TPM_OwnerReadInternalPub (3:14.5)."""
     cursor = Cursor(body)
     key = decode_pubkey(cursor)
     cursor.finish()
@@ -192,7 +183,7 @@ def decode_internal_pub(body: Bytes) -> RsaPublicKey:
 
 
 def encode_take_ownership(encrypted_owner: bytes, encrypted_srk: bytes) -> bytes:
-    """Both authorization values encrypted to the endorsement key.
+    """TPM_TakeOwnership (3:6.1): both authorization values encrypted to the endorsement key.
 
     The SRK is an RSA 2048 storage key that needs its secret.
     """
@@ -202,10 +193,12 @@ def encode_take_ownership(encrypted_owner: bytes, encrypted_srk: bytes) -> bytes
 
 
 def encode_get_capability(area: int, sub: int) -> bytes:
+    """TPM_GetCapability (3:7.1)."""
     return _UINT32.pack(area) + _sized(_UINT32.pack(sub))
 
 
 def decode_capability(body: Bytes) -> bytes:
+    """TPM_GetCapability (3:7.1)."""
     cursor = Cursor(body)
     answer = cursor.sized32()
     cursor.finish()
@@ -216,7 +209,8 @@ def decode_capability(body: Bytes) -> bytes:
 
 
 def encode_nv_define_space(index: int, size: int, permission: int, encrypted_auth: bytes) -> bytes:
-    """An index of `size` bytes that depends on no PCRs and on no locality (TPM_NV_DATA_PUBLIC)."""
+    """TPM_NV_DefineSpace (3:20.1) of an index of `size` bytes that depends on no PCRs and on no locality:
+    TPM_NV_DATA_PUBLIC (2:19.3)."""
     pcr_info = _UINT16.pack(3) + bytes(3) + bytes((_ALL_LOCALITIES,)) + bytes(DIGEST_SIZE)  # TPM_PCR_INFO_SHORT
     attributes = _UINT16.pack(_TAG_NV_ATTRIBUTES) + _UINT32.pack(permission)
     flags = bytes(3)  # bReadSTClear bWriteSTClear bWriteDefine, which the TPM sets
@@ -227,14 +221,17 @@ def encode_nv_define_space(index: int, size: int, permission: int, encrypted_aut
 
 
 def encode_nv_write_value(index: int, offset: int, data: bytes) -> bytes:
+    """TPM_NV_WriteValue (3:20.2)."""
     return _UINT32.pack(index) + _UINT32.pack(offset) + _sized(data)
 
 
 def encode_nv_read_value(index: int, offset: int, size: int) -> bytes:
+    """TPM_NV_ReadValue (3:20.4)."""
     return _UINT32.pack(index) + _UINT32.pack(offset) + _UINT32.pack(size)
 
 
 def decode_nv_value(body: Bytes) -> bytes:
+    """TPM_NV_ReadValue (3:20.4)."""
     return decode_capability(body)  # the same shape: a size and the data
 
 

@@ -20,7 +20,7 @@ from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.files import check_directory, is_draft, write_error
 from swtpm_svc.state.filling import NEW
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
-from swtpm_svc.wire.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
+from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:

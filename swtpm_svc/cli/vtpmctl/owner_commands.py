@@ -17,7 +17,7 @@ from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.wire.public_key import EccPublicKey, PublicKey, RsaPublicKey
 from swtpm_svc.wire.results import TpmResult
-from swtpm_svc.wire.tpm2 import Curve
+from swtpm_svc.wire.tpm2_public import Curve
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 DEFAULT_ALGORITHM = "rsa2048"

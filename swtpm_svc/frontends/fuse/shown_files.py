@@ -28,8 +28,10 @@ from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.fuse.open_files import ControlFile, Fact, File, TpmFile, Waiting, when_free
 from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.frontends.shares import Shares, too_many
-from swtpm_svc.tpm.pcr import PCR_COUNT, algorithm_of, pcr_banks, read_pcr
+from swtpm_svc.tpm.pcr import pcr_banks, read_pcr
+from swtpm_svc.wire.algorithms import hash_of
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.pcr_banks import PCR_COUNT
 
 _TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
 #: Files that may be open at a time, by kind (_STATUS: all facts), so that who may only look keeps nobody from the TPM.
@@ -128,7 +130,7 @@ class TpmFiles(pyfuse3.Operations):
         if inode == ROOT_INODE:
             if not self.dispatcher.executor.busy:
                 self._banks = pcr_banks(self.dispatcher.tpm)
-            return {**_NAMES, **{f"pcr-{bank}": algorithm_of(bank) << _BANK_SHIFT for bank in self._banks}}
+            return {**_NAMES, **{f"pcr-{bank}": hash_of(bank) << _BANK_SHIFT for bank in self._banks}}
         return {str(index): inode + 1 + index for index in range(PCR_COUNT)}
 
     def _attributes(self, inode: int) -> EntryAttributes:

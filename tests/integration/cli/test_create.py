@@ -29,7 +29,7 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.state import newborn
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.store import Store
-from swtpm_svc.wire.tpm2 import encode_public
+from swtpm_svc.wire.tpm2_public import encode_public
 
 HIERARCHIES = {"0x81000001": "o"}
 

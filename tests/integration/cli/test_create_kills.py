@@ -21,12 +21,12 @@ from swtpm_svc.config import loading
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import nv_certificates, ownership
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.provision.manufacture import HASHES
 from swtpm_svc.provision.subject_public_key import to_cryptography
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.state import newborn
 from swtpm_svc.state.store import Store
+from swtpm_svc.wire.algorithms import HASHES
 from swtpm_svc.wire.public_key import PublicKey
 
 #: The whole proof takes 200 (.ci/run); the suite has no time for all of them on a busy machine.

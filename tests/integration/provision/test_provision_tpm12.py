@@ -7,6 +7,7 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.wire import tpm12
+from swtpm_svc.wire.command_codes import Ordinal
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm12 import NvPermission
 
@@ -78,9 +79,7 @@ def test_one_session_authorizes_many_commands_with_nonces_that_roll(owned):
         nonces = set()
         for _ in range(5):
             nonces.add(session._nonce_even)
-            owned._call_in(
-                session, tpm12.Ordinal.OWNER_READ_INTERNAL_PUB, tpm12.encode_owner_read_internal_pub(tpm12.KH_EK)
-            )
+            owned._call_in(session, Ordinal.OWNER_READ_INTERNAL_PUB, tpm12.encode_owner_read_internal_pub(tpm12.KH_EK))
     assert len(nonces) == 5
     assert not session.is_open
 
@@ -91,7 +90,7 @@ def test_a_response_that_was_changed_on_its_way_is_not_believed(execute, owned, 
 
     def execute_and_change(command):
         response = bytearray(execute(command))
-        if int.from_bytes(command[6:10], "big") == tpm12.Ordinal.OWNER_READ_INTERNAL_PUB:
+        if int.from_bytes(command[6:10], "big") == Ordinal.OWNER_READ_INTERNAL_PUB:
             response[where] ^= 1
         return bytes(response)
 

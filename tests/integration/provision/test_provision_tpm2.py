@@ -10,8 +10,10 @@ from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.wire import tpm2
+from swtpm_svc.wire.algorithms import Alg
+from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.tpm2 import Command, NvAttribute, NvPublic
+from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
 
 PASSWORD = b"ownerpass"
 RSA = ENDORSEMENT_KEYS["rsa2048"]
@@ -87,7 +89,7 @@ def test_an_endorsement_key_is_that_of_its_template_and_stays(tpm, name):
 def test_an_algorithm_that_the_tpm_does_not_have(execute, rc):
     """0x2C4: libtpms 0.9 to RSA 4096, which is in 0.10; the others: TPM_RC_KEY_SIZE and TPM_RC_CURVE, of the same
     parameter."""
-    tpm = Tpm2(failing(execute, Command.CREATE_PRIMARY, rc))
+    tpm = Tpm2(failing(execute, CommandCode.CREATE_PRIMARY, rc))
     error = refusal(ownership.create_endorsement_key, tpm, ENDORSEMENT_KEYS["rsa4096"])
     assert error.code is Code.TPM_REFUSED
     for option in ("--algorithm", "--ek", "endorsement-keys"):
@@ -112,7 +114,7 @@ def test_no_object_is_left_behind_when_the_key_cannot_be_stored(execute, replace
     if replace:
         ownership.create_endorsement_key(Tpm2(execute), RSA)
     for _ in range(5):
-        failed = Tpm2(failing(execute, Command.EVICT_CONTROL, 0x14B))
+        failed = Tpm2(failing(execute, CommandCode.EVICT_CONTROL, 0x14B))
         assert "TPM_RC_NV_SPACE" in str(refusal(ownership.create_endorsement_key, failed, RSA, replace=replace))
 
 
@@ -153,7 +155,7 @@ def test_a_password_of_zeros_is_none(tpm, zeros):
 
 @pytest.mark.parametrize("done", [1, 2])
 def test_ownership_is_taken_as_a_whole_or_not_at_all(execute, done):
-    failed = Tpm2(failing(execute, Command.HIERARCHY_CHANGE_AUTH, 0x923, after=done))
+    failed = Tpm2(failing(execute, CommandCode.HIERARCHY_CHANGE_AUTH, 0x923, after=done))
     assert "TPM_RC_NV_UNAVAILABLE" in str(refusal(ownership.take_ownership, failed, PASSWORD))
     assert Tpm2(execute).authorizations_set() == []
 
@@ -166,7 +168,7 @@ def test_an_interrupt_leaves_no_owner(execute, which, what):
 
     def cut_short(command):
         response = execute(command)
-        if int.from_bytes(command[6:10], "big") == Command.HIERARCHY_CHANGE_AUTH:
+        if int.from_bytes(command[6:10], "big") == CommandCode.HIERARCHY_CHANGE_AUTH:
             seen.append(command)
             if len(seen) == which:
                 raise what
@@ -178,7 +180,7 @@ def test_an_interrupt_leaves_no_owner(execute, which, what):
 
 
 def test_what_cannot_be_given_up_is_said(execute):
-    failed = Tpm2(failing(execute, Command.HIERARCHY_CHANGE_AUTH, 0x923, after=2, times=2))
+    failed = Tpm2(failing(execute, CommandCode.HIERARCHY_CHANGE_AUTH, 0x923, after=2, times=2))
     error = refusal(ownership.take_ownership, failed, PASSWORD)
     assert "taken in part" in str(error)
     assert "tpm2_changeauth" in error.remedy
@@ -205,7 +207,7 @@ def test_an_nv_index_that_ends_too_early_is_a_protocol_error(execute, tpm):
     tpm.nv_write(0x01500000, bytes(8))
 
     def without_data(command):
-        if int.from_bytes(command[6:10], "big") == Command.NV_READ:
+        if int.from_bytes(command[6:10], "big") == CommandCode.NV_READ:
             return bytes.fromhex("8002 00000015 00000000 00000002 0000 0000 01 0000")
         return execute(command)
 
@@ -215,9 +217,7 @@ def test_an_nv_index_that_ends_too_early_is_a_protocol_error(execute, tpm):
 
 def test_pcr_banks():
     with tpm_in_process("2.0") as execute:
-        allocation = Tpm2(execute).pcr_allocate(
-            {0x04: False, tpm2.ALG_SHA256: True, tpm2.ALG_SHA384: True, tpm2.ALG_SHA512: False}
-        )
+        allocation = Tpm2(execute).pcr_allocate({0x04: False, Alg.SHA256: True, Alg.SHA384: True, Alg.SHA512: False})
         assert allocation.is_done
         assert allocation.max_pcrs == 24
         assert 0 < allocation.size_needed <= allocation.size_available

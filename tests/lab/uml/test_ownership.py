@@ -11,7 +11,7 @@ from tpm_commands import TPM12_GET_MANUFACTURER
 
 from swtpm_svc.cli import tpm_connection
 from swtpm_svc.cli.vtpmctl.entry import STATUS_INTERRUPTED, main
-from swtpm_svc.wire.tpm2 import Command
+from swtpm_svc.wire.command_codes import CommandCode
 
 pytestmark = pytest.mark.needs("cuse", "root", "udev", "accounts", "binding")
 
@@ -67,7 +67,7 @@ def test_ownership_of_a_tpm_2_that_is_interrupted_is_given_up(tpm2, tmp_path, mo
     exchange, seen = tpm_connection._File.exchange, []
 
     def interrupted(way, command):
-        if int.from_bytes(command[6:10], "big") == Command.HIERARCHY_CHANGE_AUTH:
+        if int.from_bytes(command[6:10], "big") == CommandCode.HIERARCHY_CHANGE_AUTH:
             seen.append(command)
             if len(seen) == 2:
                 os.write(way._descriptor, command)

@@ -12,12 +12,13 @@ from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm12_owner import secret_of
 from swtpm_svc.provision.tpm12_session import Session, hmac_sha1
 from swtpm_svc.wire import return_codes
+from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
 from swtpm_svc.wire.results import TpmRc, TpmResult
-from swtpm_svc.wire.tpm2 import ALG_SHA256, ALG_SHA384, ALG_SHA512, Curve, RsaParameters
+from swtpm_svc.wire.tpm2_public import Curve, RsaParameters
 
 h = bytes.fromhex
-HASHES = {ALG_SHA256: ("sha256", 0x01C07F01), ALG_SHA384: ("sha384", 0x01C07F02), ALG_SHA512: ("sha512", 0x01C07F03)}
+HASHES = {Alg.SHA256: ("sha256", 0x01C07F01), Alg.SHA384: ("sha384", 0x01C07F02), Alg.SHA512: ("sha512", 0x01C07F03)}
 
 
 def policies(algorithm):

@@ -106,6 +106,18 @@ def test_the_tables_are_complete():
         assert len(set(table.values())) == len(table)
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (command_codes.Ordinal, command_codes.ORDINALS_12),
+        (command_codes.CommandCode, command_codes.COMMAND_CODES_20),
+    ],
+)
+def test_commands_that_are_sent_have_the_names_that_they_have_in_words(kind, names):
+    for code in kind:
+        assert code.name.replace("_", "") == names[code].replace("_", "").upper()
+
+
 def test_long_running_commands():
     for version, table in (("1.2", command_codes.ORDINALS_12), ("2.0", command_codes.COMMAND_CODES_20)):
         assert command_codes.LONG_RUNNING[version] <= set(table)

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swtpm_svc.wire import tpm2
+from swtpm_svc.wire import pcr_banks, tpm2, tpm2_public
+from swtpm_svc.wire.algorithms import Alg
+from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import EccPublicKey, RsaPublicKey
-from swtpm_svc.wire.tpm2 import ALG_NULL, EccParameters, NvPublic, Public, RsaParameters
+from swtpm_svc.wire.tpm2 import NvPublic
+from swtpm_svc.wire.tpm2_public import EccParameters, Public, RsaParameters
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, ST_SESSIONS, decode_response
 
 
@@ -26,15 +29,15 @@ NV_BYTES = h("0014 01c00002 000b 42072001 0006 706f6c696379 05dc")  # TPM2B_NV_P
 
 #: What a TPM answers, how each is decoded, and whether all of it is looked at.
 ANSWERS = [
-    (tpm2.decode_public, RSA_BYTES, RSA),
-    (tpm2.decode_public, ECC_BYTES, ECC),
+    (tpm2_public.decode_public, RSA_BYTES, RSA),
+    (tpm2_public.decode_public, ECC_BYTES, ECC),
     (
         tpm2.decode_nv_read_public,
         NV_BYTES + h("0003 010203"),
         NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy"),
     ),
     (tpm2.decode_nv_read, h("0003 616263"), b"abc"),
-    (tpm2.decode_pcr_allocate, h("01 00000018 00000780 00000f60"), tpm2.Allocation(True, 24, 1920, 3936)),
+    (pcr_banks.decode_pcr_allocate, h("01 00000018 00000780 00000f60"), pcr_banks.Allocation(True, 24, 1920, 3936)),
     (lambda body: tpm2.decode_property(body, 0x200), h("00 00000006 00000001 00000200 00000007"), 7),
     (
         lambda body: tpm2.split_response(ST_SESSIONS, body, handles=1),
@@ -82,18 +85,18 @@ _uint16 = st.integers(0, 0xFFFF)
         _uint16,
         st.integers(0, 0xFFFFFFFF),
         _sized,
-        st.builds(EccParameters, st.integers(1, 0xFFFF), _uint16, st.just(ALG_NULL))
+        st.builds(EccParameters, st.integers(1, 0xFFFF), _uint16, st.just(Alg.NULL))
         | st.builds(EccParameters, st.just(0), _uint16, _uint16),
         st.tuples(_sized, _sized),
     )
 )
 def test_a_public_area_that_is_encoded_is_decoded_again(public):
-    assert tpm2.decode_public(tpm2.encode_public(public)) == public
+    assert tpm2_public.decode_public(tpm2_public.encode_public(public)) == public
 
 
 def test_public_areas_as_bytes():
-    assert tpm2.encode_public(RSA) == RSA_BYTES
-    assert tpm2.encode_public(ECC) == ECC_BYTES
+    assert tpm2_public.encode_public(RSA) == RSA_BYTES
+    assert tpm2_public.encode_public(ECC) == ECC_BYTES
     assert RSA.key == RsaPublicKey(b"\x55" * 256, 65537)
     assert ECC.key == EccPublicKey(4, b"\1" * 48, b"\2" * 48)
 
@@ -109,7 +112,7 @@ def test_public_areas_as_bytes():
 )
 def test_keys_of_another_kind(body, reason):
     with pytest.raises(ProtocolError, match=reason):
-        tpm2.decode_public(body)
+        tpm2_public.decode_public(body)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +134,10 @@ def test_keys_of_another_kind(body, reason):
 )
 def test_a_key_is_found_whatever_it_is_for(public, key):
     name = h("0002 abcd")  # what else ReadPublic gives
-    assert tpm2.decode_key(tpm2.sized(public) + name) == key
+    assert tpm2_public.decode_key(tpm2_public.sized(public) + name) == key
     for broken in (public[:-1], public + b"\0", b"\0\x08" + public[2:]):
         with pytest.raises(ProtocolError):
-            tpm2.decode_key(tpm2.sized(broken))
+            tpm2_public.decode_key(tpm2_public.sized(broken))
 
 
 def test_handles():
@@ -155,7 +158,7 @@ GET_TIME = h(
 
 def test_the_time_without_a_key():
     command = tpm2.encode(
-        tpm2.Command.GET_TIME, (0x4000000B, 0x40000007), tpm2.encode_get_time(), password=b"", authorized=2
+        CommandCode.GET_TIME, (0x4000000B, 0x40000007), tpm2.encode_get_time(), password=b"", authorized=2
     )
     sessions = "00000012" + "40000009 0000 00 0000" * 2
     assert command == h(f"8002 0000002c 0000014c 4000000b 40000007 {sessions} 0000 0010")
@@ -182,15 +185,15 @@ def test_a_property_that_the_tpm_does_not_have(body):
 
 
 def test_commands():
-    get = tpm2.encode(tpm2.Command.GET_CAPABILITY, (), tpm2.encode_get_property(0x200))
+    get = tpm2.encode(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(0x200))
     assert get == h("8001 00000016 0000017a 00000006 00000200 00000001")
-    evict = tpm2.encode(tpm2.Command.EVICT_CONTROL, (0x40000001, 0x80000000), h("81010001"), password=b"pw")
+    evict = tpm2.encode(CommandCode.EVICT_CONTROL, (0x40000001, 0x80000000), h("81010001"), password=b"pw")
     assert evict == h("8002 00000025 00000120 40000001 80000000 0000000b 40000009 0000 00 0002 7077 81010001")
-    change = tpm2.encode(tpm2.Command.HIERARCHY_CHANGE_AUTH, (0x4000000A,), tpm2.sized(b"new"), password=b"")
+    change = tpm2.encode(CommandCode.HIERARCHY_CHANGE_AUTH, (0x4000000A,), tpm2_public.sized(b"new"), password=b"")
     assert change == h("8002 00000020 00000129 4000000a 00000009 40000009 0000 00 0000 0003 6e6577")
     assert tpm2.encode_create_primary(ECC)[:6] == h("0004 0000 0000")
     assert tpm2.encode_create_primary(ECC)[6:] == h("007a") + ECC_BYTES + h("0000 00000000")
-    assert tpm2.encode_pcr_allocate({4: False, 11: True}) == h("00000002 0004 03 000000 000b 03 ffffff")
+    assert pcr_banks.encode_pcr_allocate({4: False, 11: True}) == h("00000002 0004 03 000000 000b 03 ffffff")
     assert (
         tpm2.encode_nv_define_space(NvPublic(0x01C00002, 0x42072001, 1500, 0x000B, b"policy")) == h("0000") + NV_BYTES
     )
