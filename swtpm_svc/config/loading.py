@@ -1,7 +1,7 @@
 """An instance's TOML file read and checked: load() and parse() give a `Config` with every value present.
 
-What may stand in the file is the table in `config_schema`, how it is read is in `config_file`; here is what a person is
-told when it says something wrong: the file, the table, the key, what was found and what is expected.
+What may stand in the file is the table in schema.py, how it is read is in toml_file.py; here is what a person is told
+when it says something wrong: the file, the table, the key, what was found and what is expected.
 """
 
 import os

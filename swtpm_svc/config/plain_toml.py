@@ -1,5 +1,5 @@
-"""The plain part of TOML, which configurations are written in, read without the parser, whose import takes long (design
-D12).
+"""The plain part of TOML, which configurations are written in, read without the parser, whose import takes long
+(decisions/0024).
 
 Plain are tables with one header each, bare keys, strings in simple quotes without escapes, integers without signs and
 separators, booleans, comments. A test compares with the parser (TOML 1.0, toml.io).

@@ -1,6 +1,6 @@
 """A configuration's file: its text, and what a person is told where it cannot be read or is no TOML.
 
-What it says: config.py.
+What it says: loading.py.
 """
 
 import os

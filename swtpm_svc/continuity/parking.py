@@ -1,4 +1,4 @@
-"""What outlives the process: a memfd that systemd keeps in its descriptor store beside /dev/cuse (design section 5).
+"""What outlives the process: a memfd that systemd keeps in its descriptor store beside /dev/cuse (decisions/0016).
 
     page 0        header: magic, layout, whether a handover is complete, and how long it is
     pages 1, 2    ids of requests that were taken and are answered later

@@ -1,4 +1,4 @@
-"""Who may do what (design D9): rights from the kernel's word on who calls, and from the system's databases on his
+"""Who may do what (decisions/0022): rights from the kernel's word on who calls, and from the system's databases on his
 groups.
 
 The databases may be a directory across the network, and slow or silent: only threads ask them, and only who is asked

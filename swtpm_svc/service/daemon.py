@@ -1,7 +1,7 @@
 """The daemon of one instance: the order of its start, of its service and of its end.
 
 Order of a start: configuration, /dev/cuse, privileges, state and its lock, TPM, device node, READY. Whatever fails
-before the node exists leaves no trace; READY means that a client can open the device and get answers (design D11).
+before the node exists leaves no trace; READY means that a client can open the device and get answers (decisions/0024).
 Without udev the node comes before the privileges: to finish it takes root, which nothing that reads the state may
 become again.
 

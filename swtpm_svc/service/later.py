@@ -1,4 +1,4 @@
-"""What the daemon imports when it first needs it, so that a start is short (design D12), named once.
+"""What the daemon imports when it first needs it, so that a start is short (decisions/0024), named once.
 
 A daemon that leaves root for a user to whom its modules are closed, such as that of an administrator's own copy in
 /root, imports all of it before.

@@ -1,4 +1,4 @@
-"""The command line of vtpmd, as values. No argparse: a cold start is short (design D12)."""
+"""The command line of vtpmd, as values. No argparse: a cold start is short (decisions/0024)."""
 
 from typing import NamedTuple, Optional
 

@@ -1,7 +1,7 @@
 """The character device of an instance, and the memory that is parked beside it: taken over from a predecessor, or new.
 
-systemd keeps both in its descriptor store. The device lives as long as one of its descriptors does (design D3), so a
-successor goes on with it; an instance without a device has only the memory, in which a running TPM is handed over.
+systemd keeps both in its descriptor store. The device lives as long as one of its descriptors does (decisions/0016), so
+a successor goes on with it; an instance without a device has only the memory, in which a running TPM is handed over.
 """
 
 import os

@@ -13,7 +13,8 @@ Measured on the files of swtpm 0.7.1 (--key and --migration-key, every mode, for
 A passphrase is all bytes of its file, the end of the last line too. With a fixed salt and so few iterations a short one
 can be found by trying: the strength must be in the passphrase.
 
-`cryptography`, hmac and hashlib are imported with the first key: a TPM without one starts without them (design D12).
+`cryptography`, hmac and hashlib are imported with the first key: a TPM without one starts without them
+(decisions/0024).
 """
 
 import re

@@ -1,8 +1,8 @@
-"""The PTM controller: what each control request does to the TPM, whichever encoding it came in (design D8).
+"""The PTM controller: what each control request does to the TPM, whichever encoding it came in (decisions/0021).
 
 A refusal of the TPM is a result code in the reply, as the classic emulator gives it (measured against swtpm 0.7.1:
-TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARAMETER). A refusal of the caller (design
-D9) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
+TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARAMETER). A refusal of the caller
+(decisions/0022) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
 """
 
 from typing import Any, Callable, NamedTuple, Optional

@@ -1,4 +1,4 @@
-"""Who runs what: short work inline, long work on one thread, always one thing at a time on the TPM (design D5).
+"""Who runs what: short work inline, long work on one thread, always one thing at a time on the TPM (decisions/0018).
 
 Users take turns: who has much to do waits for others after each of his jobs. How much may wait is what front ends let
 in: one command for each open file or connection, of which each user has a share.

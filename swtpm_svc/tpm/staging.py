@@ -1,7 +1,7 @@
 """Storage as libtpms sees it: what a command stores is staged, and goes to the storage proper when the command is done.
 
 So libtpms never waits for a disk, a disk that is full does not put it into failure mode, in which it would stay, and
-what a command stores in two steps is stored once. No response may leave before `commit` has succeeded (design D7).
+what a command stores in two steps is stored once. No response may leave before `commit` has succeeded (decisions/0020).
 """
 
 import time

@@ -7,7 +7,7 @@ response is there. What is new: several files may be open, each with its own res
 serialised. What waits for a file that is closed is forgotten.
 
 The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
-its id in `waiters` there, so that a successor knows whom it owes an answer (design section 5). After an orderly stop
+its id in `waiters` there, so that a successor knows whom it owes an answer (decisions/0016). After an orderly stop
 the successor gets the request itself, and asks it again.
 """
 

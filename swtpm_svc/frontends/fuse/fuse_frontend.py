@@ -1,9 +1,9 @@
 """The FUSE front end: a directory with a TPM in it, for hosts and containers without CUSE, and for users who are not
 root.
 
-What is in the directory is in fuse_files. pyfuse3 is a trio program; trio runs as a guest of the serving loop, so all
-handlers run on the serving thread, where the TPM belongs. Both are imported only when a front end is made: they take
-longer to load than all the rest of the daemon.
+What is in the directory is in shown_files.py. pyfuse3 is a trio program; trio runs as a guest of the serving loop, so
+all handlers run on the serving thread, where the TPM belongs. Both are imported only when a front end is made: they
+take longer to load than all the rest of the daemon.
 """
 
 import errno

@@ -560,7 +560,7 @@ def test_without_cryptography_nothing_is_changed(session, monkeypatch):
 
 
 def test_cryptography_is_not_imported_where_nothing_is_encrypted():
-    """D12."""
+    """A cold start is short (decisions/0024)."""
     imports = "from swtpm_svc.cli import tpm_connection; from swtpm_svc.cli.vtpmctl import owner_commands, parser"
     code = f"import sys; {imports}; print('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

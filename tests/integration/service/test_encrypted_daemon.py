@@ -224,7 +224,7 @@ def test_a_tpm_migrates_to_swtpm_and_back_under_a_migration_key(daemon, tmp_path
 
 
 def test_cryptography_is_not_loaded_without_a_key():
-    """A cold start is short (design D12)."""
+    """A cold start is short (decisions/0024)."""
     program = (
         "import sys, swtpm_svc.service.daemon; print([n for n in ('cryptography', 'hmac', 'getpass') if n in "
         "sys.modules])"
