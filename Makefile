@@ -22,7 +22,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/*)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux clean distclean help
+.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux release-check clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -104,6 +104,10 @@ selinux: ## the SELinux policy module, build/selinux/vtpm.pp, which may allow no
 	@/usr/libexec/selinux/hll/pp "$(SELINUX)/vtpm.pp" "$(SELINUX)/vtpm.cil"
 	@$(PYTHON) tools/selinux_allowed.py "$(SELINUX)/vtpm.cil" packaging/swtpm.allowed
 
+release-check: env ## is this checkout what a release is tagged from? (docs/releasing.md)
+	@tools/need.sh lint
+	@$(BIN)/python tools/release_check.py
+
 clean: ## remove what builds and tests leave (not .venv, nor the lab's images)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swtpm_svc/tpm/_libtpms*.so swtpm_svc/tpm/_libtpms.c
 	rm -f .venv/.ready
@@ -114,4 +118,4 @@ distclean: clean ## remove .venv and the lab's images too
 	tests/lab/vm-image.sh --remove
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

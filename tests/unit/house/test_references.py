@@ -25,10 +25,12 @@ RECORD = re.compile(r"\bdecisions/(\d{4})")
 RECORD_IN_A_RECORD = re.compile(r"(?<=[(, ])(00\d\d)(?=[),;])")
 FILE = re.compile(
     START + r"((?!docs/decisions/\d{4}\b(?!-)|tools/testing/)"  # the latter is the kernel's
-    r"(?:swtpm_svc|docs|tests|packaging|tools|benchmarks)/[\w@./*+-]*[\w*/])(?![\w*/]|\.\$)"
+    r"(?:swtpm_svc|docs|tests|packaging|tools|benchmarks)/[\w@./*+-]*[\w*/])(?![\w*/\\]|\.\$)"
 )
 MODULE = re.compile(START + rf"((?:{'|'.join(FLOORS)})/[a-z0-9_/]+(?:\.(?:py|c))?)\b(?![-.\w])")
 BARE_MODULE = re.compile(START + r"((?!setup\b)[a-z_]\w*\.py)\b(?!\w)")
+LINK = re.compile(r"\]\((?!https?:)([^)]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PAGE = re.compile(r"(?<![\w.-])(vtpm[\w@.-]*)\((\d)\)")
 
 
@@ -114,6 +116,24 @@ def test_modules_without_their_folder():
 
 def test_manual_pages():
     assert led_nowhere(PAGE, lambda match: (ROOT / f"docs/man/{match[1]}.{match[2]}").exists()) == []
+
+
+def test_links():
+    """From one Markdown file to another file, or to a heading."""
+    pages = [(path, text) for path, text in texts() if path.suffix == ".md"]
+    slugs = {
+        path: {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in HEADING.findall(text)}
+        for path, text in pages
+    }
+    assert len(pages) > 20
+    broken = [
+        f"{path.relative_to(ROOT)}: {file}#{heading}" if heading else f"{path.relative_to(ROOT)}: {file}"
+        for path, text in pages
+        for file, _, heading in (target.partition("#") for target in LINK.findall(text))
+        for target in [(path.parent / file).resolve() if file else path]
+        if not target.exists() or (heading and heading not in slugs.get(target, set()))
+    ]
+    assert broken == []
 
 
 def test_nothing_outside_of_the_tree_is_meant():
