@@ -74,6 +74,10 @@ def test_rooms_that_stand_apart_do():
     assert wrong == []
 
 
+def test_every_way_in_stands_apart():
+    assert sorted(APART["frontends"]) == sorted(path.parent.name for path in PACKAGE.glob("frontends/*/__init__.py"))
+
+
 def test_no_two_modules_import_each_other():
     names = {name_of(path) for path in MODULES}
     edges = {
