@@ -88,6 +88,21 @@ def test_the_changelog_tells_of_every_command():
     assert_all({f"vtpmctl {name}": f"vtpmctl {name}" in told for name in commands})
 
 
+# --- a key -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_key_is_used():
+    """By the name that it has as a value, wherever. That a reload applies it: test_reload.py."""
+    used = {
+        node.attr
+        for path in (ROOT / "swtpm_svc").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    fields = {f"[{table.name}] {key.name}": key.name.replace("-", "_") for table in SCHEMA for key in table.keys}
+    assert_all({name: field in used for name, field in fields.items()})
+
+
 # --- a way in ----------------------------------------------------------------------------------------------------------
 
 
