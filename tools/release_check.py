@@ -57,9 +57,9 @@ def check_versions(root: Path, version: str) -> Iterator[Check]:
     text, today = (root / "CHANGELOG.md").read_text(), str(datetime.now(tz=timezone.utc).date())
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     unreleased = [section for section in sections if section.startswith("[Unreleased]")]
-    waiting = [line for section in unreleased for line in section.splitlines()[1:] if line.strip()]
+    waiting = [line for section in unreleased for line in section.splitlines()[1:] if line.startswith("- ")]
     name = "CHANGELOG.md: nothing is unreleased"
-    yield Check(name, f"{len(waiting)} lines are: move them below ## [{version}] - {today}" if waiting else None)
+    yield Check(name, f"entries that are: {len(waiting)}; see docs/releasing.md, 1" if waiting else None)
     heads = re.findall(r"^## \[(\d\S*)\](?: - (\S+))?$", text, re.MULTILINE)
     top, day = heads[0] if heads else ("no version", "")
     yield Check("CHANGELOG.md: its newest version", None if top == version else f"{top}, but the package is {version}")
