@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swtpm_svc.config.schema import SCHEMA
-from swtpm_svc.service.frontend_set import SERVICES
+from swtpm_svc.service.ways_in import SERVICES
 from swtpm_svc.tpm import controller
 from swtpm_svc.wire import ptm
 
