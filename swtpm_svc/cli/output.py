@@ -1,11 +1,24 @@
-"""Writing to standard output and error: what cannot be written is an error like any other, and never a traceback."""
+"""Writing to standard output and error: what cannot be written is an error like any other, and never a traceback.
+
+It is also needed by who has become another user, to whom other modules may be closed.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional, TextIO
+from typing import Any, Optional, TextIO
 
 from swtpm_svc.errors import Code, VtpmError
+
+
+def error_values(error: VtpmError) -> "dict[str, Any]":
+    """What --json says of it."""
+    return {
+        "code": error.code.value,
+        "message": error.message,
+        "remedy": error.remedy,
+        "exit_status": error.fault.exit_status,
+    }
 
 
 def write(stream: Optional[TextIO], text: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.cli import output
-from swtpm_svc.cli.vtpmctl.command import Argument
+from swtpm_svc.cli.command import Argument, Offer
 from swtpm_svc.errors import Code, VtpmError
 
 #: No password is longer; what a wrong file name must not pull into memory.
@@ -26,14 +26,12 @@ def arguments(role: str) -> "tuple[Argument, ...]":
     option = f"--{role}-password"
     whose = "the owner's password" if role == "owner" else "the storage root key's password"
     result: tuple[Argument, ...] = (
-        Argument((f"{option}-file",), f"a file with {whose}", {"metavar": "FILE"}),
-        Argument((f"{option}-fd",), f"an open descriptor with {whose}", {"metavar": "N", "type": int}),
-        Argument((f"{option}-credential",), f"a systemd credential with {whose}", {"metavar": "ID"}),
+        Argument((f"{option}-file",), f"a file with {whose}", "FILE", Offer.FILE),
+        Argument((f"{option}-fd",), f"an open descriptor with {whose}", "N", type=int),
+        Argument((f"{option}-credential",), f"a systemd credential with {whose}", "ID"),
     )
     if role == "owner":
-        result += (
-            Argument((CLASSIC_OPTION,), f"{whose} itself, which all users can then see", {"metavar": "PASSWORD"}),
-        )
+        result += (Argument((CLASSIC_OPTION,), f"{whose} itself, which all users can then see", "PASSWORD"),)
     return result
 
 

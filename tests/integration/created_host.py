@@ -14,7 +14,7 @@ from typing import Any
 from unix_listener import listens
 
 PROGRAM = (
-    "import sys; from swtpm_svc.cli.vtpmctl import create, entry; from swtpm_svc.cli.vtpmctl.status import Places; "
+    "import sys; from swtpm_svc.cli.vtpmctl import create, entry; from swtpm_svc.cli.vtpmctl.host import Places; "
     "create.STATE, create.USER = sys.argv[2:4]; sys.exit(entry.main(sys.argv[4:], Places(config=sys.argv[1])))"
 )
 

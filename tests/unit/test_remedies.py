@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli.vtpmctl import authority, parser
-from swtpm_svc.cli.vtpmctl.operations import OPERATIONS
-from swtpm_svc.cli.vtpmctl.tpm_commands import TPM_COMMANDS
+from swtpm_svc.cli.vtpmctl.commands import PROGRAM
 from swtpm_svc.errors import NAME, TCTI, Code, VtpmError, quote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +112,7 @@ def test_no_remedy_says_name_where_somebody_knows_it():
         "swtpm_svc/service/options.py",
         "swtpm_svc/service/attach.py",
         "swtpm_svc/service/systemd/udev_properties.py",
-        "swtpm_svc/cli/vtpmctl/parser.py",
+        "swtpm_svc/cli/vtpmctl/commands.py",
     )
     for place, text in TEXTS:
         if not place.startswith(helps):
@@ -147,25 +145,16 @@ def test_a_path_in_a_command_stays_one_word(word):
 
 
 def test_the_commands_of_ours_that_are_named_exist():
-    commands = {*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *authority.GROUPS}
+    commands = {command.name for command in PROGRAM.commands}
     for place, text in ALL:
         for command in re.findall(r"\bvtpmctl ([a-z][a-z-]*[a-z])\b(?! [a-z]+ (?:and|start))", text):
             assert command in commands or place.startswith(("docs/", "README")), f"{place}: vtpmctl {command}"
 
 
-def options_of(command: str, rest: str) -> "set[str]":
-    if command == "ca":
-        arguments = (
-            (*authority.ACTIONS[rest.split()[0]].arguments, authority.PLACE)
-            if rest.split()[0] in authority.ACTIONS
-            else ()
-        )
-    elif command in parser.REPORTS:
-        arguments = parser.REPORT_ARGUMENTS.get(command, ())
-    else:
-        arguments = {**OPERATIONS, **TPM_COMMANDS}[command].arguments
-    names = {name for argument in arguments for name in argument.names}
-    return {"--help", "--json", *parser.REPORT_OPTIONS.get(command, {}), *names}
+def options_of(name: str, rest: str) -> "set[str]":
+    command = PROGRAM.find(name)
+    rows = [action for action in command.actions if action.name == rest.split()[0]] or [command]
+    return {"--help", "--json", *(word for row in rows for option in row.options for word in option.names)}
 
 
 def test_so_do_their_options():

@@ -1,7 +1,4 @@
-"""vtpmctl ca: look at the local CA, hand out its certificates, put one's own issuer in its place. The table is ACTIONS.
-
-An action gets the CA's directory and its arguments by name, and returns a `Report`, as operations do.
-"""
+"""vtpmctl ca: look at the local CA, hand out its certificates, put one's own issuer in its place."""
 
 import os
 import shlex
@@ -9,53 +6,32 @@ import shutil
 from typing import TYPE_CHECKING, Optional
 
 from swtpm_svc.cli import operator_files
-from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
+from swtpm_svc.cli.command import Report
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.provision.ca_directory import DIRECTORY, FILE_MAX_BYTES
+from swtpm_svc.provision.ca_directory import FILE_MAX_BYTES
 
 if TYPE_CHECKING:
-    import argparse
-
     from cryptography import x509
 
     from swtpm_svc.provision.ca import Authority
 
 
-def run(options: "argparse.Namespace") -> Report:
-    """Do what parser.parse has found.
-
-    Raises:
-        VtpmError INSTALLATION: cryptography is missing. And what the action raises.
-    """
-    try:
-        import cryptography  # noqa: F401 - said here once, before an action imports what needs it
-    except ImportError as error:
-        remedy = "install python3-cryptography"
-        raise VtpmError(
-            Code.INSTALLATION, f"the Python package cryptography cannot be used ({error})", remedy=remedy
-        ) from error
-    values = {
-        name: value for name, value in vars(options).items() if name not in ("command", "json", "action", "directory")
-    }
-    return ACTIONS[options.action].run(os.path.abspath(options.directory), **values)
-
-
-def create(directory: str) -> Report:
+def create(*, directory: str) -> Report:
     from swtpm_svc.provision import ca
 
-    return _report(ca.obtain(directory))
+    return _report(ca.obtain(os.path.abspath(directory)))
 
 
-def show(directory: str) -> Report:
+def show(*, directory: str) -> Report:
     from swtpm_svc.provision import ca
 
-    return _report(ca.load(directory))
+    return _report(ca.load(os.path.abspath(directory)))
 
 
-def export(directory: str, *, chain: bool, output: Optional[str]) -> Report:
+def export(*, directory: str, chain: bool, output: Optional[str]) -> Report:
     from swtpm_svc.provision import ca
 
-    certificates = ca.load(directory).chain
+    certificates = ca.load(os.path.abspath(directory)).chain
     chosen = certificates if chain else certificates[-1:]
     text = b"".join(ca.pem(certificate) for certificate in chosen)
     if output is None:
@@ -64,7 +40,7 @@ def export(directory: str, *, chain: bool, output: Optional[str]) -> Report:
     return Report(f"{output}: certificates written: {len(chosen)}", {"output": output, "certificates": len(chosen)})
 
 
-def import_issuer(directory: str, *, chain: str, key: Optional[str], signer: Optional[str], force: bool) -> Report:
+def import_issuer(*, directory: str, chain: str, key: Optional[str], signer: Optional[str], force: bool) -> Report:
     from swtpm_svc.provision import ca
 
     if (key is None) == (signer is None):
@@ -72,8 +48,9 @@ def import_issuer(directory: str, *, chain: str, key: Optional[str], signer: Opt
     chain_pem = operator_files.read_input(chain, FILE_MAX_BYTES)
     key_pem = operator_files.read_input(key, FILE_MAX_BYTES) if key is not None else None
     command = _command(signer) if signer is not None else ()
-    authority, kept = ca.import_issuer(chain_pem, key=key_pem, command=command, directory=directory, force=force)
-    text, values, _data = _report(authority)
+    place = os.path.abspath(directory)
+    authority, kept = ca.import_issuer(chain_pem, key=key_pem, command=command, directory=place, force=force)
+    text, values, _data, _status = _report(authority)
     if kept:
         text += f"\nreplaced    kept in {kept}"
     return Report(text, {**values, "replaced": kept})
@@ -132,31 +109,3 @@ def _describe(certificate: "x509.Certificate") -> "dict[str, str]":
         "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}",
         "validity": validity.state(certificate),
     }
-
-
-#: Every action has this one too.
-PLACE = Argument(
-    ("--ca",),
-    f"the CA's directory (default {DIRECTORY})",
-    {"metavar": "DIR", "default": DIRECTORY, "dest": "directory", "type": operator_files.path_argument},
-)
-
-# fmt: off
-ACTIONS = {
-    "show": Operation("show the certificates of the CA and what signs for it", show),
-    "create": Operation("make the CA now, if there is none; else the first TPM that needs it does", create),
-    "export": Operation("write the root certificate, which verifiers need, in PEM", export, (
-        Argument(("--chain",), "all certificates, from the issuer's to the root's", {"action": "store_true"}),
-        Argument(("--output",), "to this file, which is replaced as a whole", {"metavar": "FILE"}),
-    )),
-    "import": Operation("let an issuer of your own sign, in place of a CA that is made here", import_issuer, (
-        Argument(("chain",), "PEM: the issuer's certificate, then that of who signed it, and so on", {"metavar": "CHAIN"}),
-        Argument(("--key",), "the issuer's key, PEM, not encrypted", {"metavar": "FILE"}),
-        Argument(("--signer",), "a command that signs what it reads, in place of a key", {"metavar": "COMMAND"}),
-        Argument(("--force",), "replace the CA that is there, and keep it aside", {"action": "store_true"}),
-    )),
-}
-# fmt: on
-
-#: The commands whose first argument is an action: help, the actions.
-GROUPS = {"ca": ("show, hand out or replace the local certification authority", ACTIONS)}

@@ -8,48 +8,41 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Optional
 
-from swtpm_svc.cli import operator_files, passwords
+from swtpm_svc.cli import operator_files, output
+from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.passwords import Password
-from swtpm_svc.cli.vtpmctl.command import Argument, Report
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.subject_public_key import fingerprint
 from swtpm_svc.provision.tpm12_owner import secret_of
-from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.files import check_directory, is_draft, write_error
 from swtpm_svc.state.filling import NEW
-from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
-from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:
     from swtpm_svc.provision.factory import Ownership
     from swtpm_svc.provision.manufacture import Made
 
-#: Options that are keys of the configuration: option, table, key, help, placeholder. Their values are checked as the
-#: file's are.
+#: Options that are keys of the configuration, which are checked as the file's are: option, table, key.
 _KEYS = (
-    ("--tpm-version", "tpm", "version", "1.2 or 2.0 (default 2.0)", "VERSION"),
-    ("--group", "device", "group", "the group that may use the device (default vtpm)", "GROUP"),
-    ("--ek", "provision", "endorsement-keys", f"of a TPM 2.0, with commas between: {', '.join(ENDORSEMENT_KEY_NAMES)} "
-     "(default rsa2048,ecc-p384)", "KEYS"),
-    ("--pcr-banks", "provision", "pcr-banks", f"of a TPM 2.0, with commas between: {', '.join(HASH_NAMES)} "
-     "(default sha256,sha384)", "BANKS"),
-    ("--srk", "provision", "storage-key", f"of a TPM 2.0: {', '.join(STORAGE_KEY_NAMES)} (default none)", "KEY"),
-    ("--profile", "provision", "profile", "of a TPM 2.0, with libtpms 0.10: a profile's name or file", "PROFILE"),
-    ("--ca", "provision", "ca", "the CA's directory (default /var/lib/vtpm-ca)", "DIR"),
-    ("--key-file", "state", "key-file", "encrypt the state with the key in this file", "FILE"),
-    ("--passphrase-file", "state", "passphrase-file", "or with one that is derived from the passphrase in this file", "FILE"),
-    ("--key-format", "state", "key-format", f"what that file holds: {', '.join(FORMATS)} (default hex, of a passphrase "
-     f"{DEFAULT_KDF})", "FORMAT"),
-    ("--key-mode", "state", "key-mode", f"the cipher: {', '.join(MODES)} (default as long as the key, of a passphrase aes-cbc)",
-     "MODE"),
-    ("--platform-manufacturer", "provision", "platform-manufacturer", "who made the machine", "TEXT"),
-    ("--platform-model", "provision", "platform-model", "its model", "TEXT"),
-    ("--platform-version", "provision", "platform-version", "its version", "TEXT"),
-    ("--platform-serial", "provision", "platform-serial", "its serial number", "TEXT"),
-)  # fmt: skip
+    ("--tpm-version", "tpm", "version"),
+    ("--group", "device", "group"),
+    ("--ek", "provision", "endorsement-keys"),
+    ("--pcr-banks", "provision", "pcr-banks"),
+    ("--srk", "provision", "storage-key"),
+    ("--profile", "provision", "profile"),
+    ("--ca", "provision", "ca"),
+    ("--key-file", "state", "key-file"),
+    ("--passphrase-file", "state", "passphrase-file"),
+    ("--key-format", "state", "key-format"),
+    ("--key-mode", "state", "key-mode"),
+    ("--platform-manufacturer", "provision", "platform-manufacturer"),
+    ("--platform-model", "provision", "platform-model"),
+    ("--platform-version", "provision", "platform-version"),
+    ("--platform-serial", "provision", "platform-serial"),
+)
 _PATHS = ("--ca", "--key-file", "--passphrase-file")
 _ROLES = ("owner", "srk")
 _AS_ROOT = "do this as root"
@@ -57,30 +50,18 @@ _AS_ROOT = "do this as root"
 STATE, USER = loading.STATE_DIRECTORY, "vtpm"
 
 
-def _text(value: str) -> str:
+def text_argument(value: str) -> str:
     if not value.isprintable():  # nor are bytes that are no UTF-8
         raise ArgumentTypeError("expected printable characters, in UTF-8")
     return value
 
 
-def _path(value: str) -> str:
-    return operator_files.path_argument(_text(value))
+def path_argument(value: str) -> str:
+    return operator_files.path_argument(text_argument(value))
 
 
-ARGUMENTS = (
-    *(
-        Argument((option,), text, {"metavar": placeholder, "type": _path if option in _PATHS else _text})
-        for option, _table, _key, text, placeholder in _KEYS
-    ),
-    Argument(("--idevid",), "of a TPM 2.0: with an initial device identity", {"action": "store_true"}),
-    Argument(("--iak",), "of a TPM 2.0: with an initial attestation key", {"action": "store_true"}),
-    Argument(("--no-certificates",), "make keys only", {"action": "store_true"}),
-    *(argument for role in _ROLES for argument in passwords.arguments(role)),
-)
-
-
-def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
-    """`values`: the options by their names; `directory`: where configurations are.
+def run(places: Places, *, name: str, **values: Any) -> Report:
+    """`values`: the options by their names.
 
     Raises:
         VtpmError USAGE, CONFIG_INVALID, ALREADY_PROVISIONED, and what provisioning.provision() raises. Nothing is left
@@ -88,10 +69,10 @@ def run(name: str, values: "dict[str, Any]", directory: str) -> Report:
     """
     from swtpm_svc.service import provisioning  # libtpms, which no other command needs
 
-    path = f"{directory}/{loading.check_instance(name)}.toml"
+    path = f"{places.config}/{loading.check_instance(name)}.toml"
     ownership = _ownership(values)
     _refuse_configured(path, name)
-    check_directory(directory, denied=_AS_ROOT)
+    check_directory(places.config, denied=_AS_ROOT)
     written, described = _texts(name, values)
     loaded = loading.parse(described, path, name)
     if values["group"] is not None:
@@ -139,7 +120,7 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
         "state": {},
         "provision": {},
     }
-    for option, table, key, _text, _placeholder in _KEYS:
+    for option, table, key in _KEYS:
         value = values[option[2:].replace("-", "_")]
         if value is not None:
             is_path = option in _PATHS or (option == "--profile" and "/" in value)
@@ -154,7 +135,7 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
 
 
 def _toml(table: str, keys: "dict[str, Any]") -> str:
-    # JSON's strings are TOML's, but for DEL, which _text() does not take
+    # JSON's strings are TOML's, but for DEL, which text_argument() does not take
     return f"\n[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
 
 
@@ -206,8 +187,6 @@ def _write_new(path: str, name: str, text: str) -> None:
 
 
 def _report(loaded: Config, made: "list[Made]", warnings: "list[VtpmError]") -> Report:
-    from swtpm_svc.cli.vtpmctl.render import error_values
-
     lines, values = [], []
     for one in made:
         key = fingerprint(one.key) if one.key is not None else None
@@ -239,6 +218,6 @@ def _report(loaded: Config, made: "list[Made]", warnings: "list[VtpmError]") -> 
         "state": loaded.state.directory,
         "pcr_banks": list(loaded.provision.pcr_banks) if loaded.tpm.version == "2.0" else ["sha1"],
         "made": values,
-        "warnings": [error_values(error) for error in warnings],
+        "warnings": [output.error_values(error) for error in warnings],
     }
     return Report("\n".join(lines), result)

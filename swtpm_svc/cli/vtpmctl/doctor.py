@@ -17,7 +17,8 @@ from typing import NamedTuple, Optional
 
 import swtpm_svc
 from swtpm_svc.cli.vtpmctl import status
-from swtpm_svc.cli.vtpmctl.status import Places, Status
+from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.cli.vtpmctl.status import Status
 from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.frontends.fuse import mounts

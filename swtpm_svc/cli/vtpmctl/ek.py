@@ -5,10 +5,10 @@ See owner_commands.py for its form.
 
 from typing import Any, Optional, Union
 
-from swtpm_svc.cli import operator_files, passwords
+from swtpm_svc.cli import operator_files
+from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.passwords import Password
 from swtpm_svc.cli.vtpmctl import owner_commands
-from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import nv_certificates, subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
@@ -104,18 +104,3 @@ def _certificate_pem(der: bytes) -> str:
             f"what the TPM has as certificate is {error}",
             remedy=f"see what it is: vtpmctl identity {NAME}",
         ) from error
-
-
-# fmt: off
-COMMANDS = {
-    "ek": Operation("show the endorsement key, its certificate or its fingerprint", show_ek, (
-        owner_commands.ALGORITHM,
-        Argument(("--pem",), "as PEM (the default)", {"action": "store_true"}),
-        Argument(("--der",), "as DER, which is binary", {"action": "store_true"}),
-        Argument(("--cert",), "its certificate, not the key", {"action": "store_true"}),
-        Argument(("--fingerprint",), "SHA-256 of the key's DER form", {"action": "store_true"}),
-        Argument(("--output",), "to this file, which is replaced as a whole", {"metavar": "FILE"}),
-        *passwords.arguments("owner"),
-    )),
-}
-# fmt: on

@@ -7,12 +7,10 @@ shown too.
 import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from swtpm_svc.cli import operator_files, passwords
+from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.passwords import Password
-from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import nv_certificates, subject_public_key
-from swtpm_svc.provision.ca_directory import DIRECTORY
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
@@ -40,7 +38,7 @@ class _LocalCa(NamedTuple):
     complaint: Optional[VtpmError] = None
 
 
-def show_identity(tpm: Tpm, *, directory: str, record: "Optional[dict[str, Any]]", owner: Password) -> Report:
+def show_identity(tpm: Tpm, record: "Optional[dict[str, Any]]", *, directory: str, owner: Password) -> Report:
     """`record`: what the daemon knows of the keys (identity_watch.py); None: it was not, or could not be asked."""
     password = owner.given()
     local_ca = _local_ca(directory)
@@ -272,14 +270,3 @@ def _record_lines(record: "Optional[dict[str, Any]]") -> "list[str]":
 def _printable(line: str) -> str:
     """Certificates are the work of strangers, and a terminal obeys what it is sent."""
     return "".join(letter if letter.isprintable() else "?" for letter in line)
-
-
-# fmt: off
-COMMANDS = {
-    "identity": Operation("show endorsement keys, certificates, and what has changed", show_identity, (
-        Argument(("--ca",), f"the local CA's directory (default {DIRECTORY})",
-                 {"metavar": "DIR", "default": DIRECTORY, "dest": "directory", "type": operator_files.path_argument}),
-        *passwords.arguments("owner"),
-    )),
-}
-# fmt: on

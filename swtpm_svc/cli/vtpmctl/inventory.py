@@ -4,7 +4,8 @@ import os
 import stat
 from typing import Any, NamedTuple, Optional
 
-from swtpm_svc.cli.vtpmctl.status import Places, ask_daemon, ask_systemd
+from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.cli.vtpmctl.status import ask_daemon, ask_systemd
 from swtpm_svc.config import loading
 from swtpm_svc.config import places as configured
 from swtpm_svc.config.loading import Config

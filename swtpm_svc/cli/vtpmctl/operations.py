@@ -1,4 +1,4 @@
-"""The control operations of vtpmctl: what each sends to the device, and what it reports. The table is OPERATIONS.
+"""The control operations of vtpmctl: what each sends to the device, and what it reports.
 
 An operation gets the open device and its arguments by name, and returns a `Report`: the text for a person, and the
 values for --json.
@@ -9,28 +9,17 @@ from argparse import ArgumentTypeError
 from typing import Any, Optional
 
 from swtpm_svc.cli import operator_files
+from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.tpm_control import Device, refuse_result
-from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
+from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.ptm import BlobType, Capability
 from swtpm_svc.wire.results import TpmResult
 
-#: TPMLIB_GetInfo's flags (libtpms/tpm_library.h); libtpms leaves out those that its version does not know.
-INFO_FLAGS = {
-    "specification": 0x01,
-    "attributes": 0x02,
-    "features": 0x04,
-    "algorithms": 0x08,
-    "commands": 0x10,
-    "active-profile": 0x20,
-    "profiles": 0x40,
-    "runtime-attributes": 0x80,
-}
 #: What a service answers, another user's, is believed no further than this: bytes in all, and replies for it.
 INFO_MAX_BYTES = 1 << 20
 _REPLIES_MAX = 1 << 14
-INFO_DEFAULT = "specification,attributes,features"
 CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONFIG_FLAG_MIGRATION_KEY}
 
 
@@ -209,7 +198,7 @@ def info_flags(text: str) -> int:
     return flags
 
 
-def _buffer_bytes(text: str) -> int:
+def buffer_bytes(text: str) -> int:
     return _number(text, (1 << 32) - 1)
 
 
@@ -221,42 +210,3 @@ def _number(text: str, maximum: int) -> int:
     if not 0 <= value <= maximum:
         raise ArgumentTypeError(f"found {text!r}, expected a number from 0 to {maximum:#x}")
     return value
-
-
-_TYPE = Argument(("type",), "permanent, volatile or savestate", {"choices": [kind.name.lower() for kind in BlobType]})
-_SAVED = Argument(("file",), "is replaced as a whole", {"metavar": "FILE"})
-_LOADED = Argument(("file",), "written by save", {"metavar": "FILE"})
-
-# fmt: off
-OPERATIONS = {
-    "capabilities": Operation("list the control operations that the device supports", capabilities),
-    "init": Operation("power the TPM on, or reset it", init, (
-        Argument(("--keep-volatile",), "do not delete stored volatile state once it was read", {"action": "store_true"}),
-    )),
-    "reset": Operation("reset the TPM, as a reset of the hardware does", reset),
-    "shutdown": Operation("shut the TPM down; its service ends", shutdown),
-    "stop": Operation("power the TPM off; the service and the device stay", stop),
-    "established": Operation("show or reset the tpmEstablished bit", established, (
-        Argument(("--reset",), "reset the bit", {"action": "store_true"}),
-        Argument(("--locality",), "the locality that resets it (default 3)", {"type": int, "choices": [3, 4], "default": 3}),
-    )),
-    "locality": Operation("set the locality of the commands that follow", set_locality, (
-        Argument(("locality",), "0 to 4", {"type": int, "choices": range(5), "metavar": "N"}),
-    )),
-    "hash": Operation("measure data: the hash sequence of a dynamic launch", hash_data, (
-        Argument(("file",), "the data; - is standard input", {"metavar": "FILE|-"}),
-    )),
-    "cancel": Operation("end the TPM command that is running", cancel),
-    "store-volatile": Operation("store the volatile state, for the next init to go on with", store_volatile),
-    "save": Operation("save state of the TPM to a file", save, (_TYPE, _SAVED)),
-    "load": Operation("load state into a stopped TPM", load, (_TYPE, _LOADED)),
-    "info": Operation("show what the TPM implementation says about itself, as JSON", info, (
-        Argument(("--flags",), "a number, or names with commas: " + ", ".join(INFO_FLAGS),
-                 {"type": info_flags, "default": info_flags(INFO_DEFAULT)}),
-    )),
-    "config": Operation("show which keys protect the state", get_config),
-    "buffer-size": Operation("show or, while it is stopped, set the size of the TPM's buffer", buffer_size, (
-        Argument(("size",), "bytes", {"type": _buffer_bytes, "nargs": "?", "metavar": "N"}),
-    )),
-}
-# fmt: on

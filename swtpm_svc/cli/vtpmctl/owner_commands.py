@@ -1,4 +1,4 @@
-"""The commands of vtpmctl that make and own an endorsement key: createek, takeown, getpubek. The table is COMMANDS.
+"""The commands of vtpmctl that make and own an endorsement key: createek, takeown, getpubek.
 
 They send TPM commands, so they work on any TPM of either version, one of ours or a chip. A command gets the TPM and its
 arguments by name, and returns a `Report`, as the control operations do.
@@ -6,9 +6,10 @@ arguments by name, and returns a `Report`, as the control operations do.
 
 from typing import Any, Union
 
-from swtpm_svc.cli import operator_files, passwords
+from swtpm_svc.cli import operator_files
+from swtpm_svc.cli.command import Report, require_cryptography
 from swtpm_svc.cli.passwords import Password
-from swtpm_svc.cli.vtpmctl.command import Argument, Operation, Report
+from swtpm_svc.cli.vtpmctl.commands import DEFAULT_ALGORITHM
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import ownership, subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
@@ -20,15 +21,9 @@ from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm2_public import Curve
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
-DEFAULT_ALGORITHM = "rsa2048"
-DEFAULT_OUTPUT = "pubek.pem"
-
 _BYTES_A_LINE = 16
 
 Tpm = Union[Tpm12, Tpm2]
-
-#: Those that set a TPM up, and so start it if nobody has.
-STARTING = ("createek", "takeown")
 
 
 def create_ek(tpm: Tpm, *, algorithm: str, force: bool, owner: Password) -> Report:
@@ -67,6 +62,7 @@ def take_ownership(tpm: Tpm, *, owner: Password, srk: Password) -> Report:
         return Report(
             "ownership is taken: the password is that of owner, endorsement and lockout", {"version": tpm.version}
         )
+    require_cryptography()  # before anything is changed: both secrets go to a TPM 1.2 encrypted with its key
     srk_password = srk.given()
     secret = WELL_KNOWN_SECRET if srk_password is None else secret_of(srk_password)
     tpm.take_ownership(secret_of(owner.required(confirm=True)), secret)
@@ -138,30 +134,3 @@ def refuse_algorithm(algorithm: str) -> None:
             f"a TPM 1.2 has no endorsement key {algorithm}",
             remedy=f"leave it out: it is {DEFAULT_ALGORITHM}",
         )
-
-
-ALGORITHM = Argument(
-    ("--algorithm",),
-    f"of a TPM 2.0: {', '.join(ENDORSEMENT_KEYS)} (default {DEFAULT_ALGORITHM})",
-    {"choices": list(ENDORSEMENT_KEYS), "default": DEFAULT_ALGORITHM, "metavar": "NAME"},
-)
-
-# fmt: off
-COMMANDS = {
-    "createek": Operation("make the endorsement key", create_ek, (
-        ALGORITHM,
-        Argument(("--force",), "of a TPM 2.0: replace the key that is stored at its place", {"action": "store_true"}),
-        *passwords.arguments("owner"),
-    )),
-    "takeown": Operation("take ownership: set the owner's password", take_ownership, (
-        *passwords.arguments("owner"),
-        *passwords.arguments("srk"),
-    )),
-    "getpubek": Operation("write the endorsement key's public part to a file and show it", get_pubek, (
-        ALGORITHM,
-        Argument(("--output",), f"the file, which is replaced as a whole (default {DEFAULT_OUTPUT})",
-                 {"metavar": "FILE", "default": DEFAULT_OUTPUT}),
-        *passwords.arguments("owner"),
-    )),
-}
-# fmt: on

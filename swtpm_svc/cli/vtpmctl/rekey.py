@@ -8,7 +8,9 @@ import sys
 from argparse import ArgumentTypeError
 from typing import NamedTuple, Optional
 
-from swtpm_svc.cli.vtpmctl.command import Argument, Report
+from swtpm_svc.cli.command import Report
+from swtpm_svc.cli.vtpmctl.commands import KEY_EXPECTED
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import keys
@@ -18,7 +20,6 @@ from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source, Trusted
 from swtpm_svc.state.rekeying import CLEAR, rekey
 
 _AS_OWNER = "run this as root: it then works as the user that owns the state"
-EXPECTED = "none, prompt, file=PATH, fd=N or credential=NAME, then perhaps ,format=FORMAT and ,mode=MODE"
 
 
 class Place(NamedTuple):
@@ -45,26 +46,18 @@ def place(text: str) -> Place:
     if kind == "credential" and "/" in value:
         is_good = False
     if options["format"] not in ("", *FORMATS) or options["mode"] not in ("", *MODES) or not is_good:
-        raise ArgumentTypeError(f"expected {EXPECTED}")  # what was found is not repeated: it may be a key
+        raise ArgumentTypeError(f"expected {KEY_EXPECTED}")  # what was found is not repeated: it may be a key
     form = options["format"] or (DEFAULT_KDF if kind == "prompt" else "hex")
     return Place(Source(kind, value, form, options["mode"] or None))
 
 
-ARGUMENTS = (
-    Argument(("--from",), f"the key until now (default none: the state is in clear): {EXPECTED}",
-             {"type": place, "dest": "old", "metavar": "KEY"}),
-    Argument(("--to",), "the key from now on (default: what [state] says), in the same forms",
-             {"type": place, "dest": "new", "metavar": "KEY"}),
-)  # fmt: skip
-
-
-def run(name: str, old: Optional[Place], new: Optional[Place], directory: str) -> Report:
+def run(places: Places, *, name: str, old: Optional[Place], new: Optional[Place]) -> Report:
     """
     Raises:
         VtpmError KEY_UNUSABLE, STATE_LOCKED (it is running) and all that state.rekeying.rekey() raises; CONFIG_*,
         USAGE.
     """
-    loaded = loading.load(f"{directory}/{loading.check_instance(name)}.toml", name)
+    loaded = loading.load(f"{places.config}/{loading.check_instance(name)}.toml", name)
     owner = _owner(loaded.state.directory)
     trusted = Trusted((owner.st_uid,), (owner.st_gid,))
     source = new.source if new is not None else loaded.state.key

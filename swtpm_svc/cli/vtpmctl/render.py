@@ -5,22 +5,16 @@ A daemon's answer is shown as far as it is understood, and never trusted to be p
 
 import re
 import time
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from swtpm_svc.cli.vtpmctl.doctor import Finding
-from swtpm_svc.cli.vtpmctl.inventory import Entry
+from swtpm_svc.cli.output import error_values
 from swtpm_svc.cli.vtpmctl.status import Node, Status, Unit, describe_access, user_name
 from swtpm_svc.config.loading import SCHEMA, Config
 from swtpm_svc.errors import VtpmError
 
-
-def error_values(error: VtpmError) -> "dict[str, Any]":
-    return {
-        "code": error.code.value,
-        "message": error.message,
-        "remedy": error.remedy,
-        "exit_status": error.fault.exit_status,
-    }
+if TYPE_CHECKING:
+    from swtpm_svc.cli.vtpmctl.doctor import Finding
+    from swtpm_svc.cli.vtpmctl.inventory import Entry
 
 
 def config_values(config: Config) -> "dict[str, Any]":

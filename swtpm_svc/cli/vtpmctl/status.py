@@ -17,6 +17,7 @@ import time
 from typing import Any, NamedTuple, Optional
 
 import swtpm_svc
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -35,14 +36,6 @@ UNIT_PROPERTIES = (
     "NRestarts",
     "StatusText",
 )
-
-
-class Places(NamedTuple):
-    """Where an installed system has things; tests have theirs elsewhere."""
-
-    config: str = loading.CONFIG_DIRECTORY
-    run: str = "/run/vtpm"
-    sysfs: str = "/sys/class/cuse"
 
 
 class Unit(NamedTuple):

@@ -47,7 +47,7 @@ def folder():
 def vtpmctl(folder, *words):
     """A command with its own places: (status, what it printed as JSON, standard error)."""
     program = CLOSED + (
-        "from swtpm_svc.cli.vtpmctl import create, entry\nfrom swtpm_svc.cli.vtpmctl.status import Places\n"
+        "from swtpm_svc.cli.vtpmctl import create, entry\nfrom swtpm_svc.cli.vtpmctl.host import Places\n"
         f"create.STATE, create.USER = {str(folder / 'state')!r}, 'nobody'\n"
         f"sys.exit(entry.main({[*map(str, words), '--json']!r}, Places(config={str(folder / 'etc')!r})))\n"
     )

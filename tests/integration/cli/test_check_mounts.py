@@ -10,7 +10,7 @@ from swtpm_svc.frontends.fuse import mounts
 
 pytestmark = pytest.mark.needs("fuse", "root")
 
-CHECK = "import sys; from swtpm_svc.cli.vtpmctl import entry; from swtpm_svc.cli.vtpmctl.status import Places; "
+CHECK = "import sys; from swtpm_svc.cli.vtpmctl import entry; from swtpm_svc.cli.vtpmctl.host import Places; "
 CHECK += 'sys.exit(entry.main(sys.argv[2:], Places(sys.argv[1], "/none", "/none")))'
 
 

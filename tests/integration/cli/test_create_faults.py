@@ -286,7 +286,7 @@ def test_who_has_no_rights_is_told_to_be_root(host: Host) -> None:
         # not by setpriv: the program may be where only root can read it
         python, _c, program, *words = host.command("create", "vm1", *QUICK)
         program = (
-            "import os\nfrom swtpm_svc.cli.vtpmctl import create, entry, parser, status\n"
+            "import os\nfrom swtpm_svc.cli.vtpmctl import create, entry, host, performing\n"
             "from swtpm_svc.service import provisioning\n"
             f"os.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n{program}"
         )

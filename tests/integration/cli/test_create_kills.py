@@ -38,8 +38,8 @@ OWNER = bytes(range(20))
 FORKER = f"""{KILLER}
 import json
 from cryptography import x509
-from swtpm_svc.cli.vtpmctl import create, parser, render, entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl import create, commands, performing, render, entry
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.provision import ca, certificates
 from swtpm_svc.service import provisioning
 places, create.STATE, create.USER = Places(config=sys.argv[1]), *sys.argv[2:4]

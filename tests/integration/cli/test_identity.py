@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from daemon_process import DaemonProcess
 
 from swtpm_svc.cli.vtpmctl import entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.provision import ca, certificates, nv_certificates
 from swtpm_svc.provision.certificates import PlatformFacts, TpmFacts
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS

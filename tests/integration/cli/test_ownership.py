@@ -21,7 +21,7 @@ from tcsd import Tcsd
 
 from swtpm_svc.cli import tpm_connection
 from swtpm_svc.cli.vtpmctl import entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 
 PROGRAM = [sys.executable, "-c", "import sys; from swtpm_svc.cli.vtpmctl.entry import main; sys.exit(main())"]
@@ -552,15 +552,19 @@ def test_a_person_at_a_terminal_is_asked(owned, session):
 
 
 def test_without_cryptography_nothing_is_changed(session, monkeypatch):
+    """The endorsement key is made without it. To take ownership of a TPM 1.2 is to encrypt."""
     one = session("1.2")
     monkeypatch.setitem(sys.modules, "cryptography", None)  # what an import of it then raises is ImportError
-    assert "remedy: install python3-cryptography" in one.refused(69, "createek", "lab")
-    monkeypatch.undo()
     one.done("createek", "lab")
+    password = ("--owner-password-file", one.password_file)
+    for command in ("takeown", "getpubek", "ek", "identity"):
+        assert "remedy: install python3-cryptography" in one.refused(69, command, "lab", *password)
+    monkeypatch.undo()
+    one.done("takeown", "lab", *password)
 
 
 def test_cryptography_is_not_imported_where_nothing_is_encrypted():
     """A cold start is short (decisions/0024)."""
-    imports = "from swtpm_svc.cli import tpm_connection; from swtpm_svc.cli.vtpmctl import owner_commands, parser"
+    imports = "from swtpm_svc.cli import tpm_connection; from swtpm_svc.cli.vtpmctl import owner_commands, commands"
     code = f"import sys; {imports}; print('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -23,7 +23,7 @@ from daemon_process import DaemonProcess
 from swtpm_process import SECRET, swtpm
 
 from swtpm_svc.cli.vtpmctl import inventory
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service.privileges import Account
 from swtpm_svc.state import blob, files, replacement
@@ -295,7 +295,7 @@ class Instance:
 
     def command(self, *arguments: object) -> "list[str]":
         program = (
-            "import sys; from swtpm_svc.cli.vtpmctl import entry; from swtpm_svc.cli.vtpmctl.status import Places; "
+            "import sys; from swtpm_svc.cli.vtpmctl import entry; from swtpm_svc.cli.vtpmctl.host import Places; "
             f"sys.exit(entry.main(sys.argv[1:], Places({str(self.directory)!r})))"
         )
         return [sys.executable, "-c", program, "rekey", "lab", *map(str, arguments)]

@@ -17,7 +17,7 @@ import pytest
 from daemon_process import DaemonProcess
 
 from swtpm_svc.cli.vtpmctl import entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import ca

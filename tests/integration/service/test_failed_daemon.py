@@ -27,7 +27,7 @@ from tpm_commands import (
 )
 
 from swtpm_svc.cli.vtpmctl import doctor, entry, status
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code
 from swtpm_svc.wire import ptm, ptm_socket
 

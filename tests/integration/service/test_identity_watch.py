@@ -17,7 +17,7 @@ from swtpm_process import Swtpm
 from tpm_commands import STARTUP_CLEAR, result_of, with_session
 
 from swtpm_svc.cli.vtpmctl import doctor, entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.provision import subject_public_key
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.ownership import PROBE, connect, create_endorsement_key

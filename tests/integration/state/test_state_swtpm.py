@@ -10,7 +10,7 @@ from daemon_process import DaemonProcess
 from swtpm_process import DEADLINE_S, PASSWORD, SECRET, VERSIONS, Swtpm, files, swtpm
 
 from swtpm_svc.cli.vtpmctl import entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name, restore_previous

@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swtpm_svc import __version__
-from swtpm_svc.cli.vtpmctl import authority, entry, parser
-from swtpm_svc.cli.vtpmctl.operations import OPERATIONS
-from swtpm_svc.cli.vtpmctl.status import Places
-from swtpm_svc.cli.vtpmctl.tpm_commands import TPM_COMMANDS
+from swtpm_svc.cli import command_line
+from swtpm_svc.cli.command import Command, Program
+from swtpm_svc.cli.vtpmctl import entry
+from swtpm_svc.cli.vtpmctl.commands import PROGRAM
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = [*parser.REPORTS, *OPERATIONS, *TPM_COMMANDS, *authority.GROUPS]
-PROGRAM = "import sys; from swtpm_svc.cli.vtpmctl.entry import main; sys.exit(main())"
+COMMANDS = [command.name for command in PROGRAM.commands]
+SCRIPT = "import sys; from swtpm_svc.cli.vtpmctl.entry import main; sys.exit(main())"
 
 
 class Result:
@@ -54,11 +55,15 @@ def run(places, capsys):
     return run
 
 
+def parse(*words: str) -> "tuple[Command, dict[str, Any]]":
+    return command_line.parse(PROGRAM, list(words))
+
+
 def spawn(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
     # buffered, as for everybody: what is left in the buffer at the end is where the trouble would be
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, **options}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, **options)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, **options)
 
 
 def configure(places: Places, name: str, text: str = '[device]\ngroup = "root"\n') -> Path:
@@ -134,42 +139,26 @@ def test_a_wrong_command_line_is_status_64_with_a_remedy(run, arguments, message
 
 
 def test_json_is_understood_before_and_after_the_command():
-    assert parser.parse(["--json", "status", "vtpm0"]).json
-    assert parser.parse(["status", "vtpm0", "--json"]).json
-    assert not parser.parse(["status", "vtpm0"]).json
+    assert parse("--json", "status", "vtpm0")[1]["json"]
+    assert parse("status", "vtpm0", "--json")[1]["json"]
+    assert parse("--json", "ca", "show")[1]["json"]
+    assert parse("ca", "show", "--json")[1]["json"]
+    assert not parse("status", "vtpm0")[1]["json"]
 
 
-def test_a_report_imports_nothing_of_the_other_commands():
-    """A new TPM does not wait for sockets and the PTM protocol."""
-    others = {
-        "socket",
-        "swtpm_svc.cli.vtpmctl.operations",
-        "swtpm_svc.cli.vtpmctl.owner_commands",
-        "swtpm_svc.wire.ptm",
-    }
-    program = (
-        "import sys; from swtpm_svc.cli.vtpmctl import parser; parser.parse(['--json', 'create', 'vm1']);"
-        f"print(sorted({others} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize("name", parser.REPORTS)
-def test_a_report_says_of_itself_what_the_whole_parser_says(name, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_of_itself_what_the_whole_parser_says(name, capsys):
     with pytest.raises(SystemExit):
-        parser.parse([name, "--help"])
+        parse(name, "--help")
     alone = capsys.readouterr().out
-    whole, commands = parser._parser()
-    parser._add_all(commands)
     with pytest.raises(SystemExit):
-        whole.parse_args([name, "--help"])
+        command_line.make_parser(PROGRAM).parse_args([name, "--help"])
     assert capsys.readouterr().out == alone != ""
 
 
 def test_flags_are_numbers_or_names():
     def flags(*arguments: str) -> int:
-        return int(parser.parse(["info", "vtpm0", *arguments]).flags)
+        return int(parse("info", "vtpm0", *arguments)[1]["flags"])
 
     assert flags() == 0x07
     assert flags("--flags", "0xff") == 0xFF
@@ -184,14 +173,14 @@ def test_flags_are_numbers_or_names():
     )
 )
 def test_any_words_are_understood_or_refused(words):
-    options, code = None, None
+    command, code = None, None
     try:
-        options = parser.parse(words)
+        command = parse(*words)[0]
     except VtpmError as error:
         code = error.code
     except SystemExit as leaving:  # --help, --version
         code = leaving.code
-    assert code in (Code.USAGE, 0) if options is None else options.command in COMMANDS
+    assert code in (Code.USAGE, 0) if command is None else command.function
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -247,10 +236,10 @@ def test_errors_as_json(run):
 
 
 def test_a_fault_of_our_own_is_one_line(run, monkeypatch):
-    def fail(arguments: "list[str]") -> None:
+    def fail(program: Program, arguments: "list[str]") -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(parser, "parse", fail)
+    monkeypatch.setattr(command_line, "parse", fail)
     result = run("list")
     assert result.status == 70
     assert (
@@ -298,7 +287,7 @@ def test_a_full_disk_takes_no_output(arguments, tmp_path):
 
 def test_without_any_output():
     process = subprocess.Popen(
-        ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-c", PROGRAM, "init", "/dev/null"], cwd=ROOT
+        ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-c", SCRIPT, "init", "/dev/null"], cwd=ROOT
     )
     assert process.wait(timeout=60) == 76
 

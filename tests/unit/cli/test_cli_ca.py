@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from swtpm_svc.cli.vtpmctl import authority, entry
+from swtpm_svc.cli import command_line
+from swtpm_svc.cli.vtpmctl import entry
+from swtpm_svc.cli.vtpmctl.commands import PROGRAM
 from swtpm_svc.provision import ca, ca_directory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,9 +146,9 @@ def test_without_cryptography_it_is_said_what_to_install(run, monkeypatch):
 def test_nobody_pays_for_cryptography_who_does_not_use_the_ca():
     """Its import takes longer than the daemon's start and vtpmctl list together."""
     program = (
-        "import sys; import swtpm_svc.service.vtpmd, swtpm_svc.service.daemon; from swtpm_svc.cli.vtpmctl import "
-        "parser;"
-        "parser.parse(['ca', 'show']); print('cryptography' in sys.modules)"
+        "import sys; import swtpm_svc.service.vtpmd, swtpm_svc.service.daemon; from swtpm_svc.cli import command_line;"
+        "from swtpm_svc.cli.vtpmctl import authority; from swtpm_svc.cli.vtpmctl.commands import PROGRAM;"
+        "command_line.parse(PROGRAM, ['ca', 'show']); print('cryptography' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -154,7 +156,8 @@ def test_nobody_pays_for_cryptography_who_does_not_use_the_ca():
 
 def test_the_default_place_is_the_one_in_the_manual():
     assert f".Pa {ca_directory.DIRECTORY} ." in (ROOT / "docs/man/vtpmctl.8").read_text()
-    assert authority.PLACE.options["default"] == ca_directory.DIRECTORY
+    assert command_line.parse(PROGRAM, ["ca", "show"])[1]["directory"] == ca_directory.DIRECTORY
+    assert command_line.parse(PROGRAM, ["identity"])[1]["directory"] == ca_directory.DIRECTORY
 
 
 def test_a_certificate_of_the_export_is_a_ca(run, place):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from swtpm_svc.cli.vtpmctl import doctor, entry
-from swtpm_svc.cli.vtpmctl.status import Places
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError, selinux_remedy
 from swtpm_svc.service.identity import clones
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli.vtpmctl import authority, entry, parser
-from swtpm_svc.cli.vtpmctl.operations import INFO_FLAGS, OPERATIONS
-from swtpm_svc.cli.vtpmctl.tpm_commands import TPM_COMMANDS
+from swtpm_svc.cli import passwords
+from swtpm_svc.cli.command import Given
+from swtpm_svc.cli.vtpmctl import entry
+from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS, PROGRAM
 from swtpm_svc.config import loading
 from swtpm_svc.errors import TABLE
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
@@ -21,12 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 MANUAL = ROOT / "docs/man"
 COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
-WITH_ARGUMENTS = {**OPERATIONS, **TPM_COMMANDS}
-COMMANDS = [*parser.REPORTS, *WITH_ARGUMENTS]
-ACTIONS = {
-    f"{group} {name}": action for group, (_, actions) in authority.GROUPS.items() for name, action in actions.items()
-}
-ARGUMENTS = {**parser.REPORT_ARGUMENTS, **{name: operation.arguments for name, operation in WITH_ARGUMENTS.items()}}
+COMMANDS = {command.name: command for command in PROGRAM.commands}
+ACTIONS = {f"{group.name} {action.name}": action for group in PROGRAM.commands for action in group.actions}
+#: All that do something: a group does not.
+ROWS = {**{name: command for name, command in COMMANDS.items() if not command.actions}, **ACTIONS}
 
 needs_mandoc = pytest.mark.skipif(shutil.which("mandoc") is None, reason="no mandoc: apt-get install mandoc")
 
@@ -79,7 +78,7 @@ def test_every_value_that_can_be_chosen_is_described():
                     assert re.search(rf"\.(It )?Qq {re.escape(choice)}( |$)", text, re.MULTILINE), (key.name, choice)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *ACTIONS])
+@pytest.mark.parametrize("name", ROWS)
 def test_every_command_is_described(name):
     assert re.search(rf"^\.It Cm {name}( |$)", page("vtpmctl.8"), re.MULTILINE)
 
@@ -89,24 +88,58 @@ def test_every_command_is_in_the_synopsis():
     text = page("vtpmctl.8")
     synopsis = text[text.index(".Sh SYNOPSIS") : text.index(".Sh DESCRIPTION")]
     words = set(re.findall(r"^\.Cm (.*)$", synopsis, re.MULTILINE))
-    assert {word for line in words for word in line.split(" | ")} == {*parser.REPORTS, *authority.GROUPS, *TPM_COMMANDS}
+    others = {name for name, command in COMMANDS.items() if command.given is not Given.DEVICE}
+    assert {word for line in words for word in line.split(" | ")} == others
 
 
 def test_no_other_command_is_described():
-    groups = "|".join(authority.GROUPS)
+    groups = "|".join(name for name, command in COMMANDS.items() if command.actions)
     described = re.findall(rf"^\.It Cm ((?:(?:{groups}) )?[a-z-]+)", page("vtpmctl.8"), re.MULTILINE)
-    assert sorted(described) == sorted([*COMMANDS, *ACTIONS])
+    assert sorted(described) == sorted(ROWS)
 
 
-def test_every_option_is_described():
+def entry_of(name: str) -> str:
+    """What the page says of a command, with what it says of all in the same section."""
     text = page("vtpmctl.8")
-    groups = [*ARGUMENTS.values(), *(action.arguments for action in ACTIONS.values())]
-    options = {name for arguments in groups for argument in arguments for name in argument.names}
-    for option in {*options, *authority.PLACE.names, "--json", "--help", "--version"}:
-        if option.startswith("-"):
-            assert f"Fl {option[1:]}" in text, option
-    for word in [*INFO_FLAGS, *ENDORSEMENT_KEYS]:
-        assert word in text
+    start = re.search(rf"^\.It Cm {name}( |$)", text, re.MULTILINE)
+    assert start
+    end = re.compile(rf"^\.It Cm (?:{'|'.join(ROWS)})(?: |$)|^\.El\n\.(?:Sh|Pp)", re.MULTILINE).search(
+        text, start.end()
+    )
+    assert end
+    section = text.rindex("\n.Sh ", 0, start.start())
+    return text[section : text.index("\n.It Cm ", section)] + text[start.start() : end.start()]
+
+
+PASSWORD_OPTIONS = {
+    name: name.replace("-srk-", "-owner-")
+    for role in ("owner", "srk")
+    for argument in passwords.arguments(role)
+    for name in argument.names
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_option_is_described(name):
+    """Where a command says PASSWORD-OPTION, they are described behind all commands, in the words of the owner's."""
+    there = entry_of(name)
+    text = page("vtpmctl.8")
+    about_passwords = text[text.index(".Ar PASSWORD-OPTION\nsays") : text.index(".Sh ENVIRONMENT")]
+    for option in (option for argument in ROWS[name].options for option in argument.names):
+        if option in PASSWORD_OPTIONS:
+            assert "PASSWORD-OPTION" in there, option
+            assert f".It Fl {PASSWORD_OPTIONS[option][1:]} " in about_passwords, option
+        else:
+            assert re.search(rf"\bFl {re.escape(option[1:])}(?![a-z-])", there), option
+    for option in ("--json", "--help", "--version"):
+        assert f"Fl {option[1:]}" in text, option
+
+
+def test_what_can_be_chosen_is_described():
+    for row in ROWS.values():
+        for argument in row.arguments:
+            for word in argument.offered if isinstance(argument.offered, tuple) else ():
+                assert word.rstrip("=") in page("vtpmctl.8") or word in page("vtpm.d.5"), (row.name, word)
 
 
 def test_every_exit_status_and_error_code_is_described():
@@ -169,30 +202,27 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_commands_are_completed(directory):
-    assert complete(directory, "") == [*COMMANDS, *authority.GROUPS]
+    assert complete(directory, "") == list(COMMANDS)
     assert complete(directory, "st") == ["status", "stop", "store-volatile"]
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "list"])
+@pytest.mark.parametrize("command", [name for name, row in ROWS.items() if row.places and " " not in name])
 def test_instances_are_completed(directory, command):
     assert complete(directory, command, "v") == ["vtpm0"]
     assert complete(directory, "--json", command, "") == ["build server", "vtpm0"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in ROWS if " " not in name])
 def test_options_are_completed(directory, command):
-    options = [name for argument in ARGUMENTS.get(command, ()) for name in argument.names if name.startswith("--")]
-    options += parser.REPORT_OPTIONS.get(command, {})
+    options = [name for argument in ROWS[command].options for name in argument.names if name.startswith("--")]
     assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
 
 
-@pytest.mark.parametrize("action", authority.ACTIONS)
+@pytest.mark.parametrize("action", [action.name for action in COMMANDS["ca"].actions])
 def test_the_actions_of_the_ca_are_completed(directory, action):
-    assert complete(directory, "ca", "") == list(authority.ACTIONS)
-    options = [
-        name for argument in authority.ACTIONS[action].arguments for name in argument.names if name.startswith("-")
-    ]
-    assert complete(directory, "ca", action, "--") == ["--help", "--json", *options, "--ca"]
+    assert complete(directory, "ca", "") == [one.name for one in COMMANDS["ca"].actions]
+    options = [name for argument in PROGRAM.find("ca", action).options for name in argument.names]
+    assert complete(directory, "ca", action, "--") == ["--help", "--json", *options]
     assert complete(directory, "ca", action, "--ca", "fi") == ["file"]
     assert complete(directory, "ca", action, "fi") == (["file"] if action == "import" else [])
 

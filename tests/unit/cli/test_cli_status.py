@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import swtpm_svc
 from swtpm_svc.cli.vtpmctl import entry, inventory, render, status
-from swtpm_svc.cli.vtpmctl.status import Node, Places, StateFiles, Status, Unit
+from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.cli.vtpmctl.status import Node, StateFiles, Status, Unit
 from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 

@@ -373,8 +373,9 @@ def test_the_daemon_names_a_module_that_is_refused(refuse, monkeypatch, capsys):
     assert remedy.endswith("vtpmctl doctor --ima says more")
 
 
-def test_so_does_vtpmctl(refuse, capsys):
-    path = refuse("swtpm_svc.cli.vtpmctl.parser")
+@pytest.mark.parametrize("module", ["commands", "reports"])
+def test_so_does_vtpmctl(refuse, capsys, module):
+    path = refuse(f"swtpm_svc.cli.vtpmctl.{module}")
     assert entry.main(["list"]) == 69
     assert capsys.readouterr().err.splitlines() == [
         f"vtpmctl: a part of the program cannot be read: [Errno 13] Permission denied: '{path}'",

@@ -1,0 +1,83 @@
+"""A program's command line, as its table says it: argparse's part, and its errors as ours."""
+
+import argparse
+import os
+import sys
+from typing import Any, NoReturn, Optional
+
+from swtpm_svc import __version__
+from swtpm_svc.cli import output
+from swtpm_svc.cli.command import Argument, Command, Program, load
+from swtpm_svc.errors import Code, VtpmError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise VtpmError(Code.USAGE, message, remedy=f"{self.prog} --help")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # --help and --version; argparse's own way leaves a full disk or a closed pipe to the interpreter's end
+        output.write(sys.stdout, message)
+
+
+def parse(program: Program, arguments: "list[str]") -> "tuple[Command, dict[str, Any]]":
+    """What was chosen, and the values of all arguments by name: those of the program's own, too.
+
+    Only the chosen command has its arguments made, and what its values need imported: of the others the help says the
+    names.
+
+    Raises:
+        VtpmError USAGE: the command line is wrong.
+        SystemExit: --help or --version was printed.
+    """
+    chosen = next((word for word in arguments if not word.startswith("-")), "")  # no option before it has a value
+    parser = make_parser(program, chosen)
+    values = vars(parser.parse_args(arguments))
+    return program.find(values.pop("command"), values.pop("action", None)), values
+
+
+def make_parser(program: Program, chosen: Optional[str] = None) -> argparse.ArgumentParser:
+    """`chosen`: the only command whose arguments are wanted; None: those of all."""
+    parser = _Parser(
+        prog=program.name, description=program.description, epilog=program.epilog or None, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"{program.name} {__version__}")
+    for argument in (*program.everywhere, *program.arguments):
+        _add(parser, argument)
+    if program.commands:
+        commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+        _add_commands(commands, program, program.commands, chosen)
+    return parser
+
+
+def _add_commands(commands: Any, program: Program, rows: "tuple[Command, ...]", chosen: Optional[str]) -> None:
+    for row in rows:
+        parser = commands.add_parser(
+            row.name, help=row.help, description=row.help[0].upper() + row.help[1:] + ".", allow_abbrev=False
+        )
+        if chosen not in (row.name, None):
+            continue
+        for argument in program.everywhere:
+            _add(parser, argument, again=True)
+        if row.actions:
+            actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+            _add_commands(actions, program, row.actions, None)
+        for argument in row.arguments:
+            _add(parser, argument)
+
+
+def _add(parser: argparse.ArgumentParser, argument: Argument, *, again: bool = False) -> None:
+    """`again`: the option stands before the command, too, and its absence here changes nothing there."""
+    options: dict[str, Any] = {"help": argument.help}
+    if argument.takes_value:
+        options["type"] = load(argument.type) if isinstance(argument.type, str) else argument.type
+        options["default"] = os.environ.get(argument.variable) if argument.variable else argument.default
+        options.update(nargs="?" if argument.optional else None, choices=argument.choices or None)
+        options["metavar"] = argument.metavar or None
+    else:
+        options.update(action="store_true", default=False)
+    if again:
+        options["default"] = argparse.SUPPRESS
+    if argument.dest:
+        options["dest"] = argument.dest
+    parser.add_argument(*argument.names, **options)

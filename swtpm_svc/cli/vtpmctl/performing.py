@@ -1,0 +1,86 @@
+"""From a row of the table to its report: what the command's function is given is made here, and ended after it."""
+
+from typing import Any, Optional
+
+from swtpm_svc.cli.command import Command, Cryptography, Given, Report, load, require_cryptography
+from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.errors import Code, VtpmError
+
+
+def perform(command: Command, values: "dict[str, Any]", places: Places) -> Report:
+    """
+    Raises:
+        VtpmError INSTALLATION: cryptography is needed and missing. And what the command raises.
+    """
+    if command.cryptography is Cryptography.ALWAYS:
+        require_cryptography()
+    if command.given is Given.DEVICE:
+        return _to_device(command, values, places)
+    if command.given not in (Given.NOTHING, Given.HOST):
+        return _to_tpm(command, values, places)
+    host = (places,) if command.given is Given.HOST else ()
+    report: Report = load(command.function)(*host, **values)
+    return report
+
+
+def _to_device(command: Command, values: "dict[str, Any]", places: Places) -> Report:
+    from swtpm_svc.cli.tpm_control import open_device, resolve
+
+    with open_device(resolve(values.pop("name"), places.config)) as device:
+        report: Report = load(command.function)(device, **values)
+        return _named(report, command, device.target.path)
+
+
+def _to_tpm(command: Command, values: "dict[str, Any]", places: Places) -> Report:
+    from swtpm_svc.cli.passwords import Password
+    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm, tcti
+    from swtpm_svc.provision import startup
+    from swtpm_svc.provision.ownership import connect
+    from swtpm_svc.provision.refused import RefusedByTpm
+    from swtpm_svc.wire.protocol_error import ProtocolError
+
+    name = values.pop("name")
+    if not name:
+        raise VtpmError(
+            Code.USAGE,
+            "no TPM is named",
+            remedy="name one: an instance (vtpmctl list), a path or tcp:HOST:PORT; or set TPM_DEVICE to it",
+        )
+    for role in ("owner", "srk"):
+        if f"{role}_password_file" in values:
+            values[role] = Password.of(role, values)
+    target = find_tpm(name, places.config)
+    watched = (_record(target.instance, places),) if command.given is Given.WATCHED_TPM else ()
+    function = load(command.function)
+    try:
+        with TpmConnection(target) as connection:
+            starts = command.given is Given.STARTED_TPM
+            execute = startup.when_needed(connection.execute) if starts else connection.execute
+            report: Report = function(connect(execute), *watched, **values)
+    except ProtocolError as error:
+        broken = f"{target.name} does not answer as a TPM does: {error}"
+        raise VtpmError(Code.PROTOCOL, broken, remedy="name a TPM: vtpmctl list") from error
+    except VtpmError as error:
+        if isinstance(error, RefusedByTpm):
+            error.message = f"{target.name}: {error.message}"
+        error.of(target.name, tcti(target))
+        raise
+    return _named(report, command, target.path)
+
+
+def _named(report: Report, command: Command, path: str) -> Report:
+    return report._replace(values={"device": path, "operation": command.name, **report.values})
+
+
+def _record(instance: Optional[str], places: Places) -> "Optional[dict[str, Any]]":
+    """What the daemon of the instance knows of its TPM's keys; None: there is no such daemon, or it knows nothing
+    yet."""
+    from swtpm_svc.cli.vtpmctl.status import ask_daemon
+
+    if instance is None:
+        return None
+    try:
+        record = ask_daemon(instance, places).get("identity")
+    except VtpmError:
+        return None
+    return record if isinstance(record, dict) else None
