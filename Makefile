@@ -19,10 +19,10 @@ JOBS    ?= auto
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/*)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/bash/*)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz install rpm selinux release-check clean distclean help
+.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -84,13 +84,18 @@ fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[fuzz]' </dev/null
 	@for target in $(FUZZ); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py "$$target" -max_total_time=$(SECONDS) || exit; done
 
-install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages
+completion: env ## packaging/completion from the tables of commands, after a change of one: bash, zsh, fish
+	@$(BIN)/python tools/make_completion.py
+
+install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages, completion
 	@tools/need.sh install
 	$(PYTHON) tools/install_package.py "$(PREFIX)" "$(DESTDIR)"
 	DESTDIR="$(DESTDIR)" LIBEXECDIR="$(PREFIX)/libexec/vtpm" PYTHON="$(PYTHON)" packaging/install-systemd.sh
 	@for page in docs/man/*.[1-8]; do [ ! -f "$$page" ] || \
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
-	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" packaging/completion/*
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" packaging/completion/bash/*
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/zsh/site-functions" packaging/completion/zsh/*
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" packaging/completion/fish/*
 
 rpm: ## build/rpm: source and binary RPMs, built in the lab's build root (SUITE as for lab-vm)
 	@tools/need.sh vm

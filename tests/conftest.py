@@ -140,6 +140,8 @@ CAPABILITIES = {
         is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"
     ),
     "evmctl": command("evmctl", "ima-evm-utils"),
+    "zsh": command("zsh", "zsh"),
+    "fish": command("fish", "fish"),
     "git": command("git", "git"),
     "faketime": command("faketime", "faketime"),
     "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),

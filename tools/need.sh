@@ -11,7 +11,7 @@ set -euo pipefail
 packages_of() {
   case $1 in
     build) echo make python3 python3-venv python3-dev gcc libc6-dev pkgconf libtpms-dev libsystemd-dev libfuse3-dev;;
-    test) echo git faketime ima-evm-utils openssl swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 libtss2-tcti-swtpm0 libtss2-tcti-mssim0 python3-tpm2-pytss tpm-tools trousers strace util-linux systemd udev procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend gnutls-bin softhsm2 opensc qemu-system-x86 user-mode-linux mmdebstrap patchelf;;
+    test) echo git faketime ima-evm-utils openssl swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 libtss2-tcti-swtpm0 libtss2-tcti-mssim0 python3-tpm2-pytss tpm-tools trousers strace util-linux systemd udev procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend gnutls-bin softhsm2 opensc qemu-system-x86 user-mode-linux mmdebstrap patchelf zsh fish;;
     install) echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-cryptography python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
     lint) echo shellcheck;;
     qemu) echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients;;

@@ -1,7 +1,7 @@
 """What a command is, for tables of commands: values that import nothing of what the commands need.
 
 From one table are made the parser and the help (command_line.py), the dispatch (a program's own, as vtpmctl's
-performing.py), and the checks of completion and manual page.
+performing.py), the completion of three shells (tools/make_completion.py), and the check of the manual page.
 """
 
 from enum import Enum, unique

@@ -2,7 +2,7 @@
 
 A row says all that there is to say about a command but how it is done, and imports none of it: who asks for the help,
 or completes a word, waits for nothing. A new command is a row here and a function, and its place in vtpmctl(8) and
-README.md; tests say what is missing.
+README.md; tests say what is missing. After a change here: make completion.
 """
 
 from swtpm_svc.cli import passwords

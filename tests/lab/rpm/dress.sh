@@ -16,7 +16,7 @@ plugins=$(cd "$root" && echo usr/lib/*/rpm-plugins)
 printf '%s\n' '%_dbpath /var/lib/rpm' "%__plugindir /$plugins" '%_pkgverify_level none' >"$root/etc/rpm/macros"
 echo 'disable *' >"$root/usr/lib/systemd/system-preset/99-default-disable.preset"
 echo 42 >"$root/etc/dnf/vars/releasever"
-mkdir -p "$root"/usr/share/{doc,licenses,bash-completion/completions,selinux/packages/targeted,selinux/devel/include/distributed} "$root"/usr/share/man/man{1..9}   # Fedora's packages filesystem and selinux-policy have them
+mkdir -p "$root"/usr/share/{doc,licenses,bash-completion/completions,zsh/site-functions,fish/vendor_completions.d,selinux/packages/targeted,selinux/devel/include/distributed} "$root"/usr/share/man/man{1..9}   # Fedora's packages filesystem and selinux-policy have them
 
 version() { dpkg-query --admindir="$root/var/lib/dpkg" -W -f '${db:Status-Abbrev} ${Version}' "$1" 2>/dev/null | sed -n 's/^ii *//p' | sed 's/^[0-9]*://; s/[-+~].*//'; }
 python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -1,4 +1,4 @@
-"""The manual pages and the shell completion say what the programs do: no key, command, option or status is missing."""
+"""The manual pages say what the programs do: no key, command, option or status is missing."""
 
 import json
 import re
@@ -11,16 +11,12 @@ import pytest
 from swtpm_svc.cli import passwords
 from swtpm_svc.cli.command import Given
 from swtpm_svc.cli.vtpmctl import entry
-from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS, PROGRAM
+from swtpm_svc.cli.vtpmctl.commands import PROGRAM
 from swtpm_svc.config import loading
 from swtpm_svc.errors import TABLE
-from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.state.encryption import MODES
-from swtpm_svc.state.keys import FORMATS
 
 ROOT = Path(__file__).resolve().parents[3]
 MANUAL = ROOT / "docs/man"
-COMPLETION = ROOT / "packaging/completion"
 PAGES = ["vtpm.d.5", "vtpm@.service.8", "vtpmctl.8", "vtpmd.8"]
 COMMANDS = {command.name: command for command in PROGRAM.commands}
 ACTIONS = {f"{group.name} {action.name}": action for group in PROGRAM.commands for action in group.actions}
@@ -170,87 +166,3 @@ def test_the_unit_file_and_its_page_agree():
     assert "after the exit statuses 64 to 67, 69, 73, 77 and 78" in text
     assert "RestartSec=100ms" in unit
     assert "again after 100 ms" in text
-
-
-# --- completion ------------------------------------------------------------------------------------------------------
-
-
-def complete(directory: Path, *words: str, program: str = "vtpmctl") -> "list[str]":
-    """What bash offers for the last word."""
-    script = (
-        f'source "{COMPLETION / program}"\n'
-        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
-        f'_{program}; [[ ${{#COMPREPLY[@]}} == 0 ]] || printf "%s\\n" "${{COMPREPLY[@]}}"'
-    )
-    done = subprocess.run(
-        ["bash", "-u", "-c", script, "bash", program, *words],
-        env={"PATH": "/usr/bin:/bin", "VTPM_CONFIG_DIRECTORY": str(directory)},
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    for name in ("vtpm0.toml", "build server.toml", "file"):
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-def test_commands_are_completed(directory):
-    assert complete(directory, "") == list(COMMANDS)
-    assert complete(directory, "st") == ["status", "stop", "store-volatile"]
-
-
-@pytest.mark.parametrize("command", [name for name, row in ROWS.items() if row.places and " " not in name])
-def test_instances_are_completed(directory, command):
-    assert complete(directory, command, "v") == ["vtpm0"]
-    assert complete(directory, "--json", command, "") == ["build server", "vtpm0"]
-
-
-@pytest.mark.parametrize("command", [name for name in ROWS if " " not in name])
-def test_options_are_completed(directory, command):
-    options = [name for argument in ROWS[command].options for name in argument.names if name.startswith("--")]
-    assert complete(directory, command, "vtpm0", "--") == ["--help", "--json", *options]
-
-
-@pytest.mark.parametrize("action", [action.name for action in COMMANDS["ca"].actions])
-def test_the_actions_of_the_ca_are_completed(directory, action):
-    assert complete(directory, "ca", "") == [one.name for one in COMMANDS["ca"].actions]
-    options = [name for argument in PROGRAM.find("ca", action).options for name in argument.names]
-    assert complete(directory, "ca", action, "--") == ["--help", "--json", *options]
-    assert complete(directory, "ca", action, "--ca", "fi") == ["file"]
-    assert complete(directory, "ca", action, "fi") == (["file"] if action == "import" else [])
-
-
-def test_values_are_completed(directory):
-    assert complete(directory, "save", "vtpm0", "") == ["permanent", "volatile", "savestate"]
-    assert complete(directory, "load", "vtpm0", "permanent", "fi") == ["file"]
-    assert complete(directory, "hash", "vtpm0", "fi") == ["file"]
-    assert complete(directory, "init", "/dev/nul") == ["/dev/null"]
-    assert complete(directory, "locality", "vtpm0", "") == ["0", "1", "2", "3", "4"]
-    assert complete(directory, "established", "vtpm0", "--reset", "--locality", "") == ["3", "4"]
-    assert complete(directory, "info", "vtpm0", "--flags", "") == list(INFO_FLAGS)
-    assert complete(directory, "createek", "vtpm0", "--algorithm", "") == list(ENDORSEMENT_KEYS)
-    assert complete(directory, "takeown", "vtpm0", "--owner-password-file", "fi") == ["file"]
-    assert complete(directory, "takeown", "--owner-password-fd", "5", "v") == ["vtpm0"]
-    assert complete(directory, "getpubek", "vtpm0", "-pwdo", "") == []
-    assert complete(directory, "create", "--tpm-version", "") == ["1.2", "2.0"]
-    assert complete(directory, "create", "--srk", "") == ["rsa2048", "ecc-p256"]
-    assert complete(directory, "create", "--key-file", "fi") == ["file"]
-    assert complete(directory, "create", "--ek", "rsa2048", "v") == ["vtpm0"]
-    assert complete(directory, "create", "--key-format", "") == ["auto", *FORMATS]
-    assert complete(directory, "create", "--key-mode", "") == ["auto", *MODES]
-    assert complete(directory, "list", "") == []
-    assert complete(directory, "rekey", "vtpm0", "--from", "f") == ["file=", "fd="]
-
-
-def test_the_daemon_is_completed(directory):
-    assert complete(directory, "v", program="vtpmd") == ["vtpm0"]
-    assert complete(directory, "--c", program="vtpmd") == ["--config"]
-    assert complete(directory, "--config", "fi", program="vtpmd") == ["file"]
-    assert "root" in complete(directory, "--user", "roo", program="vtpmd")

@@ -1,5 +1,5 @@
-"""The table of vtpmctl's commands: each row is whole, and says what is so. What is made from it: test_cli.py,
-test_cli_manual.py."""
+"""The table of vtpmctl's commands: each row is whole, and says what is so. What is made from it: test_completion.py,
+test_cli_manual.py, test_cli.py."""
 
 import ast
 import inspect
