@@ -80,6 +80,8 @@ class TpmConnection:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._way: Optional[_Way] = _open(target)
+        #: A device, or a control socket: vtpmctl's control operations take it, too.
+        self.takes_control = self._way.takes_control
 
     def execute(self, command: bytes) -> bytes:
         """Send one command and return the response.
@@ -115,6 +117,8 @@ class TpmConnection:
 class _Way:
     """One open file or socket."""
 
+    takes_control = False
+
     def exchange(self, command: bytes) -> bytes:
         """Raises: OSError, ProtocolError."""
         raise NotImplementedError
@@ -126,7 +130,8 @@ class _Way:
 class _File(_Way):
     """A command is one write, a response one read."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, takes_control: bool) -> None:
+        self.takes_control = takes_control
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -144,7 +149,8 @@ class _File(_Way):
 class _Stream(_Way):
     """Commands and responses follow one another on a socket; their headers say how long each is."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, takes_control: bool = False) -> None:
+        self.takes_control = takes_control
         self._socket = sock
 
     def close(self) -> None:
@@ -175,10 +181,11 @@ def _open(target: Target) -> _Way:
         found = os.stat(target.path)
         if stat.S_ISSOCK(found.st_mode):
             return _open_socket(target)
-        if stat.S_ISCHR(found.st_mode) or (stat.S_ISREG(found.st_mode) and _is_on_our_mount(found.st_dev)):
+        is_device = stat.S_ISCHR(found.st_mode)
+        if is_device or (stat.S_ISREG(found.st_mode) and _is_on_our_mount(found.st_dev)):
             descriptor = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
             if not os.isatty(descriptor):
-                return _File(descriptor)
+                return _File(descriptor, takes_control=is_device)
             os.close(descriptor)
     except OSError as error:
         refuse_open(target, error)
@@ -227,7 +234,7 @@ def _open_socket(target: Target) -> _Stream:
         is_control = not any(
             probe.recv(2, socket.MSG_WAITALL)
         )  # no response's tag is zero; a PTM result's first half is
-    return _Stream(_ask_for_data(target) if is_control else _connect(target))
+    return _Stream(_ask_for_data(target) if is_control else _connect(target), takes_control=is_control)
 
 
 def _ask_for_data(target: Target) -> socket.socket:

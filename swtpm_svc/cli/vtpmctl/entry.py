@@ -76,7 +76,7 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     try:
         report = perform(command, values, places or Places())
     except VtpmError as error:
-        error.of(name or "NAME")
+        error.of(name or "INSTANCE")
         raise
     if as_json:
         import json

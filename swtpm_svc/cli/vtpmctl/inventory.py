@@ -61,7 +61,7 @@ def _entry(instance: str, active: Optional[str], places: Places) -> Entry:
     try:
         loaded = loading.load(f"{places.config}/{instance}.toml", instance)
     except VtpmError as wrong:
-        error = wrong
+        error = wrong.of(instance)
     return Entry(instance, loaded, active, power, error)
 
 

@@ -12,7 +12,7 @@ from swtpm_svc.cli import operator_files
 from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.tpm_control import Device, refuse_result
 from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS
-from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.ptm import BlobType, Capability
 from swtpm_svc.wire.results import TpmResult
@@ -52,7 +52,7 @@ def shutdown(device: Device) -> Report:
 
 def stop(device: Device) -> Report:
     device.perform(ptm.Stop())
-    return _done(device, f"the TPM is powered off; on again with: vtpmctl init {device.target.name}")
+    return _done(device, f"the TPM is powered off; on again with: vtpmctl init {quote(device.target.name)}")
 
 
 def established(device: Device, *, reset: bool, locality: int) -> Report:
@@ -134,7 +134,7 @@ def load(device: Device, *, type: str, file: str) -> Report:
     # the chunk that is not full is the last one: after a multiple of the chunk size comes an empty one
     for offset in range(0, len(blob) + 1, size):
         device.perform(ptm.SetStateBlob(0, BlobType[type.upper()], blob[offset : offset + size]))
-    text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl init {device.target.name}"
+    text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl init {quote(device.target.name)}"
     return _done(device, text, bytes=len(blob))
 
 

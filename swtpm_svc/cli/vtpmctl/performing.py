@@ -33,7 +33,8 @@ def _to_device(command: Command, values: "dict[str, Any]", places: Places) -> Re
 
 def _to_tpm(command: Command, values: "dict[str, Any]", places: Places) -> Report:
     from swtpm_svc.cli.passwords import Password
-    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm, tcti
+    from swtpm_svc.cli.tpm_connection import TpmConnection, find_tpm
+    from swtpm_svc.cli.vtpmctl import naming
     from swtpm_svc.provision import startup
     from swtpm_svc.provision.ownership import connect
     from swtpm_svc.provision.refused import RefusedByTpm
@@ -56,14 +57,16 @@ def _to_tpm(command: Command, values: "dict[str, Any]", places: Places) -> Repor
         with TpmConnection(target) as connection:
             starts = command.given is Given.STARTED_TPM
             execute = startup.when_needed(connection.execute) if starts else connection.execute
-            report: Report = function(connect(execute), *watched, **values)
+            try:
+                report: Report = function(connect(execute), *watched, **values)
+            except VtpmError as error:
+                naming.name(error, target, takes_control=connection.takes_control)
+                raise
     except ProtocolError as error:
         broken = f"{target.name} does not answer as a TPM does: {error}"
         raise VtpmError(Code.PROTOCOL, broken, remedy="name a TPM: vtpmctl list") from error
-    except VtpmError as error:
-        if isinstance(error, RefusedByTpm):
-            error.message = f"{target.name}: {error.message}"
-        error.of(target.name, tcti(target))
+    except RefusedByTpm as error:
+        error.message = f"{target.name}: {error.message}"
         raise
     return _named(report, command, target.path)
 
