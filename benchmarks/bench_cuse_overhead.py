@@ -15,17 +15,11 @@ import time
 sys.path[:0] = [os.path.join(os.path.dirname(__file__), "..", "tests", place) for place in ("", "integration")]
 
 from cuse_kernel import HEADER, Kernel
-from memory_storage import MemoryStorage
+from cuse_service import CuseService
 from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16
 
-from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
-from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.continuity.parking import Park
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm._libtpms import ffi, lib
-from swtpm_svc.tpm.controller import Controller, Rights
-from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import fuse
 
 BATCH = 32  # commands queued at a time: what a socket's buffer takes
@@ -91,27 +85,18 @@ def measure(frontend, ours, theirs, slot, handle, command):
 
 
 def main():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    service = CuseService(events=Nobody()).start()
+    ours, theirs = service.sockets
     for sock in (ours, theirs):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    ours.setblocking(False)
-    nobody, park = Nobody(), Park.create("bench")
-    tpm = Tpm("2.0", MemoryStorage(), nobody.failed)
-    tpm.power_on(delete_volatile=True)
-    tpm.startup("clear")
-    controller = Controller(tpm, on_shutdown=nobody.shutdown, on_error=nobody.failed)
-    dispatcher = Dispatcher(
-        tpm, controller, Executor(nobody.post), lambda _caller: Rights(control=False, secrets=False), nobody
-    )
-    frontend = CuseFrontend(ours.fileno(), park.slot, park.waiters, park.polls, dispatcher)
-    handle = Kernel(frontend.serve_one, theirs).open()
+    handle = service.kernel.open()
     print("processor time for one command through the CUSE front end, us (medians)")
     print(f"{'':12} {'whole':>8} {'system calls':>13} {'libtpms':>8} {'ours':>8}   (goal: ours at most 8)")
     for name, command in (("GetRandom", GET_RANDOM), ("PCR_Read", PCR_READ_16), ("PCR_Extend", PCR_EXTEND_16)):
-        took = measure(frontend, ours, theirs, park.slot, handle, command)
+        took = measure(service.frontend, ours, theirs, service.park.slot, handle, command)
         own = took["whole"] - took["system calls"] - took["libtpms"]
         print(f"{name:12} {took['whole']:8.2f} {took['system calls']:13.2f} {took['libtpms']:8.2f} {own:8.2f}")
-    tpm.shut_down()
+    service.close()
 
 
 if __name__ == "__main__":

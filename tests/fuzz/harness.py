@@ -10,19 +10,16 @@ import select
 import socket
 import zlib
 
-from memory_storage import MemoryStorage
+from tpm_service import Service
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.tpm.controller import Controller, Rights
-from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.caller import Caller
 
 MAX_TURNS = 100_000
 
 
-class Events:
+class FaultsRaise:
     """What a front end tells the service; a fault of the program ends the run."""
 
     def refused(self, caller, error):
@@ -95,18 +92,18 @@ class Turns:
         return poll.poll(0)
 
 
-class Service:
+class FuzzedService(Service):
     """A TPM behind a dispatcher, made anew (`reset`) for each input."""
 
     def __init__(self, version="2.0"):
         self.version = version
-        self.turns, self.storage = Turns(), MemoryStorage()
-        self.tpm = Tpm(version, self.storage, Events().failed)
-        controller = Controller(self.tpm, on_shutdown=lambda: None, on_error=Events().failed)
-        self.executor = self.turns.executor = Executor(self.turns.posted.append)
+        self.turns = Turns()
         self.rights = Rights(control=True, secrets=True)
-        self.dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: self.rights, Events())
-        self.tpm.power_on(delete_volatile=True)
+        super().__init__(
+            version, post=self.turns.posted.append, rights=lambda _caller: self.rights, events=FaultsRaise()
+        )
+        self.turns.executor = self.executor
+        self.start(startup=None)
         self.pristine = dict(self.storage.blobs)
         self.descriptors = 0
 

@@ -7,7 +7,7 @@ import os
 import struct
 
 from conversations import TPM2, TPM12
-from harness import Service
+from harness import FuzzedService
 from tpm_commands import GET_RANDOM, NV_DEFINE_COUNTER, NV_INCREMENT, NV_READ_COUNTER, PCR_EXTEND_16, PCR_READ_16
 
 from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
@@ -25,7 +25,7 @@ class Channels:
     """Targets that are a connection: bytes in."""
 
     def __init__(self, version="2.0"):
-        self.service = Service(version)
+        self.service = FuzzedService(version)
         self.frontend = SocketFrontend(self.service.turns, self.service.dispatcher)
 
     def control(self, data):
@@ -85,7 +85,7 @@ class Cuse:
     length."""
 
     def __init__(self, version="2.0"):
-        self.service = Service(version)
+        self.service = FuzzedService(version)
 
     def cuse(self, data):
         service = self.service

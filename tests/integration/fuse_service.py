@@ -19,8 +19,8 @@ def tell(*words):
     print(json.dumps(words), flush=True)
 
 
-class Recorder:
-    """What the front end told the service."""
+class Told:
+    """What the front end tells the service, told on."""
 
     def refused(self, caller, error):
         tell("refused", caller.uid, error.code.value)
@@ -36,16 +36,13 @@ class Recorder:
 
 
 def serve(directory, version="2.0", power=True, startup="clear", fd=None, uid=None, **access):
-    from memory_storage import MemoryStorage
+    from tpm_service import Service
 
     import swtpm_svc.frontends.fuse.shown_files  # noqa: F401 - now, as what follows may not be readable for `uid`
     from swtpm_svc.errors import VtpmError
-    from swtpm_svc.frontends.dispatch import Dispatcher
     from swtpm_svc.frontends.fuse.fuse_frontend import FuseFrontend
     from swtpm_svc.service.loop import Loop
-    from swtpm_svc.tpm.controller import Controller, Rights
-    from swtpm_svc.tpm.executor import Executor
-    from swtpm_svc.tpm.tpm import Tpm
+    from swtpm_svc.tpm.controller import Rights
 
     def rights(caller):
         control = caller.uid in (0, os.geteuid()) or caller.gid == access["control_group"]
@@ -56,23 +53,17 @@ def serve(directory, version="2.0", power=True, startup="clear", fd=None, uid=No
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
-    recorder = Recorder()
     with Loop() as loop:
-        tpm = Tpm(version, MemoryStorage(), recorder.failed)
-        controller = Controller(tpm, on_shutdown=loop.stop, on_error=recorder.failed)
-        executor = Executor(loop.post)
-        dispatcher = Dispatcher(tpm, controller, executor, rights, recorder)
+        service = Service(version, post=loop.post, rights=rights, events=Told(), on_shutdown=loop.stop)
         if power:
-            tpm.power_on(delete_volatile=True)
-            if startup:
-                tpm.startup(startup)
+            service.start(startup)
         loop.on_signal(signal.SIGTERM, loop.stop)
         loop.on_signal(signal.SIGUSR1, lambda: time.sleep(0.5))  # keep the serving thread busy
 
         def describe():
-            return {"version": version, "fuse": frontend.describe(), "commands": dispatcher.commands}
+            return {"version": version, "fuse": frontend.describe(), "commands": service.dispatcher.commands}
 
-        frontend = FuseFrontend(loop, dispatcher, describe, **access)
+        frontend = FuseFrontend(loop, service.dispatcher, describe, **access)
         try:
             frontend.open(directory, fd)
         except VtpmError as error:
@@ -84,10 +75,10 @@ def serve(directory, version="2.0", power=True, startup="clear", fd=None, uid=No
         finally:
             frontend.close()
             frontend.close()
-        while executor.busy:
-            executor.join()
+        while service.executor.busy:
+            service.executor.join()
             loop.run_posted()
-        tpm.shut_down()
+        service.close()
     return 0
 
 

@@ -2,21 +2,14 @@
 
 from contextlib import contextmanager
 
-from memory_storage import MemoryStorage
-
-from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire.tpm_header import HEADER
+from tpm_service import Service
 
 
 @contextmanager
 def tpm_in_process(version, *, storage=None, startup="clear"):
-    failures = []
-    tpm = Tpm(version, storage or MemoryStorage(), failures.append)
-    tpm.power_on(delete_volatile=True)
-    if startup:
-        assert tpm.startup(startup)[6:10] == bytes(4)
+    service = Service(version, post=None, storage=storage)  # nothing has to be posted: there is no front end
     try:
-        yield lambda command: tpm.execute(memoryview(bytearray(command)), HEADER.unpack_from(command)[2])
+        yield service.start(startup).execute
     finally:
-        tpm.shut_down()
-    assert failures == []
+        service.close()
+    assert service.events.failures == []

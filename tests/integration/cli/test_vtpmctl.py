@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from cuse_service import OPERATOR, STRANGER, Service
+from cuse_service import OPERATOR, STRANGER, CuseService
 
 from swtpm_svc.cli import tpm_control
 from swtpm_svc.cli.vtpmctl import entry
@@ -61,10 +61,9 @@ class Client:
 
 @pytest.fixture
 def service():
-    service = Service().start()
+    service = CuseService().start()
     yield service
     service.close()
-    libtpms.set_locality(0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import suppress
 from select import POLLIN, POLLOUT
 
 import pytest
-from cuse_service import OPERATOR, RIGHTS, STRANGER, Service
+from cuse_service import OPERATOR, RIGHTS, STRANGER, CuseService
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tpm_commands import (
@@ -26,8 +26,6 @@ from tpm_commands import (
 
 from swtpm_svc.continuity.handover import MAX_OPENERS
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
-from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.state import blob as state_blob
 from swtpm_svc.state.encryption import Keys, StateKey
@@ -41,10 +39,9 @@ h = bytes.fromhex
 
 @pytest.fixture
 def service():
-    service = Service().start()
+    service = CuseService().start()
     yield service
     service.close()
-    libtpms.set_locality(0)
 
 
 @pytest.fixture
@@ -340,7 +337,7 @@ SECRECY = [
 def test_an_encrypted_blob_is_for_all_who_may_control(keys, wanted, is_given, flags):
     """In chunks, of which each says what the blob is, and which are all of one: encrypted twice it is never the
     same."""
-    service = Service(keys=keys).start()
+    service = CuseService(keys=keys).start()
     try:
         kernel = service.kernel
         handle = kernel.open()
@@ -538,13 +535,7 @@ class LookUps:
 @pytest.fixture
 def look_ups(service, kernel):
     look_ups = LookUps()
-    dispatcher = Dispatcher(
-        service.tpm, service.controller, service.executor, look_ups.rights, service.events, look_up=look_ups.look_up
-    )
-    frontend = CuseFrontend(
-        service.sockets[0].fileno(), service.park.slot, service.park.waiters, service.park.polls, dispatcher
-    )
-    kernel.serve_one = frontend.serve_one
+    kernel.serve_one = service.make_frontend(rights_of=look_ups.rights, look_up=look_ups.look_up).serve_one
     return look_ups
 
 
@@ -794,5 +785,5 @@ def test_a_locked_or_failed_tpm_is_heard_of(service, kernel):
     service.storage.failure = VtpmError(Code.STATE_FULL, "no space")
     response = exchange(kernel, kernel.open(), HIERARCHY_CHANGE_AUTH)
     assert response[6:10] == h("00000101")  # TPM_RC_FAILURE
-    assert service.events.commands == [(HIERARCHY_CHANGE_AUTH, response)]
+    assert service.events.executions == [(HIERARCHY_CHANGE_AUTH, response)]
     service.storage.failure = None

@@ -8,19 +8,13 @@ import termios
 import threading
 
 import pytest
-from memory_storage import MemoryStorage
-from socket_service import ALL, Recorder
 from tpm_commands import CREATE_RSA, GET_RANDOM, NV_DEFINE_COUNTER, PCR_READ_16, STARTUP_CLEAR, result_of, with_session
+from tpm_service import ThreadedService
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.kernel import vtpmx
 from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
 from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
-from swtpm_svc.service.loop import Loop
-from swtpm_svc.tpm.controller import Controller
-from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import Tpm
 
 h = bytes.fromhex
 SUCCESS = h("8001 0000000a 00000000")
@@ -28,7 +22,7 @@ TPM_RC_LOCALITY = 0x907
 
 
 def set_locality(locality):
-    """What the driver sends before a command (vtpm_proxy.h: TPM2_CC_SET_LOCALITY)."""
+    """What the driver sends before a command (vtpmx.h: TPM2_CC_SET_LOCALITY)."""
     return h("8002 0000000b 20001000") + bytes([locality])
 
 
@@ -36,35 +30,27 @@ def set_locality(locality):
 PCR_EXTEND_17 = with_session(0x182, h("00000011"), h("00000001 000b") + bytes(range(32)))
 
 
-class Kernel:
+class Kernel(ThreadedService):
     """`ask` as the driver: one command, one response."""
 
     def __init__(self):
+        super().__init__()
         ours, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.end.settimeout(30)
-        self.recorder, self.gone = Recorder(), []
-        self.loop = Loop()
-        self.tpm = Tpm("2.0", MemoryStorage(), self.recorder.failed)
-        controller = Controller(self.tpm, on_shutdown=lambda: None, on_error=self.recorder.failed)
-        self.executor = Executor(self.loop.post)
-        dispatcher = Dispatcher(self.tpm, controller, self.executor, lambda _caller: ALL, self.recorder)
-        self.tpm.power_on(delete_volatile=True)
-        self.frontend = KernelFrontend(self.loop, dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1))
-        self._thread = threading.Thread(target=self.loop.run)
-        self._thread.start()
+        self.gone = []
+        self.start(startup=None)
+        self.frontend = KernelFrontend(
+            self.loop, self.dispatcher, KernelTpm(ours.detach(), 7), lambda: self.gone.append(1)
+        )
+        self.serve()
 
     def ask(self, command):
         self.end.sendall(command)
         return self.end.recv(4096)
 
     def close(self):
-        self.loop.post(self.loop.stop)
-        self._thread.join(30)
-        self.frontend.close()
+        super().close()
         self.end.close()
-        self.tpm.set_locality(0)
-        self.tpm.shut_down()
-        self.loop.__exit__()
 
 
 @pytest.fixture
@@ -117,7 +103,7 @@ def test_nonsense_is_answered(kernel, command):
     """A program that has /dev/tpmN open decides over everything but the first six bytes."""
     assert len(kernel.ask(command)) >= 10
     assert kernel.ask(STARTUP_CLEAR) == SUCCESS
-    assert kernel.recorder.failures == []
+    assert kernel.events.failures == []
 
 
 def test_what_a_predecessor_had_taken_is_answered(kernel):

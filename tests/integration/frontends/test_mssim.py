@@ -109,7 +109,7 @@ def test_tpm2_tools(serve):
     assert "0x" + "0" * 64 not in value
     run("tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa")
     assert run("tpm2_pcrread", "sha256:16") == value, "a new connection reset the TPM"
-    assert service.recorder.failures == []
+    assert service.events.failures == []
 
 
 # --- byte by byte
@@ -263,7 +263,7 @@ def test_wrong_ordinals_end_that_connection_alone(serve, port, data):
     assert received in (b"", h("00000001"))
     assert len(data) > 100 or received
     assert result_of(other.execute(STARTUP_CLEAR)) == 0
-    assert service.recorder.failures == []
+    assert service.events.failures == []
 
 
 def test_ordinals_of_the_other_port_and_messages_that_are_too_long(serve):
@@ -298,4 +298,4 @@ def test_a_client_that_dies_in_the_middle_does_not_disturb_the_next(serve):
         client.close()
         assert result_of(other.execute(GET_RANDOM)) == 0
     service.wait_for_connections(2)
-    assert service.recorder.failures == []
+    assert service.events.failures == []

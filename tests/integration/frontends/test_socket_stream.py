@@ -157,7 +157,7 @@ def test_what_it_answers_is_what_python_answers(service, client):
     assert result_of(ask(client, STARTUP_CLEAR)) == 0
     answers.append([ask(client, command) for command in table])
     assert answers[0] == answers[1]
-    assert [command for command, _response in service.recorder.executions] == [STARTUP_CLEAR, *table]
+    assert [command for command, _response in service.events.executions] == [STARTUP_CLEAR, *table]
 
 
 def test_it_goes_on_while_nothing_else_is_to_be_done(service, client):
@@ -329,8 +329,8 @@ def test_a_storage_failure_is_the_tpms_result_and_is_told(service, client):
     failure = service.storage.failure = VtpmError(Code.STATE_FULL, "the disk is full")
     response = ask(client, HIERARCHY_CHANGE_AUTH)
     assert result_of(response) == 0x101  # TPM_RC_FAILURE
-    assert service.recorder.failures == [failure]
-    assert service.recorder.executions == [(HIERARCHY_CHANGE_AUTH, response)]
+    assert service.events.failures == [failure]
+    assert service.events.executions == [(HIERARCHY_CHANGE_AUTH, response)]
     service.storage.failure = None
 
 
@@ -353,7 +353,7 @@ def test_a_client_that_goes(service, client, family, ending):
     other.close()
     wait_for(lambda: service.call(lambda: service.frontend.connections) == 1)
     assert result_of(ask(client, GET_RANDOM)) == 0
-    assert service.recorder.failures == []
+    assert service.events.failures == []
 
 
 def pair(kind, send_buffer):

@@ -228,7 +228,7 @@ def test_without_rights_control_is_refused_and_the_tpm_can_be_used(serve):
     assert exchange(data, STARTUP_CLEAR)[6:10] == bytes(4)
     prefixed = h("00000008 02 0000000c") + GET_RANDOM
     assert exchange(data, prefixed) == h("0000000a 80010000000a00000907 00000000")
-    assert len(service.recorder.refusals) == 7
+    assert len(service.events.refusals) == 7
 
 
 def test_the_refusal_of_a_state_blob_has_all_fields(serve):
@@ -259,7 +259,7 @@ def test_garbage_on_the_control_channel_ends_that_connection_alone(serve, data):
     except OSError:
         pass
     still_serves(service)
-    assert service.recorder.failures == []
+    assert service.events.failures == []
 
 
 def test_control_requests_byte_by_byte(serve):

@@ -21,7 +21,7 @@ def test_tpm2_pytss(tmp_path, way):
         words = ["/usr/bin/python3", PYTSS_CLIENT, tcti]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-        assert service.recorder.failures == []
+        assert service.events.failures == []
     finally:
         service.close()
 
@@ -47,4 +47,4 @@ def tcsd():
 def test_trousers(tcsd):
     daemon, service = tcsd
     take_ownership(daemon)
-    assert service.recorder.failures == []
+    assert service.events.failures == []

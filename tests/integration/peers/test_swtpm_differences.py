@@ -138,7 +138,7 @@ def both(tmp_path):
     process.kill()
     process.wait()
     ours.close()
-    assert ours.recorder.failures == []
+    assert ours.events.failures == []
 
 
 @pytest.mark.needs("swtpm 0.7")

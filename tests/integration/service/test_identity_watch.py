@@ -12,9 +12,9 @@ import time
 
 import pytest
 from daemon_process import DaemonProcess
-from memory_storage import MemoryStorage
 from swtpm_process import Swtpm
 from tpm_commands import STARTUP_CLEAR, result_of, with_session
+from tpm_service import Service
 
 from swtpm_svc.cli.vtpmctl import doctor, entry
 from swtpm_svc.cli.vtpmctl.host import Places
@@ -26,7 +26,6 @@ from swtpm_svc.service.identity.identity_record import Record
 from swtpm_svc.service.identity.identity_watch import Chores, IdentityWatch
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RQU_COMMAND, encode_command
 
@@ -206,7 +205,7 @@ def test_the_key_of_a_tpm_1_2_is_found_in_its_state(exponent):
         "change": None,
         "clones": [],
     }
-    one.tpm.shut_down()
+    one.close()
 
 
 def test_every_algorithm_is_watched(instance):
@@ -389,17 +388,17 @@ def test_swtpm_and_rekey_let_the_record_be(instance, version, tmp_path):
     assert pubek.read_bytes() == (one.fingerprint() and (one.folder / "pubek.pem").read_bytes())
 
 
-class WatchedTpm:
+class WatchedTpm(Service):
     """A TPM in this process with a watch on it."""
 
     def __init__(self, version):
-        self.storage = MemoryStorage()
-        self.tpm = Tpm(version, self.storage, pytest.fail)
-        self.tpm.power_on(delete_volatile=True)
+        super().__init__(version, post=None)
+        self.start(startup=None)
         self.watch = IdentityWatch(self.tpm, self, self)
 
-    def execute(self, command):
-        return self.tpm.execute(memoryview(bytearray(command)), int.from_bytes(command[6:10], "big"))
+    def close(self):
+        super().close()
+        assert self.events.failures == []
 
     def load(self):
         return self.storage.blobs.get("identity", Record({}))
@@ -415,7 +414,7 @@ class WatchedTpm:
 def watched(version):
     one = WatchedTpm(version)
     yield one
-    one.tpm.shut_down()
+    one.close()
 
 
 def test_no_client_notices(watched, version):

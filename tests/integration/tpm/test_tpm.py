@@ -19,6 +19,7 @@ from tpm_commands import (
     result_of,
     with_session,
 )
+from tpm_service import put_away
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
@@ -43,9 +44,7 @@ def make_tpm():
 
     yield make
     for tpm in made:
-        tpm.shut_down()
-    libtpms.terminate()
-    libtpms.set_locality(0)
+        put_away(tpm)
 
 
 def run(tpm, command):

@@ -27,6 +27,7 @@ from tpm_commands import (
     result_of,
     with_session,
 )
+from tpm_service import put_away
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store
@@ -72,13 +73,12 @@ def version(request):
 @pytest.fixture
 def make_tpm():
     with contextlib.ExitStack() as made:
-        made.callback(libtpms.terminate)
 
         def make(version, storage):
             failures, told = [], []
             tpm = Tpm(version, storage, failures.append)
             tpm.failures, tpm.told, tpm.on_failure = failures, told, told.append
-            made.callback(tpm.shut_down)
+            made.callback(put_away, tpm)
             return tpm
 
         yield make
