@@ -377,7 +377,7 @@ def _found(value: object, expected: type) -> str:
     if isinstance(value, list):
         return "an array"
     if isinstance(value, str) and KEY_PATTERN.fullmatch(value):
-        return f"{len(value)} hex digits, which are not shown"
+        return f"{len(value.removeprefix('0x'))} hex digits, which are not shown"
     if isinstance(value, str):
         text, kind = f'"{one_line(value)}"', "string"
     elif isinstance(value, bool):

@@ -325,7 +325,9 @@ MODE = Kind(str, 'three octal digits in quotes, such as "0660"', _read_mode)
 DIRECTORY = Kind(str, "an absolute path without ..", _read_directory)
 FILE = Kind(str, '"none" or an absolute path without ..', _read_file)
 CREDENTIAL = Kind(
-    str, '"none" or the name of a credential: letters, digits, dots, dashes and underscores', _read_credential
+    str,
+    '"none" or the name of a credential: letters, digits, dots, dashes and underscores, the first neither a dot nor a dash',
+    _read_credential,
 )
 KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
