@@ -19,33 +19,87 @@ def refusal(text: str) -> VtpmError:
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "other"),
+    ("text", "message"),
     [
-        ('[socket]\ncontrol = "/run/a"\ndata = "/run/a"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "/run/a"\ndata = "/run//./a"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ndata = "/run/vtpm/vtpm0/ctrl.sock"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ndata = "/run/vtpm/vtpm0/status"', "[socket] data", "is that of the status socket"),
-        ('[socket]\ncontrol = "tcp:2321"\ndata = "tcp:127.0.0.1:2321"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:localhost:2321"\ndata = "tcp:2321"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:0.0.0.0:2321"\ndata = "tcp:10.0.0.1:2321"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:[::]:2321"\ndata = "tcp:2321"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:[::1]:1"\ndata = "tcp:[0:0::0:1]:1"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:Host:1"\ndata = "tcp:host:1"', "[socket] control", "is that of [socket] data"),
-        ('[socket]\ncontrol = "tcp:2321"\nmssim = "tcp:2321"', "[socket] control", "is that of [socket] mssim"),
-        ('[socket]\ncontrol = "tcp:2322"\nmssim = "tcp:2321"', "[socket] control", "the second port of [socket] mssim"),
-        ('[socket]\ndata = "tcp:2322"\nmssim = "tcp:0.0.0.0:2321"', "[socket] data", "the second port of [socket] mssim"),
-        ('[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm/vtpm0/fs"', "[state] directory", "has within it [fuse] directory"),
-        ('[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm/vtpm0"', "[state] directory", "is that of [fuse] directory"),
-        ('[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm"', "[state] directory", "lies within [fuse] directory"),
-        ('[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm0"', "[socket] control", "lies within [fuse] directory"),
-        ('[socket]\ncontrol = "none"\n[fuse]\nenabled = true\ndirectory = "/run/vtpm"', "[fuse] directory", "the status socket"),
-        ('[socket]\ncontrol = "/"\ndata = "/"', "[socket] control", "is that of [socket] data"),
+        (
+            '[socket]\ncontrol = "/run/a"\ndata = "/run/a"',
+            '[socket] control: found "/run/a", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "/run/a"\ndata = "/run//./a"',
+            '[socket] control: found "/run/a", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ndata = "/run/vtpm/vtpm0/ctrl.sock"',
+            '[socket] control: found "/run/vtpm/vtpm0/ctrl.sock", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ndata = "/run/vtpm/vtpm0/status"',
+            '[socket] data: found "/run/vtpm/vtpm0/status", which is that of the status socket',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:2321"\ndata = "tcp:127.0.0.1:2321"',
+            '[socket] control: found "tcp:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:localhost:2321"\ndata = "tcp:2321"',
+            '[socket] control: found "tcp:localhost:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:0.0.0.0:2321"\ndata = "tcp:10.0.0.1:2321"',
+            '[socket] control: found "tcp:0.0.0.0:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:[::]:2321"\ndata = "tcp:2321"',
+            '[socket] control: found "tcp:[::]:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:[::1]:1"\ndata = "tcp:[0:0::0:1]:1"',
+            '[socket] control: found "tcp:[::1]:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:Host:1"\ndata = "tcp:host:1"',
+            '[socket] control: found "tcp:Host:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:2321"\nmssim = "tcp:2321"',
+            '[socket] control: found "tcp:2321", which is that of [socket] mssim',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:2322"\nmssim = "tcp:2321"',
+            '[socket] control: found "tcp:2322", which is that of the second port of [socket] mssim',
+        ),
+        (
+            '[socket]\ndata = "tcp:2322"\nmssim = "tcp:0.0.0.0:2321"',
+            '[socket] data: found "tcp:2322", which is that of the second port of [socket] mssim',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm/vtpm0/fs"',
+            '[state] directory: found "/var/lib/vtpm/vtpm0", which has within it [fuse] directory',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm/vtpm0"',
+            '[state] directory: found "/var/lib/vtpm/vtpm0", which is that of [fuse] directory',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm"',
+            '[state] directory: found "/var/lib/vtpm/vtpm0", which lies within [fuse] directory',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm0"',
+            '[socket] control: found "/run/vtpm/vtpm0/ctrl.sock", which lies within [fuse] directory',
+        ),
+        (
+            '[socket]\ncontrol = "none"\n[fuse]\nenabled = true\ndirectory = "/run/vtpm"',
+            '[fuse] directory: found "/run/vtpm", which has within it the status socket',
+        ),
+        ('[socket]\ncontrol = "/"\ndata = "/"', '[socket] control: found "/", which is that of [socket] data'),
     ],
-)  # fmt: skip
-def test_two_in_one_place_are_refused(text, found, other):
-    message = refusal(text).message
-    assert message.startswith(f"/etc/vtpm.d/vtpm0.toml: {found}: found ")
-    assert message.endswith(other)
+)
+def test_two_in_one_place_are_refused(text, message):
+    error = refusal(text)
+    assert error.message == f"/etc/vtpm.d/vtpm0.toml: {message}"
+    assert error.remedy == "give each a place of its own"
 
 
 @pytest.mark.parametrize(
@@ -68,24 +122,73 @@ def test_what_can_be(text):
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "code"),
+    ("mine", "theirs", "code", "message"),
     [
-        ('[socket]\ndata = "tcp:2322"', '[socket]\nmssim = "tcp:2321"', Code.SOCKET_UNAVAILABLE),
-        ('[socket]\ndata = "/run/vtpm/vtpm1/status"', "", Code.SOCKET_UNAVAILABLE),
-        ('[socket]\ndata = "/var/run/vtpm/vtpm1/ctrl.sock"', "", Code.SOCKET_UNAVAILABLE),
-        ('[state]\ndirectory = "/var/lib/vtpm/vtpm1"', "", Code.STATE_LOCKED),
-        ('[state]\ndirectory = "/var/lib/vtpm"', "", Code.STATE_LOCKED),
-        ("", '[state]\ndirectory = "/var/lib/vtpm/vtpm0/b"', Code.STATE_LOCKED),
-        ('[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm1/fs"', "[fuse]\nenabled = true", Code.MOUNT_FAILED),
-        ('[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm1"', "", Code.MOUNT_FAILED),
-        ("", '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm0"', Code.MOUNT_FAILED),
+        (
+            '[socket]\ndata = "tcp:2322"',
+            '[socket]\nmssim = "tcp:2321"',
+            Code.SOCKET_UNAVAILABLE,
+            '[socket] data: found "tcp:2322", which is that of the second port of [socket] mssim',
+        ),
+        (
+            '[socket]\ndata = "/run/vtpm/vtpm1/status"',
+            "",
+            Code.SOCKET_UNAVAILABLE,
+            '[socket] data: found "/run/vtpm/vtpm1/status", which is that of the status socket',
+        ),
+        (
+            '[socket]\ndata = "/var/run/vtpm/vtpm1/ctrl.sock"',
+            "",
+            Code.SOCKET_UNAVAILABLE,
+            '[socket] data: found "/run/vtpm/vtpm1/ctrl.sock", which is that of [socket] control',
+        ),
+        (
+            '[state]\ndirectory = "/var/lib/vtpm/vtpm1"',
+            "",
+            Code.STATE_LOCKED,
+            '[state] directory: found "/var/lib/vtpm/vtpm1", which is that of [state] directory',
+        ),
+        (
+            '[state]\ndirectory = "/var/lib/vtpm"',
+            "",
+            Code.STATE_LOCKED,
+            '[state] directory: found "/var/lib/vtpm", which has within it [state] directory',
+        ),
+        (
+            "",
+            '[state]\ndirectory = "/var/lib/vtpm/vtpm0/b"',
+            Code.STATE_LOCKED,
+            '[state] directory: found "/var/lib/vtpm/vtpm0", which has within it [state] directory',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm1/fs"',
+            "[fuse]\nenabled = true",
+            Code.MOUNT_FAILED,
+            '[fuse] directory: found "/run/vtpm/vtpm1/fs", which is that of [fuse] directory',
+        ),
+        (
+            '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm1"',
+            "",
+            Code.MOUNT_FAILED,
+            '[fuse] directory: found "/run/vtpm/vtpm1", which has within it [socket] control',
+        ),
+        (
+            "",
+            '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm0"',
+            Code.MOUNT_FAILED,
+            '[socket] control: found "/run/vtpm/vtpm0/ctrl.sock", which lies within [fuse] directory',
+        ),
     ],
 )
-def test_two_instances_in_one_place_are_refused(mine, theirs, code):
+def test_two_instances_in_one_place_are_refused(mine, theirs, code, message):
     with pytest.raises(VtpmError) as caught:
         places.refuse_shared(parse(mine), parse(theirs, "vtpm1"), lambda path: path.replace("/var/run/", "/run/"))
     assert caught.value.code is code
-    assert caught.value.message.endswith(" in /etc/vtpm.d/vtpm1.toml")
+    assert caught.value.message == f"/etc/vtpm.d/vtpm0.toml: {message} in /etc/vtpm.d/vtpm1.toml"
+    is_state = code is Code.STATE_LOCKED
+    assert caught.value.remedy == (
+        "give each TPM a directory of its own" if is_state else "give one of them another place"
+    )
 
 
 def test_two_instances_with_nothing_but_defaults():
