@@ -26,13 +26,15 @@ case $LIBEXECDIR in
 *) fail "LIBEXECDIR is $LIBEXECDIR, expected a directory below /usr" "leave it out, or name one below /usr/local" ;;
 esac
 case $SYSTEMD_VERSION in
-'' | *[!0-9]*) fail "SYSTEMD_VERSION is '$SYSTEMD_VERSION', expected a number" "give the version of the system that will run it: SYSTEMD_VERSION=252" ;;
+'' | *[!0-9]*) fail "SYSTEMD_VERSION is '$SYSTEMD_VERSION', expected a number" \
+    "give the version of the system that will run it: SYSTEMD_VERSION=252" ;;
 esac
 
 # put MODE FROM TO: with the two paths that may differ from those in the source.
 put() {
     mkdir -p "$DESTDIR$(dirname "$3")"
-    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s| /usr/bin/python3 -IB -m| $PYTHON -IB -m|" -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
+    sed -e "1s|^#!/usr/bin/python3 |#!$PYTHON |" -e "s| /usr/bin/python3 -IB -m| $PYTHON -IB -m|" \
+        -e "s|/usr/libexec/vtpm/|$LIBEXECDIR/|g" "$source/$2" >"$DESTDIR$3.new"
     chmod "$1" "$DESTDIR$3.new"
     mv -f "$DESTDIR$3.new" "$DESTDIR$3"
 }

@@ -1,7 +1,8 @@
 #!/bin/bash
-# demo.sh unit|foreground|files yes|no : start vtpm0 (TPM 1.2) and vtpm1 (TPM 2.0), talk to both, stop them unless told to keep them
-# Called by run-demo: `unit` starts vtpm@.service, `foreground` the daemon itself, both as root on a machine with /dev/cuse;
-# `files` starts the daemon with the TPM as a file (FUSE), as anybody.
+# demo.sh unit|foreground|files yes|no : start vtpm0 (TPM 1.2) and vtpm1 (TPM 2.0), talk to both, stop them unless told
+# to keep them
+# Called by run-demo: `unit` starts vtpm@.service, `foreground` the daemon itself, both as root on a machine with
+# /dev/cuse; `files` starts the daemon with the TPM as a file (FUSE), as anybody.
 set -euo pipefail
 way=$1 keep=$2
 project=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,8 +23,10 @@ start() { # NAME
   if [ "$way" = unit ]; then show systemctl start "vtpm@$1"
   elif [ "$way" = files ]; then
     mkdir -p "$scratch/$1/state"
-    { sed -n '/^\[tpm\]/,/^$/p' "$project/etc/vtpm.d/$1.toml"; printf '[device]\nenabled = false\nowner = "%s"\ngroup = "%s"\n' "$(id -u)" "$(id -g)"
-      printf '[socket]\ncontrol = "%s"\n[fuse]\nenabled = true\ndirectory = "%s"\n' "$scratch/$1/ctrl.sock" "$scratch/$1/fs"
+    { sed -n '/^\[tpm\]/,/^$/p' "$project/etc/vtpm.d/$1.toml"
+      printf '[device]\nenabled = false\nowner = "%s"\ngroup = "%s"\n' "$(id -u)" "$(id -g)"
+      printf '[socket]\ncontrol = "%s"\n' "$scratch/$1/ctrl.sock"
+      printf '[fuse]\nenabled = true\ndirectory = "%s"\n' "$scratch/$1/fs"
       printf '[state]\ndirectory = "%s"\n' "$scratch/$1/state"; } >"$scratch/$1.toml"
     echo "\$ vtpmd --config $scratch/$1.toml --foreground &"
     vtpmd --config "$scratch/$1.toml" --foreground --user "$(id -un)" & daemons+=($!)
@@ -65,7 +68,10 @@ step "TPM 1.2 at $(device vtpm0): TPM_GetCapability(TPM_CAP_VERSION_VAL)"
 answer=$(ask "$(device vtpm0)" 00c100000012000000650000001a00000000)
 echo "$answer"
 # 12.2 of TPM Main Part 3: tag, size, return code, size of the answer, TPM_CAP_VERSION_INFO {tag 0030, version 01 02 ..}
-case $answer in 00c4????????00000000????????00300102*) echo "a TPM 1.2, as it says itself";; *) echo "not the answer of a TPM 1.2" >&2; exit 1;; esac
+case $answer in
+  00c4????????00000000????????00300102*) echo "a TPM 1.2, as it says itself";;
+  *) echo "not the answer of a TPM 1.2" >&2; exit 1;;
+esac
 
 step "TPM 2.0 at $(device vtpm1): tpm2-tools"
 TPM2TOOLS_TCTI=device:$(device vtpm1); export TPM2TOOLS_TCTI
@@ -94,7 +100,8 @@ trap - EXIT
 stop
 if [ "$way" = files ]; then echo "both are gone, with their files and state"; exit 0; fi
 for name in vtpm0 vtpm1; do
-  for _ in $(seq 50); do [ -e "/dev/$name" ] || continue 2; sleep 0.1; done   # the kernel takes it away a moment after the stop
+  # the kernel takes it away a moment after the stop
+  for _ in $(seq 50); do [ -e "/dev/$name" ] || continue 2; sleep 0.1; done
   echo "/dev/$name is still there" >&2; exit 1
 done
 echo "both are gone, their state is in /var/lib/vtpm"

@@ -11,10 +11,18 @@ set -euo pipefail
 packages_of() {
   case $1 in
     build) echo make python3 python3-venv python3-dev gcc libc6-dev pkgconf libtpms-dev libsystemd-dev libfuse3-dev;;
-    test) echo git faketime ima-evm-utils openssl swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0 libtss2-tcti-swtpm0 libtss2-tcti-mssim0 python3-tpm2-pytss tpm-tools trousers strace util-linux systemd udev procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend gnutls-bin softhsm2 opensc qemu-system-x86 user-mode-linux mmdebstrap patchelf zsh fish;;
-    install) echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-cryptography python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
+    test)
+      echo git faketime ima-evm-utils openssl swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0
+      echo libtss2-tcti-swtpm0 libtss2-tcti-mssim0 python3-tpm2-pytss tpm-tools trousers strace util-linux systemd udev
+      echo procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend gnutls-bin softhsm2 opensc qemu-system-x86
+      echo user-mode-linux mmdebstrap patchelf zsh fish;;
+    install)
+      echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-cryptography
+      echo python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
     lint) echo shellcheck;;
-    qemu) echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients;;
+    qemu)
+      echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system
+      echo libvirt-daemon-driver-qemu libvirt-clients;;
     uml) echo user-mode-linux mmdebstrap patchelf debian-archive-keyring systemd udev iproute2 kmod util-linux;;
     vm) echo openssl mmdebstrap patchelf qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
     selinux) echo make python3 selinux-policy-dev checkpolicy policycoreutils semodule-utils;;
@@ -24,8 +32,13 @@ packages_of() {
 }
 commands_of() { # what stands for the packages where their names are unknown
   case $1 in
-    build | install) echo make gcc pkg-config;; test) echo swtpm_ioctl tpm2_getrandom;; lint) echo shellcheck;;
-    qemu) echo qemu-system-x86_64 qemu-img busybox virsh;; uml) echo linux.uml;; vm) echo mmdebstrap qemu-system-x86_64;; demo) echo tpm2_getrandom;;
+    build | install) echo make gcc pkg-config;;
+    test) echo swtpm_ioctl tpm2_getrandom;;
+    lint) echo shellcheck;;
+    qemu) echo qemu-system-x86_64 qemu-img busybox virsh;;
+    uml) echo linux.uml;;
+    vm) echo mmdebstrap qemu-system-x86_64;;
+    demo) echo tpm2_getrandom;;
     selinux) echo make checkmodule semodule_package;;
   esac
 }
@@ -47,14 +60,17 @@ missing=()
 for name in $packages; do case $there in *" $name "* | *" ${name}t64 "*) ;; *) missing+=("$name");; esac; done
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ]; then
-  printf 'need.sh: packages are missing: %s\n  remedy: sudo apt-get install %s\n' "${missing[*]}" "${missing[*]}" >&2; exit 69
+  printf 'need.sh: packages are missing: %s\n  remedy: sudo apt-get install %s\n' "${missing[*]}" "${missing[*]}" >&2
+  exit 69
 fi
 
 echo "== installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}")
 log=$(mktemp); trap 'rm -f "$log"' EXIT
-# an old package list may name versions that are gone: renew it, and go on with the old one if some other source of apt fails
-if ! { apt-get -q -o DPkg::Lock::Timeout=300 update || echo "apt-get update: $?"; "${install[@]}"; } </dev/null >"$log" 2>&1; then
+# an old package list may name versions that are gone: renew it, and go on with the old one if some other source of apt
+# fails
+update() { apt-get -q -o DPkg::Lock::Timeout=300 update || echo "apt-get update: $?"; }
+if ! { update; "${install[@]}"; } </dev/null >"$log" 2>&1; then
   tail -n 30 "$log" >&2; printf 'need.sh: apt-get failed\n  remedy: see above, then run it again\n' >&2; exit 69
 fi

@@ -1,16 +1,16 @@
 #!/bin/bash
 # uml.sh [-t SECONDS] [-o RESULTS] [-v] COMMAND ARGUMENT... : run one command in the User-Mode Linux lab
 #
-# A Linux of its own (Debian's user-mode-linux) boots in seconds on the host's root file system, with a real /dev/cuse and a
-# real systemd-udevd. COMMAND runs there as root in the project's folder, with .venv/bin in its PATH. Its output comes here, its
-# exit status is this script's. What it changes is forgotten, but for files in $LAB_RESULTS, which come back to RESULTS. /tmp,
-# /run and /var/lib/vtpm are empty tmpfs there. Without COMMAND: an interactive shell.
+# A Linux of its own (Debian's user-mode-linux) boots in seconds on the host's root file system, with a real /dev/cuse
+# and a real systemd-udevd. COMMAND runs there as root in the project's folder, with .venv/bin in its PATH. Its output
+# comes here, its exit status is this script's. What it changes is forgotten, but for files in $LAB_RESULTS, which come
+# back to RESULTS. /tmp, /run and /var/lib/vtpm are empty tmpfs there. Without COMMAND: an interactive shell.
 #   -t SECONDS  limit for everything (default 300, none for the shell); exit status 124 when it is reached
 #   -o RESULTS  folder for the files of $LAB_RESULTS and the kernel's messages
 #   -v          say how long the boot took
 # Accounts: root, vtpm, lab-member (group vtpm), lab-operator (groups vtpm and vtpm-admin), lab-outsider (neither).
-# Variables: LAB_MEM, in MiB (default 512; as much room is needed in TMPDIR or /dev/shm); LAB_ENV, names of variables to hand on;
-# LAB_SHELL_START, a command line to run before the shell.
+# Variables: LAB_MEM, in MiB (default 512; as much room is needed in TMPDIR or /dev/shm); LAB_ENV, names of variables to
+# hand on; LAB_SHELL_START, a command line to run before the shell.
 # Which kernel, and which variables that takes: uml-kernel.sh. Exit status 125: the lab itself failed.
 set -euo pipefail
 umask 022
@@ -37,14 +37,18 @@ trap 'exit 130' INT; trap 'exit 143' TERM
 
 # what is laid over the host's files: accounts, udev rules, mount points
 skeleton=$scratch/skeleton
-mkdir -p "$scratch/out" "$skeleton"/{etc/udev/rules.d,usr/libexec/vtpm,var/lib/vtpm,dev,proc,sys,run,tmp,var/tmp,mnt,root,lab}
+mkdir -p "$scratch/out" \
+  "$skeleton"/{etc/udev/rules.d,usr/libexec/vtpm,var/lib/vtpm,dev,proc,sys,run,tmp,var/tmp,mnt,root,lab}
 # the kernel takes no path with a space in it
 cp "$here/uml-init.sh" "$scratch/init"
-cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/" || { echo "uml.sh: not all modules are in $UML_MODULES" >&2; exit 125; }
+cp "$UML_MODULES"/kernel/fs/{overlayfs/overlay,fuse/fuse,fuse/cuse}.ko "$scratch/" ||
+  { echo "uml.sh: not all modules are in $UML_MODULES" >&2; exit 125; }
 chmod 755 "$scratch" "$skeleton"; chmod 777 "$scratch/out"; chmod 700 "$skeleton/root"
 cp /etc/passwd /etc/group "$skeleton/etc/"
 for file in "$project"/packaging/sysusers*/*.conf "$project"/packaging/*sysusers*; do
-  if [ -f "$file" ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers --root="$skeleton" "$file" >/dev/null 2>&1 || :; fi
+  if [ -f "$file" ] && command -v systemd-sysusers >/dev/null; then
+    systemd-sysusers --root="$skeleton" "$file" >/dev/null 2>&1 || :
+  fi
 done
 account() { # FILE LINE : unless the name is there
   grep -q "^${2%%:*}:" "$skeleton/etc/$1" || echo "$2" >>"$skeleton/etc/$1"
@@ -57,9 +61,11 @@ number=9001
 for person in lab-member lab-operator lab-outsider; do
   account group "$person:x:$number:"; account passwd "$person:x:$number:$number::/tmp:/bin/bash"; number=$((number + 1))
 done
-sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' -e 's/:,/:/' "$skeleton/etc/group"
+sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' \
+  -e 's/:,/:/' "$skeleton/etc/group"
 cp "$project"/packaging/udev/*.rules "$skeleton/etc/udev/rules.d/" 2>/dev/null || :
-printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m swtpm_svc.service.systemd.udev_properties "$@"\n' "$project" >"$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
+printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m swtpm_svc.service.systemd.udev_properties "$@"\n' "$project" \
+  >"$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
 chmod 755 "$skeleton/usr/libexec/vtpm/vtpm-udev-properties"
 
 # mounted by uml-init.sh in one go. The project is bound aside and back, as it may lie in /tmp
@@ -84,7 +90,9 @@ FSTAB
   [ "$interactive" = 0 ] || read -r rows columns < <(stty size)
   printf 'ROWS=%q COLUMNS=%q\n' "${rows:-24}" "${columns:-80}"; } >"$scratch/settings"
 { [ -t 1 ] || export TERM=dumb
-  for variable in CI TERM ${LAB_ENV:-}; do [ -z "${!variable+x}" ] || printf 'export %s=%q\n' "$variable" "${!variable}"; done
+  for variable in CI TERM ${LAB_ENV:-}; do
+    [ -z "${!variable+x}" ] || printf 'export %s=%q\n' "$variable" "${!variable}"
+  done
   if [ "$interactive" = 1 ]; then
     echo 'echo "User-Mode Linux lab: /dev/cuse is real, changes are forgotten; exit ends it."'
     [ -z "${LAB_SHELL_START:-}" ] || printf '%s\n' "$LAB_SHELL_START"
@@ -95,7 +103,8 @@ FSTAB
 
 memory=${LAB_MEM:-512}
 backing=$(uml_memory "$memory")
-machine=("$UML_KERNEL" "${UML_OPTIONS[@]}" "mem=${memory}M" "umid=vtpm$$" "uml_dir=$scratch" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet loglevel=3
+machine=("$UML_KERNEL" "${UML_OPTIONS[@]}" "mem=${memory}M" "umid=vtpm$$" "uml_dir=$scratch"
+  root=/dev/root rootfstype=hostfs rootflags=/ ro quiet loglevel=3
   "init=$scratch/init" "lab_scratch=$scratch" con=null)
 start=$(date +%s%N) rc=0
 if [ "$interactive" = 1 ]; then
@@ -111,8 +120,15 @@ else
   wait "$running" || rc=$?
   running=''; wait "${copiers[@]}"
 fi
-[ "$verbose" = 0 ] || echo "uml.sh: booted in $(cat "$scratch/up" 2>/dev/null || echo '?') s, $(( ($(date +%s%N) - start) / 1000000 )) ms in all" >&2
-if [ -n "$results" ]; then mkdir -p "$results"; cp -r "$scratch/out/." "$results/"; cp "$scratch/dmesg" "$results/" 2>/dev/null || :; fi
+if [ "$verbose" != 0 ]; then
+  took_ms=$(( ($(date +%s%N) - start) / 1000000 ))
+  echo "uml.sh: booted in $(cat "$scratch/up" 2>/dev/null || echo '?') s, $took_ms ms in all" >&2
+fi
+if [ -n "$results" ]; then
+  mkdir -p "$results"
+  cp -r "$scratch/out/." "$results/"
+  cp "$scratch/dmesg" "$results/" 2>/dev/null || :
+fi
 if [ -s "$scratch/rc" ]; then exit "$(cat "$scratch/rc")"; fi
 case $rc in 124 | 137) echo "uml.sh: no end after $limit s" >&2; exit 124;; esac
 tail -n 20 "$scratch/console.log" "$scratch/kernel.log" >&2 || :

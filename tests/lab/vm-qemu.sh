@@ -23,7 +23,8 @@ machine_start() {
   local try waited
   for try in 1 2 3; do   # now and then a machine in software hangs before its first line
     : >"$scratch/output"
-    timeout -k 5 "$limit" "${qemu[@]}" -serial "file:$scratch/console.log" -serial "file:$scratch/output" </dev/null >"$scratch/machine.log" 2>&1 & machine=$!
+    timeout -k 5 "$limit" "${qemu[@]}" -serial "file:$scratch/console.log" -serial "file:$scratch/output" \
+      </dev/null >"$scratch/machine.log" 2>&1 & machine=$!
     waited=0
     while alive && ! started && [ "$waited" -lt "${BOOT_LIMIT:-150}" ]; do sleep 1; waited=$((waited + 1)); done
     if started || ! alive; then break; fi

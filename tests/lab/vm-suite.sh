@@ -4,7 +4,10 @@
 set -euo pipefail
 umask 022
 SUITE=${SUITE:-bookworm}          # bookworm: systemd 252; trixie: 257; sid
-case $SUITE in bookworm | trixie | sid) ;; *) echo "vm-suite.sh: SUITE is $SUITE, expected bookworm, trixie or sid" >&2; exit 64;; esac
+case $SUITE in
+  bookworm | trixie | sid) ;;
+  *) echo "vm-suite.sh: SUITE is $SUITE, expected bookworm, trixie or sid" >&2; exit 64;;
+esac
 LAB_MACHINE=${LAB_MACHINE:-uml}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); project=$(cd "$here/../.." && pwd)
 # shellcheck source=tests/lab/uml-kernel.sh
@@ -23,12 +26,14 @@ t64=t64; [ "$SUITE" != bookworm ] || t64=''
 [ "$SUITE" = bookworm ] || base_pkgs+=,systemd-cryptsetup   # systemd-cryptenroll, a package of its own
 for tcti in device swtpm mssim; do base_pkgs+=,libtss2-tcti-${tcti}0$t64; done
 # added in the build root only
-build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev pkgconf selinux-policy-dev checkpolicy"
+build_pkgs="gcc libc6-dev make bzip2 python3-dev python3-cffi python3-setuptools python3-wheel python3-pip libtpms-dev"
+build_pkgs+=" pkgconf selinux-policy-dev checkpolicy"
 build_pkgs+=" python3-packaging python3-hypothesis rpmlint createrepo-c file elfutils"
 
 say() { echo "== $SECONDS s: $*"; }
 
-# in_build_root [-b HOSTDIR:DIR]... COMMAND... : run it in the build root, with HOSTDIR visible as DIR; the mounts go with it
+# in_build_root [-b HOSTDIR:DIR]... COMMAND... : run it in the build root, with HOSTDIR visible as DIR; the mounts go
+# with it
 in_build_root() {
   local binds=() option OPTIND=1
   while getopts b: option; do case $option in b) binds+=("$OPTARG");; *) return 64;; esac; done
@@ -36,9 +41,15 @@ in_build_root() {
   # shellcheck disable=SC2016
   unshare --mount --pid --fork bash -ec '
     root=$1; n=$2; shift 2; mount -t proc proc "$root/proc"
-    for d in null zero full random urandom; do [ -c "$root/dev/$d" ] || { :>"$root/dev/$d"; mount --bind "/dev/$d" "$root/dev/$d"; }; done
-    mkdir -p "$root/dev/pts"; mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"; ln -sf pts/ptmx "$root/dev/ptmx"
-    while [ "$n" -gt 0 ]; do mkdir -p "$root/${1#*:}"; mount --bind "${1%%:*}" "$root/${1#*:}"; shift; n=$((n - 1)); done
+    for d in null zero full random urandom; do
+      [ -c "$root/dev/$d" ] || { :>"$root/dev/$d"; mount --bind "/dev/$d" "$root/dev/$d"; }
+    done
+    mkdir -p "$root/dev/pts"
+    mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+    ln -sf pts/ptmx "$root/dev/ptmx"
+    while [ "$n" -gt 0 ]; do
+      mkdir -p "$root/${1#*:}"; mount --bind "${1%%:*}" "$root/${1#*:}"; shift; n=$((n - 1))
+    done
     export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8; exec chroot "$root" "$@"' \
     - "$build" "${#binds[@]}" ${binds[@]+"${binds[@]}"} "$@" </dev/null
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The installed package, used as its README says: as root on a machine with systemd, vtpm1 not configured otherwise. tmt runs it on Fedora
-# (plans/package.fmf), tests/lab/rpm in the QEMU lab.
+# The installed package, used as its README says: as root on a machine with systemd, vtpm1 not configured otherwise. tmt
+# runs it on Fedora (plans/package.fmf), tests/lab/rpm in the QEMU lab.
 set -euo pipefail
 member=vtpm-tmt   # for as long as this runs
 getrandom() { runuser -u "$1" -- tpm2_getrandom -T device:/dev/vtpm1 --hex 8; }

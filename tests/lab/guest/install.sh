@@ -5,7 +5,8 @@ read -r begin _ </proc/uptime
 tar -C / -xf payload.tar --no-same-owner --keep-directory-symlink
 systemd-sysusers vtpm.conf
 # lab-member, lab-operator and lab-outsider are in the image; editing the file takes a hundredth of gpasswd's time
-sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' -e 's/:,/:/' /etc/group
+sed -i -E -e '/^vtpm:/ s/(:?)$/\1,lab-member,lab-operator/' -e '/^vtpm-admin:/ s/(:?)$/\1,lab-operator/' \
+  -e 's/:,/:/' /etc/group
 systemd-tmpfiles --create vtpm.conf
 journalctl --update-catalog
 semodule -i vtpm.pp

@@ -1,6 +1,6 @@
 #!/bin/bash
-# In the image, started by lab.service: unpack the disk "in" into /root/in and run what it brings. All else is in run.sh there,
-# so that a change of it needs no new image.
+# In the image, started by lab.service: unpack the disk "in" into /root/in and run what it brings. All else is in run.sh
+# there, so that a change of it needs no new image.
 read -r up _ </proc/uptime; echo "LAB: start at $up s" >/dev/console
 export LAB_IN=/dev/ubdb LAB_OUT=/dev/ubdc   # User-Mode Linux
 if [ ! -b $LAB_IN ]; then

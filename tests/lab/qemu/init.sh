@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# Process 1 of a guest. Its second serial line takes orders, a line each: "reboot", "poweroff", or a TPM command as a format for
-# printf (\x80\x01...), which goes to /dev/tpm0 in one write; the response comes back as a line of hexadecimal digits.
+# Process 1 of a guest. Its second serial line takes orders, a line each: "reboot", "poweroff", or a TPM command as a
+# format for printf (\x80\x01...), which goes to /dev/tpm0 in one write; the response comes back as a line of
+# hexadecimal digits.
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
 $bb mount -t sysfs sys /sys
