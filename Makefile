@@ -42,11 +42,13 @@ test: env ## unit and integration tests on this machine (ARGS=...: pytest's argu
 	@tools/need.sh test
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10 $(ARGS)
 
-lint: env ## ruff, mypy --strict, shellcheck
+lint: env ## ruff, mypy --strict, codespell, vulture, shellcheck
 	@tools/need.sh lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/vulture
 	shellcheck -x $(SCRIPTS)
 
 lab: lab-qemu lab-uml lab-vm lab-rpm ## all labs

@@ -263,7 +263,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, None, None]:
+def pytest_make_collect_report() -> Generator[None, None, None]:
     outcome = yield
     fail_a_skip(outcome.get_result())  # type: ignore[attr-defined]
 

@@ -204,14 +204,6 @@ class Store:
         needed = max(len(self.raw(PERMALL) or b""), len(previous or b"")) + _GROWTH
         self._directory.try_write(self._temporary(PERMALL), self._temporary(VOLATILESTATE), bytes(needed))
 
-    def store_raw(self, name: str, data: bytes) -> None:
-        """Write a state blob of either form (a file's, or SET_STATEBLOB's) as a state file, durably.
-
-        Raises:
-            VtpmError: STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is none, or not for this TPM; as store() otherwise
-        """
-        self.store(name, self.unwrap(name, data))
-
     def unwrap(self, name: str, data: bytes) -> bytes:
         """The payload of a state blob that someone handed over.
 

@@ -31,8 +31,6 @@ from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.store import Store
 from swtpm_svc.wire.tpm2_public import encode_public
 
-HIERARCHIES = {"0x81000001": "o"}
-
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:

@@ -164,8 +164,9 @@ def real_os():
     files.os = replacement.os = os  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("real_os")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_rekey_that_fails_leaves_all_files_under_one_key(number, tmp_path, real_os):
+def test_a_rekey_that_fails_leaves_all_files_under_one_key(number, tmp_path):
     """Every system call in turn is refused."""
     version = "1.2"
 

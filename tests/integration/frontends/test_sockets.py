@@ -27,7 +27,6 @@ from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import ptm, ptm_socket
 
 h = bytes.fromhex
-QUIET_S = 0.3
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_state_blobs_go_in_and_what_is_none_does_not(made, version):
     other = "1.2" if version == "2.0" else "2.0"
     with Store.open(str(made), version) as store:
         for data in (blob.encode_migration(payload(version, b"a")), blob.encode_plain(payload(version, b"a"))):
-            store.store_raw(PERMALL, data)
+            store.store(PERMALL, store.unwrap(PERMALL, data))
             assert store.load(PERMALL) == payload(version, b"a")
         before = content(made)
         for data, code in (
@@ -155,7 +155,7 @@ def test_state_blobs_go_in_and_what_is_none_does_not(made, version):
             (blob.encode_migration(payload(other)), Code.STATE_FOREIGN),
         ):
             with pytest.raises(VtpmError, match="the permall blob") as caught:
-                store.store_raw(PERMALL, data)
+                store.store(PERMALL, store.unwrap(PERMALL, data))
             assert caught.value.code is code
         assert content(made) == before
 

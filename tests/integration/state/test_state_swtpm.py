@@ -127,7 +127,7 @@ def test_swtpms_state_blobs_are_ours_byte_for_byte(version, kind, tmp_path):
     assert blob.encode_migration(payload) == data
     with Store.open(str(state), version) as store:
         name = PERMALL if kind == "permanent" else VOLATILESTATE
-        store.store_raw(name, data)
+        store.store(name, store.unwrap(name, data))
         assert store.load(name) == payload
 
 
