@@ -1,6 +1,7 @@
 """A TPM behind the CUSE front end, without a kernel or a daemon: cuse_kernel.py is the kernel."""
 
 import socket
+import struct
 
 from cuse_kernel import Kernel
 from tpm_service import ALL, Service
@@ -9,6 +10,7 @@ from swtpm_svc.continuity.parking import Park
 from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
+from swtpm_svc.wire import fuse
 
 OPERATOR, STRANGER = 1001, 1002
 RIGHTS = {0: ALL, OPERATOR: Rights(control=True, secrets=False)}
@@ -50,3 +52,14 @@ class CuseService(Service):
         self.park.close()
         for sock in self.sockets:
             sock.close()
+        # the mapping of the park has a descriptor too, for as long as anything knows a front end on it
+        vars(self.kernel).clear()
+        vars(self).clear()
+
+
+def exchange(kernel, handle, command):
+    error, body = kernel.call_and_wait(fuse.Opcode.WRITE, kernel.write_body(handle, command))
+    assert (error, struct.unpack_from("=I", body)[0]) == (0, len(command))
+    error, response = kernel.read(handle)
+    assert error == 0
+    return response
