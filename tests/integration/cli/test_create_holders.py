@@ -206,3 +206,5 @@ def test_a_killed_one_leaves_a_lock_that_is_in_nobody_s_way(host: Host) -> None:
     newborn.install(place_in(host.state, os.geteuid()), "2.0", b"\1" * 100, None)
     assert os.listdir(host.state) == ["vm1"]
     shutil.rmtree(host.state)
+    os.close(read)
+    os.close(write)

@@ -18,7 +18,7 @@ import time
 
 import pytest
 from daemon_process import DaemonProcess
-from socket_service import SocketService
+from socket_service import SocketService, free_ports
 from tpm_commands import (
     CREATE_RSA,
     GET_RANDOM,
@@ -45,8 +45,6 @@ UNKNOWN_COMMAND = h("80010000000a000001ff")
 #: TPM2_PCR_Read without its parameter.
 REFUSED_COMMAND = h("80010000000a0000017e")
 COUNT = 500
-#: TCP_PORT and the next are free: the tests of the other files have their own.
-TCP_PORT = 23476
 
 
 class Calls:
@@ -83,7 +81,9 @@ def python(monkeypatch):
 
 @pytest.fixture
 def service(tmp_path, python):
-    service = SocketService(str(tmp_path / "tpm"), tcp=TCP_PORT)
+    port = free_ports()
+    service = SocketService(str(tmp_path / "tpm"), tcp=port)
+    service.port = port
     yield service
     service.close()
 
@@ -97,7 +97,7 @@ def client(service):
 
 def connect(service, family=socket.AF_UNIX):
     client = socket.socket(family)
-    client.connect(service.path if family == socket.AF_UNIX else ("127.0.0.1", TCP_PORT))
+    client.connect(service.path if family == socket.AF_UNIX else ("127.0.0.1", service.port))
     client.settimeout(30)
     return client
 

@@ -243,21 +243,30 @@ class Systemd:
         self.path, self.said = str(path), []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
 
     def _listen(self):
-        while True:
-            try:
-                text = self._socket.recv(65536).decode()
-            except OSError:
-                return
+        while text := self._socket.recv(65536).decode():
             self.said.append((time.monotonic(), text))
+
+    def close(self):
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(30)
+        self._socket.close()
 
     def times_of(self, words):
         return [when for when, text in self.said if words in text]
 
     def environment(self, watchdog_s):
         return {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    systemd = Systemd(tmp_path / "notify")
+    yield systemd
+    systemd.close()
 
 
 @pytest.mark.needs("root", "fuse")
@@ -306,11 +315,10 @@ STALL_S = 8.0
 
 
 @pytest.mark.needs("root", "fuse")
-def test_a_disk_that_stalls_holds_only_who_wants_something_stored(make, faulty_disk, tmp_path, capsys):
+def test_a_disk_that_stalls_holds_only_who_wants_something_stored(make, faulty_disk, systemd, capsys):
     daemon = make()
     os.rmdir(daemon.state)
     os.symlink(faulty_disk.path, daemon.state)
-    systemd = Systemd(tmp_path / "notify")
     daemon.start(environment=systemd.environment(watchdog_s=1.0))
     ask(daemon, NV_DEFINE_COUNTER)
     faulty_disk.stall(STALL_S, "fsync")
