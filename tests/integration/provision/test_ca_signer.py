@@ -162,7 +162,8 @@ def test_a_signer_that_is_gone_is_an_error_and_the_ca_stays(tmp_path):
     with pytest.raises(VtpmError) as caught:
         issue_and_verify(ca.obtain(place), certificate, tmp_path)
     assert caught.value.code is Code.CA_SIGNER
-    assert "cannot be run: No such file or directory" in caught.value.message
+    assert caught.value.message == f"the CA's signer {signer} cannot be run: No such file or directory"
+    assert caught.value.remedy == f"see what keeps it: ls -l {signer}; or import the CA again with another command"
 
 
 @pytest.mark.needs("root", "setpriv")

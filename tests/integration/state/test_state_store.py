@@ -188,8 +188,13 @@ def test_every_truncation(made, version):
         write(path, whole[:length])
         error = refused(made, version)
         assert error.code is Code.STATE_CORRUPT
-        assert error.message.startswith(f"{path} is damaged: it is ")
-        assert f"mv {path} {path}.bad && cp -p {path}.previous {path}" in (error.remedy or "")
+        # of how many it is said once the header is there
+        size = f"{length} bytes" if length < 10 else f"{length} of {len(whole)} bytes"
+        assert error.message == f"{path} is damaged: it is {f'cut off after {size}' if length else 'empty'}"
+        assert error.remedy == (
+            "nothing was changed; restore the previous generation:"
+            f" mv {path} {path}.bad && cp -p {path}.previous {path}"
+        )
 
 
 def test_every_flipped_bit(made, version):
@@ -215,7 +220,9 @@ def test_a_newer_format(made, version):
     write(permall_of(made, version), newer)
     error = refused(made, version)
     assert error.code is Code.STATE_FOREIGN
-    assert "format version 4" in error.message
+    path = permall_of(made, version)
+    assert error.message == f"{path}: it is of format version 4, for readers of version 3; this one is of version 2"
+    assert error.remedy == "serve it with the program that wrote it; nothing was changed"
 
 
 def test_the_other_versions_state_under_our_name(made, version):
@@ -223,7 +230,8 @@ def test_the_other_versions_state_under_our_name(made, version):
     write(permall_of(made, version), blob.encode_plain(payload(other)))
     error = refused(made, version)
     assert error.code is Code.STATE_FOREIGN
-    assert error.message.endswith(f"is the state of a TPM {other}, not of a TPM {version}")
+    assert error.message == f"{permall_of(made, version)} is the state of a TPM {other}, not of a TPM {version}"
+    assert error.remedy == f'set version = "{other}" in [tpm]; nothing was changed'
 
 
 def test_both_versions_in_one_directory_do_not_mind_each_other(tmp_path):
@@ -239,7 +247,10 @@ def test_a_damaged_volatile_state(made, version):
     write(path, b"\x02\x01")
     error = refused(made, version)
     assert error.code is Code.STATE_CORRUPT
-    assert (error.remedy or "").endswith(f"mv {path} {path}.bad")
+    assert error.message == f"{path} is damaged: it is cut off after 2 bytes"
+    assert error.remedy == (
+        f"nothing was changed; without it the TPM starts as after a loss of power: mv {path} {path}.bad"
+    )
 
 
 def test_a_directory_a_fifo_and_a_link_in_place_of_the_file(tmp_path):
@@ -253,7 +264,11 @@ def test_a_directory_a_fifo_and_a_link_in_place_of_the_file(tmp_path):
     os.symlink("/etc/hostname", path)
     error = refused(tmp_path)
     assert error.code is Code.STATE_UNREADABLE
-    assert "symbolic link" in error.message
+    assert error.message == f"{path} cannot be read: it is a symbolic link"
+    assert error.remedy == (
+        f"see where the link leads: ls -l {path};"
+        " put the file itself there if it is the TPM's own, else remove the link; nothing was changed"
+    )
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
