@@ -22,7 +22,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/bash/*)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
+.PHONY: env run test test-oldest lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -41,6 +41,10 @@ run: env ## bring up a TPM 1.2 and a TPM 2.0, talk to both, stop; KEEP=1 leaves 
 test: env ## unit and integration tests on this machine (ARGS=...: pytest's arguments; JOBS=0: no other processes)
 	@tools/need.sh test
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10 $(ARGS)
+
+test-oldest: env ## the unit tests under Python 3.9, the oldest that the package takes (Debian 11's, unpacked; ARGS as for test)
+	@tools/need.sh build test
+	@tests/lab/python39.sh $(ARGS)
 
 lint: env ## ruff, mypy --strict, codespell, vulture, shellcheck
 	@tools/need.sh lint

@@ -15,7 +15,7 @@ packages_of() {
       echo git faketime ima-evm-utils openssl swtpm swtpm-tools swtpm-dev tpm2-tools libtss2-tcti-device0
       echo libtss2-tcti-swtpm0 libtss2-tcti-mssim0 python3-tpm2-pytss tpm-tools trousers strace util-linux systemd udev
       echo procps mandoc fuse3 python3-pyfuse3 python3-cffi-backend gnutls-bin softhsm2 opensc qemu-system-x86
-      echo user-mode-linux mmdebstrap patchelf zsh fish;;
+      echo user-mode-linux mmdebstrap patchelf debian-archive-keyring zsh fish;;
     install)
       echo make python3 python3-dev python3-pip python3-setuptools python3-wheel python3-cffi python3-cryptography
       echo python3-systemd gcc libc6-dev pkgconf libtpms-dev;;

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -102,6 +103,9 @@ A_PORT = '"none" or "tcp:[HOST:]PORT" with a port below 65535'
 A_SERIAL_NUMBER = "at most 64 letters, digits, spaces and '()+,-./:=?"
 A_PATH = "an absolute path without .."
 NOT_TOML = f"correct the TOML syntax (strings in quotes), then: vtpmctl check {PATH}"
+#: Of late Python refuses to read or write numbers of more than 4300 digits.
+HAS_DIGITS_LIMIT = hasattr(sys, "get_int_max_str_digits")
+HUGE_INTEGER = "an integer of thousands of digits" if HAS_DIGITS_LIMIT else f"{str(16**5000 - 1)[:57]}..."
 
 WRONG = [
     # tables
@@ -330,7 +334,7 @@ WRONG = [
     ),
     (
         "[device]\nminor = 0x" + "f" * 5000,
-        "[device] minor: found an integer of thousands of digits, expected an integer from 0 to 1048575",
+        f"[device] minor: found {HUGE_INTEGER}, expected an integer from 0 to 1048575",
         "write for example: minor = 0",
     ),
     ("a = " + "[" * 100000, "nested too deeply", NOT_TOML),
@@ -342,7 +346,7 @@ SYNTAX = [
     ("[tpm]\n\nversion", "line 3: Expected"),
     ('[tpm]\nversion = "1.2"\nversion = "2.0"\n', "line 3"),
     ('[log]\nlevel = "info', "line 2: Unterminated string"),
-    ("[log]\nlevel = " + "1" * 5000, "line 2: Exceeds the limit"),
+    *([("[log]\nlevel = " + "1" * 5000, "line 2: Exceeds the limit")] if HAS_DIGITS_LIMIT else []),
 ]
 
 
