@@ -158,7 +158,10 @@ def test_it_is_not_made_where_something_else_is(place, name):
     (place / name).touch()
     error = refusal(ca.obtain, str(place))
     assert error.code is Code.CA_UNUSABLE
-    assert name in error.message
+    assert error.message == f"{place} has no CA in current, but is not empty: {name}"
+    assert error.remedy == (
+        f"name an empty or a new directory; if there was a CA in this one, put it back as {place}/current"
+    )
     assert not (place / "current").exists()
 
 
@@ -268,15 +271,19 @@ def test_a_key_that_others_can_read_is_refused(place, mode):
     (place / "current/issuer-key.pem").chmod(mode)
     error = refusal(ca.load, str(place))
     assert error.code is Code.CA_UNUSABLE
-    assert (error.remedy or "").startswith(
-        f"chmod 600 {place}/current/issuer-key.pem; if others can have read a key there, "
+    key = f"{place}/current/issuer-key.pem"
+    assert error.message == f"{key} has the mode {mode:04o}, others may use it"
+    assert error.remedy == (
+        f"chmod 600 {key}; if others can have read a key there, have another CA: vtpmctl ca import --force --ca {place}"
     )
 
 
 def test_a_directory_that_others_can_write_is_not_used_for_a_new_one(place):
     place.mkdir()
     place.chmod(0o777)
-    assert (refusal(ca.obtain, str(place)).remedy or "").endswith(f"then chmod go-w {place}")
+    error = refusal(ca.obtain, str(place))
+    assert error.message == f"{place} may be written by others"
+    assert error.remedy == f"see that nothing in it is a stranger's: ls -laR {place}; then chmod go-w {place}"
 
 
 def test_of_a_directory_that_is_more_than_a_ca_the_mode_is_left_alone(place):
@@ -468,8 +475,10 @@ def test_an_issuer_that_has_expired_since_signs_no_more(place, monkeypatch):
     monkeypatch.setattr(validity, "now", lambda: NOW + 2 * DAY)
     builder = x509.CertificateBuilder().subject_name(x509.Name([])).public_key(key.public_key())
     error = refusal(authority.issue, builder)
-    assert "expired at" in error.message
-    assert error.remedy.endswith(f"vtpmctl ca import --force --ca {place}"), "not the CA of the host, which is another"
+    assert error.message.startswith(f"{place} cannot be used: CN=own expired at ")
+    assert error.remedy == (  # not the CA of the host, which is another
+        f"see that the clock is right: date -u; if it is, import another issuer: vtpmctl ca import --force --ca {place}"
+    )
 
 
 def test_remedies_are_about_the_ca_that_is_meant(tmp_path, monkeypatch):
@@ -506,7 +515,11 @@ def test_a_signer_file_that_says_something_else_is_refused(place, text):
     (place / "current/signer.json").write_text(text)
     error = refusal(ca.load, str(place))
     assert error.code is Code.CA_UNUSABLE
-    assert "signer.json" in error.message
+    wrong = 'have one object with "command", a list of words'
+    if text == '{"command": ["openssl"]}':
+        wrong = "name the program by its whole path, not openssl"
+    assert error.message == f"{place}/current/signer.json should {wrong}"
+    assert error.remedy == "restore the directory of the CA from a backup; nothing was changed"
 
 
 def test_the_files_of_a_signer_are_readable_json(place):
