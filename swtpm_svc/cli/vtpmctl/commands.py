@@ -9,7 +9,7 @@ from swtpm_svc.cli import passwords
 from swtpm_svc.cli.command import Argument, Command, Cryptography, Given, Offer, Program
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS
-from swtpm_svc.wire.choices import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
+from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
 
 CA_DIRECTORY = "/var/lib/vtpm-ca"
 DEFAULT_ALGORITHM = "rsa2048"
