@@ -12,7 +12,7 @@ import select
 import socket
 import stat
 from types import TracebackType
-from typing import NoReturn, Optional
+from typing import NoReturn, Optional, Union
 
 from swtpm_svc.cli.tpm_control import (
     ANSWER_TIME_S,
@@ -37,16 +37,16 @@ from swtpm_svc.wire.tpm_header import HEADER_SIZE, decode_header
 #: Bytes of the longest response of a TPM (the kernel's TPM_BUFSIZE, libtpms' buffer).
 RESPONSE_MAX_BYTES = 4096
 
-_TCP = "tcp:"
+_NETWORKS = ("tcp:", "vsock:")
 
 
 def find_tpm(name: str, directory: str = loading.CONFIG_DIRECTORY) -> Target:
-    """Where the TPM takes commands: a path, `tcp:[HOST:]PORT`, or what an instance's configuration says.
+    """Where the TPM takes commands: a path, `tcp:[HOST:]PORT`, `vsock:CID:PORT`, or what the configuration says.
 
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE, CONFIG_INVALID, USAGE.
     """
-    if name.startswith(_TCP):
+    if name.startswith(_NETWORKS):
         return Target(name, name, None, directory)
     return resolve(name, directory, _command_path)
 
@@ -175,8 +175,8 @@ class _Stream(_Way):
 
 def _open(target: Target) -> _Way:
     try:
-        if target.path.startswith(_TCP):
-            return _Stream(_connect_tcp(target))
+        if target.path.startswith(_NETWORKS):
+            return _Stream(_connect_network(target))
         # stat first: opening some other device can have an effect of its own (a watchdog, a tape)
         found = os.stat(target.path)
         if stat.S_ISSOCK(found.st_mode):
@@ -205,27 +205,35 @@ def _is_on_our_mount(device: int) -> bool:
         return any(line.split()[2] == number and line.partition(" - ")[2].split()[0] == FUSE_TYPE for line in file)
 
 
-def _connect_tcp(target: Target) -> socket.socket:
+def _connect_network(target: Target) -> socket.socket:
     try:
         address = parse_address(target.path)
     except ValueError:
         address = None
     if address is None:
-        raise VtpmError(Code.USAGE, f"{target.path} is no address", remedy="give tcp:PORT or tcp:HOST:PORT")
+        raise VtpmError(
+            Code.USAGE, f"{target.path} is no address", remedy="give tcp:PORT, tcp:HOST:PORT or vsock:CID:PORT"
+        )
+    if address.cid is not None:
+        return _connected(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), (address.cid, address.port))
     connected = socket.create_connection((address.host, address.port), ANSWER_TIME_S)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
 
 def _connect(target: Target) -> socket.socket:
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connected.settimeout(ANSWER_TIME_S)
+    return _connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target.path)
+
+
+def _connected(sock: socket.socket, where: "Union[str, tuple[int, int]]") -> socket.socket:
+    """`sock`, which is closed if it cannot be connected."""
+    sock.settimeout(ANSWER_TIME_S)
     try:
-        connected.connect(target.path)
+        sock.connect(where)
     except OSError:
-        connected.close()
+        sock.close()
         raise
-    return connected
+    return sock
 
 
 def _open_socket(target: Target) -> _Stream:

@@ -13,12 +13,16 @@ from swtpm_svc.config.schema import Config
 from swtpm_svc.errors import Code, VtpmError
 
 _TCP = "tcp:"
+_NETWORKS = (_TCP, "vsock:")
 #: What listens on such an address is reached at every other one of the machine.
-_ANY = (b"\0" * 4, b"\0" * 16)
+_ANY = (b"\0" * 4, b"\0" * 16, b"any")
 
 
 class Place(NamedTuple):
-    """`what` the configuration calls it; `where`: a path or tcp:[HOST:]PORT. `code`: what it is if another has it."""
+    """`what` the configuration calls it; `where`: a path, tcp:[HOST:]PORT or vsock:CID:PORT.
+
+    `code`: what it is if another has it.
+    """
 
     what: str
     where: str
@@ -42,7 +46,9 @@ def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]"
     result.append(Place("[state] directory", config.state.directory, Code.STATE_LOCKED))
     if config.fuse.enabled:
         result.append(Place("[fuse] directory", config.fuse.directory, Code.MOUNT_FAILED))
-    return [place if place.where.startswith(_TCP) else place._replace(where=resolve(place.where)) for place in result]
+    return [
+        place if place.where.startswith(_NETWORKS) else place._replace(where=resolve(place.where)) for place in result
+    ]
 
 
 def clashes(mine: "list[Place]", others: "list[Place]") -> "Iterator[tuple[Place, Place]]":
@@ -86,14 +92,14 @@ def refuse_shared(config: Config, other: Config, resolve: Callable[[str], str]) 
 
 
 def _relation(one: Place, other: Place) -> str:
-    if one.where == other.where or one.where.startswith(_TCP):
+    if one.where == other.where or one.where.startswith(_NETWORKS):
         return "is that of"
     return "lies within" if _within(one.where, other.where) else "has within it"
 
 
 def _clash(one: Place, other: Place) -> bool:
-    if one.where.startswith(_TCP) or other.where.startswith(_TCP):
-        if not (one.where.startswith(_TCP) and other.where.startswith(_TCP)):
+    if one.where.startswith(_NETWORKS) or other.where.startswith(_NETWORKS):
+        if one.where.partition(":")[0] != other.where.partition(":")[0]:
             return False
         first, second = _endpoint(one.where), _endpoint(other.where)
         return first[1] == second[1] and (first[0] == second[0] or first[0] in _ANY or second[0] in _ANY)
@@ -111,8 +117,12 @@ def _within(path: str, directory: str) -> bool:
 
 
 def _endpoint(address: str) -> "tuple[bytes, int]":
-    """Host and port of a TCP address; a name is what it is, but for the one that every machine has."""
-    host, _, port = address[len(_TCP) :].rpartition(":")
+    """Host and port of a TCP address, CID and port of vsock; a name is what it is, but for the one that every machine
+    has."""
+    scheme, _, rest = address.partition(":")
+    host, _, port = rest.rpartition(":")
+    if f"{scheme}:" != _TCP:
+        return host.encode(), int(port)
     host = host.strip("[]")
     if host in ("", "localhost"):
         host = "127.0.0.1"

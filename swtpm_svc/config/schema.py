@@ -313,7 +313,7 @@ def _read_address(value: str) -> str:
 def _read_port_pair(value: str) -> str:
     """A TCP address whose next port is a port too; or "none"."""
     address = parse_address(value)
-    if address is not None and (address.path or address.port == PORT_MAX):
+    if address is not None and (address.path or address.cid is not None or address.port == PORT_MAX):
         raise ValueError
     return value
 
@@ -331,7 +331,11 @@ CREDENTIAL = Kind(
 )
 KEY_FORMAT = _one_of("auto", *FORMATS)
 KEY_MODE = _one_of("auto", *MODES)
-ADDRESS = Kind(str, f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, or "tcp:[HOST:]PORT"', _read_address)
+ADDRESS = Kind(
+    str,
+    f'"none", an absolute path of at most {UNIX_PATH_MAX} bytes, "tcp:[HOST:]PORT" or "vsock:CID:PORT"',
+    _read_address,
+)
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
 PROFILE = Kind(str, '"none", the name of a profile of libtpms, or an absolute path without ..', _read_profile)
 WORDS = _text(PRINTABLE_PATTERN, "1 to 128 printable ASCII characters")

@@ -85,7 +85,7 @@ done
 add_modules() { # FOLDER : of one version, and of it only what the lab can need
   local part target=$root/usr/lib/modules/${1##*/}
   mkdir -p "$target/kernel"; cp "$1"/modules.* "$target/" 2>/dev/null || :
-  for part in fs/fuse fs/overlayfs fs/autofs drivers/char drivers/virtio drivers/block crypto lib; do
+  for part in fs/fuse fs/overlayfs fs/autofs net/vmw_vsock drivers/char drivers/virtio drivers/block crypto lib; do
     [ ! -e "$1/kernel/$part" ] ||
       { mkdir -p "$target/kernel/$(dirname $part)"; cp -a "$1/kernel/$part" "$target/kernel/$part"; }
   done

@@ -40,7 +40,7 @@ _TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
 _DEVICE = Argument(("name",), _TARGET, "NAME", Offer.INSTANCE_OR_PATH)
 _TPM = Argument(
     ("name",),
-    f"{_TARGET}, a socket's, or tcp:HOST:PORT; default: $TPM_DEVICE",
+    f"{_TARGET}, a socket's, tcp:HOST:PORT or vsock:CID:PORT; default: $TPM_DEVICE",
     "NAME",
     Offer.INSTANCE_OR_PATH,
     optional=True,

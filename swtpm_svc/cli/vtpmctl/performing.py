@@ -45,7 +45,7 @@ def _to_tpm(command: Command, values: "dict[str, Any]", places: Places) -> Repor
         raise VtpmError(
             Code.USAGE,
             "no TPM is named",
-            remedy="name one: an instance (vtpmctl list), a path or tcp:HOST:PORT; or set TPM_DEVICE to it",
+            remedy="name one: an instance (vtpmctl list), a path, tcp:HOST:PORT or vsock:CID:PORT; or set TPM_DEVICE to it",
         )
     for role in ("owner", "srk"):
         if f"{role}_password_file" in values:

@@ -1,4 +1,4 @@
-"""The socket front end: QEMU's tpm-emulator protocol and that of swtpm's other clients, on UNIX and TCP sockets.
+"""The socket front end: QEMU's tpm-emulator protocol and that of swtpm's other clients, on UNIX, TCP and vsock sockets.
 
 A control channel carries the control protocol, a data channel TPM commands. QEMU connects to the control channel and
 hands a socket for data over it (SET_DATAFD); tpm2-tss connects to both, anew for each command; swtpm_ioctl to control
@@ -36,10 +36,10 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _GROUPS_BYTES = 1024  # what Python's getsockopt() takes at most
 
-#: A TCP client is nobody that the kernel knows. Who configured the port has let in all who reach it, but the keys stay
-#: in.
-TCP_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
-TCP_RIGHTS = Rights(control=True, secrets=False)
+#: A client over TCP or vsock is nobody that the kernel knows. Who configured the port has let in all who
+#: reach it, but the keys stay in.
+NETWORK_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
+NETWORK_RIGHTS = Rights(control=True, secrets=False)
 
 
 _Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
@@ -77,7 +77,7 @@ class SocketFrontend:
             VtpmError SOCKET_UNAVAILABLE
         """
         try:
-            listener = passed or (_bind_unix(address.path, mode, gid) if address.path else _bind_tcp(address))
+            listener = passed or (_bind(address, mode, gid))
         except OSError as error:
             if error.errno == errno.EEXIST:
                 remedy = (
@@ -117,10 +117,10 @@ class SocketFrontend:
     @property
     def addresses(self) -> "list[str]":
         """Where connections are accepted."""
-        return [_name_of(listener.socket) for listener, _path in self._listeners]
+        return [str(_address_of(listener.socket)) for listener, _path in self._listeners]
 
     def _accept(self, sock: socket.socket, add: _Add) -> None:
-        caller, rights = (_peer(sock), None) if sock.family == socket.AF_UNIX else (TCP_CALLER, TCP_RIGHTS)
+        caller, rights = (_peer(sock), None) if sock.family == socket.AF_UNIX else (NETWORK_CALLER, NETWORK_RIGHTS)
         if not add(sock, caller, rights):
             sock.close()
 
@@ -183,11 +183,7 @@ def adopt_listener(fds: "list[int]", address: Optional[Address]) -> Optional[soc
     found: Optional[socket.socket] = None
     for fd in fds:
         passed = socket.socket(fileno=fd)
-        where = passed.getsockname()
-        is_it = address is not None and (
-            where == address.path if address.path else where[:2] == (address.host, address.port)
-        )
-        if is_it and found is None:
+        if found is None and _address_of(passed) == address:
             found = passed
         else:
             passed.close()
@@ -204,9 +200,19 @@ def _peer(sock: socket.socket) -> Caller:
     return Caller(uid, gid, pid, tuple(groups))
 
 
-def _name_of(listener: socket.socket) -> str:
+def _address_of(listener: socket.socket) -> Address:
     name = listener.getsockname()
-    return name if isinstance(name, str) else str(Address("", *name[:2]))
+    if listener.family == socket.AF_UNIX:
+        return Address(os.fsdecode(name), "", 0)
+    host, port = name[:2]
+    return Address("", "", port, host) if listener.family == socket.AF_VSOCK else Address("", host, port)
+
+
+def _bind(address: Address, mode: int, gid: Optional[int]) -> socket.socket:
+    """Raises: OSError."""
+    if address.path:
+        return _bind_unix(address.path, mode, gid)
+    return _bind_tcp(address) if address.cid is None else _bind_vsock(address.cid, address.port)
 
 
 def _bind_tcp(address: Address) -> socket.socket:
@@ -215,6 +221,17 @@ def _bind_tcp(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_vsock(cid: int, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    try:
+        listener.bind((cid, port))
         listener.listen(64)
     except OSError:
         listener.close()

@@ -344,28 +344,6 @@ def test_a_peer_that_does_not_read_is_let_go(serve):
 # -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("none", None),
-        ("/run/vtpm/a/ctrl.sock", ("/run/vtpm/a/ctrl.sock", "", 0)),
-        ("tcp:2321", ("", "127.0.0.1", 2321)),
-        ("tcp:[::1]:2321", ("", "::1", 2321)),
-        ("tcp:host.example:1", ("", "host.example", 1)),
-    ],
-)
-def test_addresses(text, expected):
-    assert parse_address(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "relative", "tcp:", "tcp:x", "tcp:0", "tcp:65536", "/" + "x" * 107, "@abstract", "\0abstract"]
-)
-def test_wrong_addresses(text):
-    with pytest.raises(ValueError, match=r"."):
-        parse_address(text)
-
-
 def test_an_address_in_use_is_named(serve, tmp_path):
     service = serve()
     with pytest.raises(VtpmError) as caught:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from device_clients import wait_for
-from services import journal, run, selinux_type, show, systemctl
+from services import journal, run, selinux_type, show, status, systemctl
 from tpm_commands import GET_RANDOM
 
 pytestmark = pytest.mark.needs("systemd", "root", "accounts")
@@ -282,6 +282,49 @@ def test_tcp_ports_of_the_service_s_own_take_the_drop_in_of_the_manual_and_the_b
         systemctl("stop", "tcp")
         run("setsebool", "vtpm_listen_tcp", "off")
         drop_in.unlink()
+        run("systemctl", "daemon-reload")
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_a_port_of_vsock_takes_the_drop_in_of_the_manual_and_its_boolean(configure):
+    configure("vsock", '[device]\nenabled = false\n[socket]\ndata = "vsock:1:2398"\n[tpm]\nstartup = "clear"\n')
+    run("modprobe", "vsock_loopback")
+    manual = Path("docs/man/vtpm@.service.8").read_text()
+    family = re.search(r"^\.Li (RestrictAddressFamilies=AF_VSOCK)$", manual, re.MULTILINE)[1]
+    drop_in = Path("/run/systemd/system/vtpm@vsock.service.d/vsock.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(f"[Service]\n{family}\n")
+    run("systemctl", "daemon-reload")
+    try:
+        run("systemctl", "start", "--no-block", "vtpm@vsock.service")
+        wait_for(lambda: show("vsock", "ExecMainStatus") == "75", "the refusal")
+        systemctl("stop", "vsock")
+        run("setsebool", "vtpm_listen_vsock", "on")
+        systemctl("start", "vsock")
+        assert "sha256:" in run("vtpmctl", "createek", "vsock:1:2398").stdout
+        systemctl("restart", "vsock")
+        assert "sha256:" in run("vtpmctl", "ek", "--fingerprint", "vsock:1:2398").stdout
+    finally:
+        systemctl("stop", "vsock")
+        run("setsebool", "vtpm_listen_vsock", "off")
+        drop_in.unlink()
+        run("systemctl", "daemon-reload")
+
+
+@pytest.mark.usefixtures("enforcing")
+def test_a_port_of_vsock_that_systemd_listens_on_needs_neither(configure):
+    configure("vsock", '[device]\nenabled = false\n[tpm]\nstartup = "clear"\n')
+    run("modprobe", "vsock_loopback")
+    unit = Path("/run/systemd/system/vtpm-vsock-lab.socket")
+    unit.write_text("[Socket]\nListenStream=vsock:1:2397\nFileDescriptorName=data\nService=vtpm@vsock.service\n")
+    run("systemctl", "daemon-reload")
+    try:
+        run("systemctl", "start", "vtpm-vsock-lab.socket")
+        assert "sha256:" in run("vtpmctl", "createek", "vsock:1:2397").stdout
+        assert "vsock:1:2397" in status("vsock")["daemon"]["listening"]
+    finally:
+        run("systemctl", "stop", "vtpm-vsock-lab.socket", "vtpm@vsock.service")
+        unit.unlink()
         run("systemctl", "daemon-reload")
 
 

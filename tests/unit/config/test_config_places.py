@@ -62,6 +62,10 @@ def refusal(text: str) -> VtpmError:
             '[socket] control: found "tcp:Host:1", which is that of [socket] data',
         ),
         (
+            '[socket]\ncontrol = "vsock:2:1"\ndata = "vsock:any:1"',
+            '[socket] control: found "vsock:2:1", which is that of [socket] data',
+        ),
+        (
             '[socket]\ncontrol = "tcp:2321"\nmssim = "tcp:2321"',
             '[socket] control: found "tcp:2321", which is that of [socket] mssim',
         ),
@@ -108,6 +112,7 @@ def test_two_in_one_place_are_refused(text, message):
         "",
         '[socket]\ncontrol = "none"\ndata = "none"',
         '[socket]\ncontrol = "tcp:2322"\ndata = "tcp:[::1]:2322"',
+        '[socket]\ncontrol = "vsock:1:2322"\ndata = "vsock:2:2322"\nmssim = "tcp:2322"',
         '[socket]\ncontrol = "tcp:10.0.0.1:2322"\ndata = "tcp:10.0.0.2:2322"',
         '[socket]\ncontrol = "tcp:2323"\nmssim = "tcp:2321"\ndata = "tcp:2320"',
         '[socket]\ndata = "/var/lib/vtpm/vtpm0/data.sock"',
