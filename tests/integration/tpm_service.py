@@ -1,7 +1,7 @@
 """A TPM behind a dispatcher in this process, without a daemon: what is the same whichever way its clients come.
 
 The part of each front end is in a module of its own: cuse_service, socket_service, fuse_service, and in
-test_vtpm_proxy and tests/fuzz/harness.
+test_kernel_frontend and tests/fuzz/harness.py.
 """
 
 import threading

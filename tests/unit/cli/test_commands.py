@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from swtpm_svc.wire.choices import ENDORSEMENT_KEY_NAMES
 
 from swtpm_svc.cli import command_line
 from swtpm_svc.cli.command import Argument, Command, Cryptography, Given, Offer, Program, load
@@ -19,6 +18,7 @@ from swtpm_svc.config.schema import SCHEMA
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import ca_directory
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
+from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES
 from swtpm_svc.wire.ptm import BlobType
 
 ROOT = Path(__file__).resolve().parents[3]
