@@ -28,10 +28,10 @@ CREATE = f"""
 import sys
 sys.path += {PATHS!r}
 from swtpm_svc.cli.vtpmctl import create, entry
-from swtpm_svc.config import loading
-loading.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
+from swtpm_svc.cli.vtpmctl.host import Places
+places, create.STATE, create.USER = Places(config=sys.argv[1]), sys.argv[2], "root"
 del sys.argv[1:3]
-sys.exit(entry.main())
+sys.exit(entry.main(places=places))
 """
 #: What ends each step: a function by where it is and its name, in the order in which they return; None: the program
 #: does.
@@ -54,9 +54,10 @@ BREAKDOWN = f"""
 import sys, time
 marks = [time.time()]
 sys.path += {PATHS!r}
-from swtpm_svc.cli.vtpmctl import create, parser, entry
+from swtpm_svc.cli import command_line
+from swtpm_svc.cli.vtpmctl import commands, create, entry, performing
 from swtpm_svc.service import provisioning
-from swtpm_svc.config import loading
+from swtpm_svc.cli.vtpmctl.host import Places
 marks.append(time.time())
 left, computing = {[ends for ends in STEPS.values() if ends]!r}, 0.0
 def clock(holder, name):
@@ -75,9 +76,9 @@ def clock(holder, name):
     setattr(place, name, clocked)
 for ends in dict.fromkeys(left):
     clock(*ends)
-loading.CONFIG_DIRECTORY, create.STATE, create.USER = sys.argv[1], sys.argv[2], "root"
+places, create.STATE, create.USER = Places(config=sys.argv[1]), sys.argv[2], "root"
 del sys.argv[1:3]
-status = entry.main()
+status = entry.main(places=places)
 print(computing, *marks, time.time())
 sys.exit(status)
 """

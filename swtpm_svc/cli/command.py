@@ -126,7 +126,7 @@ class Command(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program: its own arguments, and the commands of one that has some.
+    """A program: its own arguments, and the commands of one that has some; before these stands nothing with a value.
 
     `everywhere`: the options that may stand before and after the command.
     """

@@ -23,8 +23,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(program: Program, arguments: "list[str]") -> "tuple[Command, dict[str, Any]]":
     """What was chosen, and the values of all arguments by name: those of the program's own, too.
 
-    Only the chosen command has its arguments made, and what its values need imported: of the others the help says the
-    names.
+    Only the parser of the chosen command is made, and what its values need is imported: all of them take as long as
+    many a command. Where none is chosen the help has their names.
 
     Raises:
         VtpmError USAGE: the command line is wrong.
@@ -37,7 +37,7 @@ def parse(program: Program, arguments: "list[str]") -> "tuple[Command, dict[str,
 
 
 def make_parser(program: Program, chosen: Optional[str] = None) -> argparse.ArgumentParser:
-    """`chosen`: the only command whose arguments are wanted; None: those of all."""
+    """`chosen`: the only command that is wanted; one that does not exist: all, by name only; None: all, whole."""
     parser = _Parser(
         prog=program.name, description=program.description, epilog=program.epilog or None, allow_abbrev=False
     )
@@ -46,22 +46,23 @@ def make_parser(program: Program, chosen: Optional[str] = None) -> argparse.Argu
         _add(parser, argument)
     if program.commands:
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-        _add_commands(commands, program, program.commands, chosen)
+        rows = tuple(row for row in program.commands if row.name == chosen)
+        _add_commands(commands, program, rows or program.commands, whole=bool(rows) or chosen is None)
     return parser
 
 
-def _add_commands(commands: Any, program: Program, rows: "tuple[Command, ...]", chosen: Optional[str]) -> None:
+def _add_commands(commands: Any, program: Program, rows: "tuple[Command, ...]", *, whole: bool) -> None:
     for row in rows:
         parser = commands.add_parser(
             row.name, help=row.help, description=row.help[0].upper() + row.help[1:] + ".", allow_abbrev=False
         )
-        if chosen not in (row.name, None):
+        if not whole:
             continue
         for argument in program.everywhere:
             _add(parser, argument, again=True)
         if row.actions:
             actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-            _add_commands(actions, program, row.actions, None)
+            _add_commands(actions, program, row.actions, whole=True)
         for argument in row.arguments:
             _add(parser, argument)
 

@@ -128,6 +128,23 @@ def test_a_program_is_asked_for_what_it_has():
             PROGRAM.find(*words)
 
 
+def test_only_the_chosen_command_s_parser_is_made(monkeypatch):
+    """All of them take as long as the rest of a short command."""
+    made = []
+    whole = command_line._add_commands
+    monkeypatch.setattr(
+        command_line, "_add_commands", lambda *words, **named: (made.append(words[2]), whole(*words, **named))
+    )
+    command_line.parse(PROGRAM, ["--json", "list"])
+    assert made == [(ROWS["list"],)]
+
+
+def test_who_errs_is_told_what_there_is():
+    with pytest.raises(VtpmError, match="invalid choice") as raised:
+        command_line.parse(PROGRAM, ["frobnicate"])
+    assert all(f"'{command.name}'" in raised.value.message for command in PROGRAM.commands)
+
+
 def test_a_program_without_commands_has_a_command_line_too():
     """As the classic tools are."""
     program = Program("tool", "Do it.", arguments=(Argument(("--level",), "how much", "N", type=int, default=1),))
