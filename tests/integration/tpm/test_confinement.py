@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,8 @@ def victim() -> Iterator["subprocess.Popen[bytes]"]:
     words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "sleep", "600"]
     process = subprocess.Popen(words, start_new_session=True)
     try:
+        while b"sleep" not in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0]:
+            time.sleep(0.01)  # root's still, whom no other user may signal
         yield process
     finally:
         process.kill()

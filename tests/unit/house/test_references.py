@@ -79,7 +79,9 @@ def is_record(number):
 
 @cache
 def is_file(name):
-    return any(ROOT.glob(name.rstrip("/"))) or name.rpartition("/")[2] in BUILT
+    """A program's ending may be left out: tests/fuzz/harness."""
+    found = any(ROOT.glob(name.rstrip("/"))) or (ROOT / f"{name}.py").exists()
+    return found or name.rpartition("/")[2] in BUILT
 
 
 def is_module(name):
