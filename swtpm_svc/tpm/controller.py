@@ -11,6 +11,7 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.blob import BlobError, EncryptedBlob, Flag, WrongKey
 from swtpm_svc.state.encryption import NO_KEYS, Keys
+from swtpm_svc.tpm import dynamic_launch
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, Tpm
 from swtpm_svc.wire import ptm
@@ -145,14 +146,14 @@ class Controller:
     def _get_established(self, _request: ptm.GetTpmEstablished) -> ptm.Reply:
         if not self._tpm.is_powered:
             return ptm.Result(TpmResult.BAD_ORDINAL)
-        return ptm.EstablishedReply(TpmResult.SUCCESS, self._tpm.get_established())
+        return ptm.EstablishedReply(TpmResult.SUCCESS, dynamic_launch.get_established(self._tpm))
 
     def _reset_established(self, request: ptm.ResetTpmEstablished) -> ptm.Reply:
         if not self._tpm.revive():
             return ptm.Result(TpmResult.BAD_ORDINAL)
         if request.locality > MAX_LOCALITY:
             return ptm.Result(TpmResult.BAD_LOCALITY)
-        return ptm.Result(self._tpm.reset_established(request.locality))
+        return ptm.Result(dynamic_launch.reset_established(self._tpm, request.locality))
 
     def _set_locality(self, request: ptm.SetLocality) -> ptm.Reply:
         if request.locality > MAX_LOCALITY:
@@ -161,13 +162,15 @@ class Controller:
         return ptm.Result(TpmResult.SUCCESS)
 
     def _hash_start(self, _request: ptm.HashStart) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_start() if self._tpm.revive() else TpmResult.BAD_ORDINAL)
+        return ptm.Result(dynamic_launch.hash_start(self._tpm) if self._tpm.revive() else TpmResult.BAD_ORDINAL)
 
     def _hash_data(self, request: ptm.HashData) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_data(request.data) if self._tpm.is_powered else TpmResult.BAD_ORDINAL)
+        return ptm.Result(
+            dynamic_launch.hash_data(self._tpm, request.data) if self._tpm.is_powered else TpmResult.BAD_ORDINAL
+        )
 
     def _hash_end(self, _request: ptm.HashEnd) -> ptm.Reply:
-        return ptm.Result(self._tpm.hash_end() if self._tpm.revive() else TpmResult.BAD_ORDINAL)
+        return ptm.Result(dynamic_launch.hash_end(self._tpm) if self._tpm.revive() else TpmResult.BAD_ORDINAL)
 
     def _cancel(self, _request: ptm.CancelTpmCommand) -> ptm.Reply:
         if not self._tpm.is_powered:

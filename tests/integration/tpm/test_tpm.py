@@ -23,6 +23,7 @@ from tpm_service import put_away
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.dynamic_launch import get_established, hash_data, hash_end, hash_start, reset_established
 from swtpm_svc.tpm.pcr import pcr_banks
 from swtpm_svc.tpm.power import Power
 from swtpm_svc.tpm.tpm import Tpm
@@ -280,18 +281,18 @@ def test_a_garbage_blob_is_refused_and_the_tpm_goes_on_as_before(make_tpm):
 
 def test_the_hash_sequence_sets_pcr_17_and_the_established_bit(make_tpm):
     tpm = started(make_tpm)
-    assert tpm.hash_start() == tpm.hash_data(b"abc") == tpm.hash_end() == 0
+    assert hash_start(tpm) == hash_data(tpm, b"abc") == hash_end(tpm) == 0
     pcr17 = run(tpm, PCR_READ_17)
     # sha256(32 zero bytes || sha256("abc")): PCR 17 is reset to zero and extended with the event's digest
     import hashlib
 
     expected = hashlib.sha256(bytes(32) + hashlib.sha256(b"abc").digest()).digest()
     assert pcr17[-32:] == expected
-    assert tpm.get_established()
-    assert tpm.reset_established(2) == 0x3D
-    assert tpm.get_established()
-    assert tpm.reset_established(3) == 0
-    assert not tpm.get_established()
+    assert get_established(tpm)
+    assert reset_established(tpm, 2) == 0x3D
+    assert get_established(tpm)
+    assert reset_established(tpm, 3) == 0
+    assert not get_established(tpm)
 
 
 def test_locality_decides_what_a_pcr_extend_may_do(make_tpm):
