@@ -178,7 +178,7 @@ class Dispatcher:
         def go_on(known: Rights) -> bool:
             if known.control:
                 return execute()
-            done(self.tpm.bad_locality())
+            done(self.tpm.dialect.bad_locality)
             return True
 
         known = _NO_RIGHTS if locality > MAX_LOCALITY else rights or self._rights_of(caller)
@@ -272,7 +272,7 @@ class Dispatcher:
                 return work()
             except Exception as error:
                 self.events.failed(internal("while executing a command", error))
-                return self.tpm.fatal()
+                return self.tpm.dialect.fatal
 
         def finish(response: bytes) -> None:
             self.tell(caller, command, response)

@@ -17,7 +17,8 @@ from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
-from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
+from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
+from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.dialect import DIALECTS
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm_header import decode_header

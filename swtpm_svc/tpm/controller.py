@@ -13,7 +13,8 @@ from swtpm_svc.state.blob import BlobError, EncryptedBlob, Flag, WrongKey
 from swtpm_svc.state.encryption import NO_KEYS, Keys
 from swtpm_svc.tpm import dynamic_launch
 from swtpm_svc.tpm.libtpms import LibtpmsError
-from swtpm_svc.tpm.tpm import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, Tpm
+from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE
+from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.results import TpmResult
 
@@ -194,7 +195,7 @@ class Controller:
             ]  # encrypted once more it would be another one, and its end would not fit the beginning
         else:
             name = BLOB_NAMES.get(request.type)
-            payload = self._tpm.state(name) if name else None
+            payload = self._tpm.blobs.get(name) if name else None
             if payload is None:
                 return ptm.Result(TpmResult.RETRY)
             whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
@@ -220,7 +221,7 @@ class Controller:
             return ptm.Result(TpmResult.DECRYPT_ERROR)
         except BlobError:
             return ptm.Result(TpmResult.BAD_PARAMETER)
-        self._tpm.set_state(name, payload)
+        self._tpm.blobs.offer(name, payload)
         return ptm.Result(TpmResult.SUCCESS)
 
     def _get_config(self, _request: ptm.GetConfig) -> ptm.Reply:

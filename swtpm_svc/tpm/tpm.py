@@ -1,7 +1,6 @@
 """The TPM: power, command execution, locality and state blobs, over libtpms. What a command says is not read here.
 
-Power states follow the PTM protocol (tpm/power has them as tables): INIT powers on or, when running, is a hardware
-reset; STOP powers off so that state blobs can be exchanged. Only a running TPM executes commands.
+INIT powers on or, when running, is a hardware reset; STOP powers off so that state blobs can be exchanged (tpm/power).
 
 Rule 1: a TPM 2.0 that was started is shut down in order (TPM2_Shutdown) before its power goes, so that the
 dictionary-attack counter does not rise (TPM 2.0 Part 1, "Dictionary Attack Protection"), unless its volatile state was
@@ -31,24 +30,13 @@ from swtpm_svc.tpm.power import (
     in_failure_mode,
 )
 from swtpm_svc.tpm.staging import Staging, Storage
+from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, StateBlobs, refusal
 from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING, CommandCode
 from swtpm_svc.wire.dialect import DIALECTS, STIR_BYTES
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm_header import RESULT, SUCCESS
 
-VOLATILE_STATE = "volatilestate"
-PERMANENT_STATE = "permall"
-SAVE_STATE = "savestate"
-
-_KINDS = {PERMANENT_STATE: libtpms.PERMANENT, VOLATILE_STATE: libtpms.VOLATILE, SAVE_STATE: libtpms.SAVE_STATE}
-
-
-#: In line, as a look-up in an Enum takes longer than the comparison (Python 3.11: 0.1 us).
-_RUNNING, _WORK = Power.RUNNING, Last.WORK
-
-
-def _refusal(error: LibtpmsError) -> str:
-    return f"libtpms does not accept it (TPM result {error.result:#x})"
+_RUNNING, _WORK = Power.RUNNING, Last.WORK  # each command asks, and looking one up takes 0.1 us (Python 3.11)
 
 
 class Tpm:
@@ -72,9 +60,10 @@ class Tpm:
         self.on_failure: Callable[[Optional[Failure]], None] = lambda _failure: None
         #: The TPM before the command in execution, if that may change what is stored.
         self._before: Optional[Snapshot] = None
-        self._dialect = DIALECTS[version]
+        #: What this version of the TPM says, and wants to hear.
+        self.dialect = DIALECTS[version]
         #: Commands that, if they succeed, do more to the TPM than others.
-        self._turning = frozenset((self._dialect.startup_code, self._dialect.shutdown_code))
+        self._turning = frozenset((self.dialect.startup_code, self.dialect.shutdown_code))
         #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any
         #: thread.
         self.on_started: Callable[[], None] = lambda: None
@@ -83,8 +72,7 @@ class Tpm:
         self.is_there = False
         #: Between start and end of a hash sequence: tpm/dynamic_launch keeps it, and the end of power ends it.
         self.is_hashing = False
-        #: State blobs that were set and wait for the next power-on.
-        self._offered: dict[str, bytes] = {}
+        self.blobs = StateBlobs(self._storage)
         self._stores_nothing = STORES_NOTHING[version]
         self._stream = Stream(plain=self._stores_nothing - LONG_RUNNING[version])
         libtpms.open_library(tpm2=version == "2.0", storage=self._storage)
@@ -120,7 +108,7 @@ class Tpm:
             VtpmError: the state cannot be read, was not accepted, or cannot be stored; the TPM is then off.
         """
         self._power_off(Event.STOP)
-        offered, self._offered = self._offered, {}
+        offered = self.blobs.take_offered()
         if PERMANENT_STATE in offered:
             # what else is stored belongs to the TPM that the new permanent state replaces
             self._storage.blobs = {VOLATILE_STATE: None, SAVE_STATE: None}
@@ -130,7 +118,7 @@ class Tpm:
         finally:
             self._storage.blobs = {}
         if offered:
-            self._settle(offered)
+            self.blobs.settle(offered)
         if volatile is not None:
             self._stir()
             if delete_volatile:
@@ -145,17 +133,9 @@ class Tpm:
                 self._take(Step.STORE)
             self.on_started()
 
-    def _settle(self, offered: "dict[str, bytes]") -> None:
-        """Make storage say what the TPM was powered on with; libtpms itself has stored the permanent state."""
-        for name in (VOLATILE_STATE, SAVE_STATE):
-            if name in offered:
-                self._storage.store(name, offered[name])
-            elif PERMANENT_STATE in offered:
-                self._storage.delete(name, must_exist=False)
-
     def startup(self, kind: str) -> bytes:
         """Send TPM_Startup / TPM2_Startup: `kind` is clear, state, or (1.2) deactivated. Returns the response."""
-        return self.execute(memoryview(bytearray(self._dialect.startup[kind])), self._dialect.startup_code)
+        return self.execute(memoryview(bytearray(self.dialect.startup[kind])), self.dialect.startup_code)
 
     def stop(self) -> None:
         """PTM_STOP: power off; state blobs can then be set."""
@@ -175,7 +155,7 @@ class Tpm:
             volatile=libtpms.volatile_state() if runs else b"",
             is_shut_down=self._last.is_shut_down,
             volatile_is_stored=self._last.volatile_is_stored,
-            offered=self._offered,
+            offered=self.blobs.offered,
         )
 
     def resume(self, snapshot: Snapshot) -> None:
@@ -186,9 +166,7 @@ class Tpm:
             VtpmError: the snapshot was not accepted; the TPM is then off.
         """
         self.set_locality(snapshot.locality)
-        for name in (PERMANENT_STATE, VOLATILE_STATE, SAVE_STATE):  # the permanent state comes first
-            if name in snapshot.offered:
-                self.set_state(name, snapshot.offered[name])
+        self.blobs.offer_all(snapshot.offered)
         if snapshot.power != Power.RUNNING.value:
             self.power = Power(snapshot.power)
             return
@@ -215,28 +193,16 @@ class Tpm:
         self._last = Last((snapshot.is_shut_down, snapshot.volatile_is_stored))
 
     def _main_init(self, offered: "dict[str, bytes]") -> None:
-        # libtpms must see a wrong state here, where storage is still as it was, and not half-way through its start.
-        # What was offered it has seen already, and must not again: in a TPM 1.2 it is then used up, and what is stored
-        # starts (measured).
-        for name, kind in ((PERMANENT_STATE, libtpms.PERMANENT), (VOLATILE_STATE, libtpms.VOLATILE)):
-            if name not in offered and self._storage.load(name) is not None:
-                self._validate(name, kind)
+        self.blobs.validate(offered)  # here, and not half-way through its start
         try:
             libtpms.main_init()
-        except LibtpmsError as error:
+        except VtpmError as error:
             self._terminate()
-            raise self._storage.damaged(PERMANENT_STATE, _refusal(error)) from error
-        except VtpmError:
-            self._terminate()
+            if isinstance(error, LibtpmsError):
+                raise self._storage.damaged(PERMANENT_STATE, refusal(error)) from error
             raise
         self._go(Event.POWER_ON)
         self.failure, self.is_there, self._last = None, True, Last.WORK
-
-    def _validate(self, name: str, kind: int) -> None:
-        try:
-            libtpms.validate_state(kind)
-        except LibtpmsError as error:
-            raise self._storage.damaged(name, _refusal(error)) from error
 
     def _go(self, event: Event) -> None:
         self.power = TRANSITIONS[self.power, event]
@@ -246,8 +212,8 @@ class Tpm:
 
     def _power_off(self, event: Event) -> None:
         if self.is_powered:
-            if self.revive() and self._dialect.shutdown is not None and self._last is Last.WORK:
-                self._send_shutdown(self._dialect.shutdown)
+            if self.revive() and self.dialect.shutdown is not None and self._last is Last.WORK:
+                self._send_shutdown(self.dialect.shutdown)
             self._terminate(event)
         else:
             self._go(event)
@@ -273,8 +239,8 @@ class Tpm:
             self._go(event)
 
     def _stir(self) -> None:
-        if self._dialect.stir is not None:
-            libtpms.process(memoryview(bytearray(self._dialect.stir + urandom(STIR_BYTES))))
+        if self.dialect.stir is not None:
+            libtpms.process(memoryview(bytearray(self.dialect.stir + urandom(STIR_BYTES))))
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -295,26 +261,26 @@ class Tpm:
         A failed TPM asks storage first whether it can go on, which may take long.
         """
         if self.power is not _RUNNING and not self._takes_commands():
-            return self._dialect.fatal if self.power is not Power.FAILED else self._dialect.in_failure
+            return self.dialect.fatal if self.power is not Power.FAILED else self.dialect.in_failure
         if self._last is not _WORK:
             self._take(Step.BEGIN)
         self._before = None if code in self._stores_nothing or self.failure is not None else self.snapshot()
         try:
             response = libtpms.process(command)
         except LibtpmsError:
-            return self._dialect.fatal
+            return self.dialect.fatal
         self._last = _WORK  # in line what Step.COMMAND says, as nearly all commands come this way
         result = response[RESULT]
         if result == SUCCESS:
             if code in self._turning:
                 self._turn(code)
-        elif result in self._dialect.failing and libtpms.Callbacks.failure is None:
+        elif result in self.dialect.failing and libtpms.Callbacks.failure is None:
             self._look_for_failure_mode()
         return response
 
     def _turn(self, code: int) -> None:
         """A Startup or a Shutdown has succeeded."""
-        if code == self._dialect.shutdown_code:
+        if code == self.dialect.shutdown_code:
             self._take(Step.SHUTDOWN)
         else:
             self.on_started()
@@ -355,7 +321,7 @@ class Tpm:
                 self._fail(error, heals=True)
                 return response
             self._undo(before, error, is_torn=committed > 0)
-            return self._dialect.in_failure
+            return self.dialect.in_failure
 
     def _undo(self, before: Snapshot, cause: VtpmError, *, is_torn: bool) -> None:
         self._terminate(Event.FAILURE)  # it has power still, also for who looks while it goes back
@@ -379,7 +345,7 @@ class Tpm:
         """libtpms has answered with failure: is it for good? Then it answers each command so."""
         if self.power is Power.FAILED:
             return
-        dialect = self._dialect
+        dialect = self.dialect
         try:
             if not dialect.is_in_failure(libtpms.process(memoryview(bytearray(dialect.test)))):
                 return
@@ -389,7 +355,7 @@ class Tpm:
 
     def revive(self) -> bool:
         """Does it run, or does it now, having failed? Asks storage, which may take long."""
-        return self.power is Power.RUNNING or (self.failure is not None and self.failure.heals and self._heal())
+        return self.power is _RUNNING or (self.failure is not None and self.failure.heals and self._heal())
 
     def _takes_commands(self) -> bool:
         """A TPM that has failed for good answers itself, if it is there: TPM2_GetTestResult may tell why."""
@@ -418,19 +384,11 @@ class Tpm:
         if executed:
             self._take(Step.COMMAND)
         if isinstance(left, Unsent):
-            if left.response[RESULT] in self._dialect.failing:
+            if left.response[RESULT] in self.dialect.failing:
                 self._look_for_failure_mode()
             if not left.response:
-                left = left._replace(response=self._dialect.fatal)
+                left = left._replace(response=self.dialect.fatal)
         return executed, left
-
-    def fatal(self) -> bytes:
-        """The response to a command that the TPM cannot take at all."""
-        return self._dialect.fatal
-
-    def bad_locality(self) -> bytes:
-        """The response to a command from a locality that its sender may not use."""
-        return self._dialect.bad_locality
 
     def ask(self, command: bytes) -> bytes:
         """Execute a command of the service's own that only asks; see `can_be_asked`.
@@ -438,19 +396,18 @@ class Tpm:
         Not by `execute`: what a client did last must stay what the client did last.
         """
         if not self.is_running:
-            return self._dialect.fatal
+            return self.dialect.fatal
         self._before = None
         try:
             response = libtpms.process(memoryview(bytearray(command)))
         except LibtpmsError:
-            return self._dialect.fatal
+            return self.dialect.fatal
         return self.finish(response) if self.unstored else response
 
     def cancel(self) -> None:
         """Ask the command in execution to give up; any thread. It answers TPM_RC_CANCELED if it does."""
-        if (
-            self._storage.since is None
-        ):  # or it is executed, and only waits to be stored: libtpms would cancel the next one
+        # a command that waits to be stored is executed: libtpms would cancel the next one
+        if self._storage.since is None:
             libtpms.cancel()
 
     def set_locality(self, locality: int) -> None:
@@ -462,7 +419,7 @@ class Tpm:
 
     def is_started(self) -> bool:
         """Was a running TPM started (TPM_Startup)?"""
-        return self.ask(self._dialect.test) != self._dialect.unstarted
+        return self.ask(self.dialect.test) != self.dialect.unstarted
 
     def guarded(self, operation: Callable[[], int]) -> int:
         """An operation that is no command and may change what is stored; returns its TPM result code."""
@@ -484,25 +441,6 @@ class Tpm:
             self._storage.staged = {}
             raise
         self._take(Step.STORE)
-
-    def state(self, name: str) -> Optional[bytes]:
-        """The payload of a state blob of the running TPM; None where there is none (a savestate that was not made)."""
-        if name == SAVE_STATE:
-            return self._storage.load(SAVE_STATE)
-        return libtpms.get_state(_KINDS[name]) or None
-
-    def set_state(self, name: str, payload: bytes) -> None:
-        """Offer a state blob to the next power-on. Only while stopped; the permanent state comes first.
-
-        Raises:
-            VtpmError: libtpms did not accept it; what is stored is as before.
-        """
-        try:
-            libtpms.set_state(_KINDS[name], payload)
-        except LibtpmsError:
-            self._offered = {}  # libtpms forgets all of them when it refuses one (TPMLIB_SetState(3))
-            raise
-        self._offered[name] = payload
 
     def buffer_size(self, wanted: int) -> libtpms.BufferSize:
         """Set (only while off) or, with 0, ask for the buffer size in bytes."""

@@ -42,7 +42,7 @@ class KernelFrontend:
 
         Harmless if there is nothing.
         """
-        self._answer(self._dispatcher.tpm.fatal())
+        self._answer(self._dispatcher.tpm.dialect.fatal)
 
     def _on_readable(self) -> None:
         try:
@@ -74,7 +74,7 @@ class KernelFrontend:
     def _set_locality(self, command: bytearray) -> bytes:
         locality = command[HEADER_SIZE] if len(command) > HEADER_SIZE else 0
         if locality > MAX_LOCALITY:
-            return self._dispatcher.tpm.bad_locality()
+            return self._dispatcher.tpm.dialect.bad_locality
         self._locality = locality
         return self._done
 

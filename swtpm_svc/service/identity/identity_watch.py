@@ -18,7 +18,8 @@ from swtpm_svc.service.identity import clones
 from swtpm_svc.service.identity.identity_record import STORAGE, Record, RecordFile
 from swtpm_svc.service.systemd.journal import CLONE_ID, IDENTITY_ID, Journal
 from swtpm_svc.tpm.executor import Executor
-from swtpm_svc.tpm.tpm import PERMANENT_STATE, Tpm
+from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
+from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.protocol_error import ProtocolError
 
 
@@ -211,7 +212,7 @@ def _keys_1_2(tpm: Tpm) -> "dict[str, str]":
 
     # libtpms stores what TPM_PERMANENT_DATA has in the order of TPM Main Part 2 (measured). Of the keys in it the
     # endorsement key comes first, and there is no other one without it.
-    found = re.search(_KEY_1_2, tpm.state(PERMANENT_STATE) or b"", re.DOTALL)
+    found = re.search(_KEY_1_2, tpm.blobs.get(PERMANENT_STATE) or b"", re.DOTALL)
     if found is None:
         return {}
     *exponents, modulus = found.groups(b"")

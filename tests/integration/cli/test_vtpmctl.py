@@ -156,7 +156,7 @@ def test_save_and_load_give_the_same_tpm(client, service, tmp_path):
         assert saved["encrypted"] is False
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert all(request.state_flags == ptm.STATE_FLAG_DECRYPTED for request in client.requests)
-    before = service.tpm.state("permall")
+    before = service.tpm.blobs.get("permall")
     assert client.run("stop")[0] == 0
     for kind, file in (("permanent", permanent), ("volatile", volatile)):
         status, out, err = client.run("load", kind, file)
@@ -164,7 +164,7 @@ def test_save_and_load_give_the_same_tpm(client, service, tmp_path):
         assert f"the {kind} state is loaded: {file.stat().st_size} bytes" in out
         assert len(client.requests[-1].data) < ptm.STATE_BLOB_CHUNK
     assert client.run("init")[0] == 0
-    assert service.tpm.state("permall") == before
+    assert service.tpm.blobs.get("permall") == before
     assert service.events.failures == []
 
 

@@ -210,14 +210,14 @@ def test_state_blobs_move_a_tpm_to_another_one(make_tpm):
     tpm = started(make_tpm)
     run(tpm, PCR_EXTEND_16)
     extended = run(tpm, PCR_READ_16)
-    permanent, volatile = tpm.state("permall"), tpm.state("volatilestate")
+    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
     tpm.stop()
     storage = MemoryStorage()
     other = started(make_tpm, storage)
     other.store_volatile()
     other.stop()
-    other.set_state("permall", permanent)
-    other.set_state("volatilestate", volatile)
+    other.blobs.offer("permall", permanent)
+    other.blobs.offer("volatilestate", volatile)
     other.power_on(delete_volatile=True)
     assert run(other, PCR_READ_16) == extended
     assert storage.blobs["permall"] == permanent
@@ -239,29 +239,29 @@ def test_state_blobs_replace_the_state_of_a_tpm_1_2_that_has_its_own(make_tpm):
     assert result_of(run(tpm, TPM12_DEFINE_NV)) == 0
     run(tpm, TPM12_PCR_EXTEND_10)
     extended = run(tpm, TPM12_PCR_READ_10)
-    permanent, volatile = tpm.state("permall"), tpm.state("volatilestate")
+    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
     tpm.stop()
     storage = MemoryStorage()
     other = make_tpm("1.2", storage)
     other.power_on(delete_volatile=True)
     other.stop()
     assert storage.blobs["permall"] != permanent
-    other.set_state("permall", permanent)
-    other.set_state("volatilestate", volatile)
+    other.blobs.offer("permall", permanent)
+    other.blobs.offer("volatilestate", volatile)
     other.power_on(delete_volatile=True)
-    assert other.state("permall") == storage.blobs["permall"] == permanent
+    assert other.blobs.get("permall") == storage.blobs["permall"] == permanent
     assert run(other, TPM12_PCR_READ_10) == extended
 
 
 def test_a_new_permanent_state_is_not_resumed_with_the_old_volatile_state(make_tpm):
     tpm = started(make_tpm)
-    permanent = tpm.state("permall")
+    permanent = tpm.blobs.get("permall")
     tpm.stop()
     storage = MemoryStorage()
     other = started(make_tpm, storage)
     other.store_volatile()
     other.stop()
-    other.set_state("permall", permanent)
+    other.blobs.offer("permall", permanent)
     other.power_on(delete_volatile=False)
     assert result_of(run(other, PCR_READ_16)) == 0x100
     assert set(storage.blobs) == {"permall"}
@@ -273,7 +273,7 @@ def test_a_garbage_blob_is_refused_and_the_tpm_goes_on_as_before(make_tpm):
     tpm.stop()
     before = dict(storage.blobs)
     with pytest.raises(VtpmError):
-        tpm.set_state("permall", b"\xde\xad\xbe\xef" * 100)
+        tpm.blobs.offer("permall", b"\xde\xad\xbe\xef" * 100)
     assert storage.blobs == before
     tpm.power_on(delete_volatile=True)
     assert result_of(tpm.startup("clear")) == 0
@@ -403,13 +403,13 @@ def test_state_blobs_that_were_set_survive_a_handover(make_tpm):
     tpm = started(make_tpm)
     run(tpm, PCR_EXTEND_16)
     extended = run(tpm, PCR_READ_16)
-    permanent, volatile = tpm.state("permall"), tpm.state("volatilestate")
+    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
     tpm.stop()
     storage = MemoryStorage()
     other = started(make_tpm, storage)
     other.stop()
-    other.set_state("permall", permanent)
-    other.set_state("volatilestate", volatile)
+    other.blobs.offer("permall", permanent)
+    other.blobs.offer("volatilestate", volatile)
     snapshot = other.snapshot()
     other.shut_down()
     successor = make_tpm("2.0", storage)

@@ -1,5 +1,7 @@
 """Dispatcher.run: whether a command is executed now, later or not at all, with a TPM that only says what it was asked."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from swtpm_svc.frontends.dispatch import Dispatcher
@@ -39,8 +41,7 @@ class FakeTpm:
         self.unstored = False
         return response
 
-    def bad_locality(self):
-        return REFUSED
+    dialect = SimpleNamespace(bad_locality=REFUSED)
 
 
 class Desk:
