@@ -64,8 +64,7 @@ class Tpm:
         self.dialect = DIALECTS[version]
         #: Commands that, if they succeed, do more to the TPM than others.
         self._turning = frozenset((self.dialect.startup_code, self.dialect.shutdown_code))
-        #: Called when a TPM can answer from now on: it was started, or goes on with its volatile state. From any
-        #: thread.
+        #: Called when it can answer from now on: it was started, or goes on with its volatile state. From any thread.
         self.on_started: Callable[[], None] = lambda: None
         self._last = Last.WORK
         #: libtpms has a TPM: else it cannot be asked for anything (a TPM 1.2 of 0.9.2 crashes then).

@@ -19,14 +19,13 @@ from typing import Any, Callable, Optional, Protocol
 
 from swtpm_svc.continuity.handover import MAX_OPENERS, OpenerRecord
 from swtpm_svc.errors import Code, VtpmError, internal
-from swtpm_svc.frontends.blob_transfer import Download, Upload
+from swtpm_svc.frontends.cuse.device_opener import DeviceOpener
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE, Opener
+from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.protocol_error import ProtocolError
-from swtpm_svc.wire.results import TpmResult
 
 #: Requests that may wait at a time, of all users (there is memory for as many ids, continuity/parking) and of one.
 _MAX_WAITING = 1024
@@ -45,39 +44,6 @@ class Waiters(Protocol):
     def add(self, unique: int) -> bool: ...
 
     def discard(self, unique: int) -> None: ...
-
-
-class _Opener(Opener):
-    """One open file of the device."""
-
-    __slots__ = (
-        "caller",
-        "control",
-        "download",
-        "handle",
-        "lost",
-        "poll_handle",
-        "reader",
-        "torn",
-        "upload",
-    )
-
-    def __init__(self, handle: int, caller: Caller) -> None:
-        super().__init__()
-        self.handle = handle
-        self.caller = caller
-        #: The control request that waits; 0: none.
-        self.control = 0
-        #: The read that waits for the response: its unique and size.
-        self.reader: Optional[tuple[int, int]] = None
-        #: Whom to wake when the file becomes readable or writable; 0: nobody polls.
-        self.poll_handle = 0
-        self.download: Optional[Download] = None
-        self.upload: Optional[Upload] = None
-        #: A predecessor was killed, perhaps with a response for this file: the next read, if it comes first, is an EIO.
-        self.lost = False
-        #: A predecessor stopped in the middle of a blob: the next read or write is an EIO, so that none is torn.
-        self.torn = False
 
 
 class CuseFrontend:
@@ -100,11 +66,11 @@ class CuseFrontend:
         self._tpm = dispatcher.tpm
         self._executor = dispatcher.executor
         self._events = dispatcher.events
-        self._openers: dict[int, _Opener] = {}
+        self._openers: dict[int, DeviceOpener] = {}
         self._shares = Shares(MAX_OPENERS, MAX_OPENERS_OF_ONE)
         self._frame = slot
         #: Requests that wait, as the kernel sent them, with their openers, by their ids.
-        self._waiting: dict[int, tuple[_Opener, bytes]] = {}
+        self._waiting: dict[int, tuple[DeviceOpener, bytes]] = {}
         self._waiting_shares = Shares(_MAX_WAITING, _MAX_WAITING_OF_ONE)
         self._handlers: dict[type, Callable[[Any], Optional[bytes]]] = {
             cuse.Open: self._open,
@@ -169,7 +135,7 @@ class CuseFrontend:
                     )
                 )
 
-    def _later(self, unique: int, opener: _Opener) -> None:
+    def _later(self, unique: int, opener: DeviceOpener) -> None:
         """Put off the request in `_frame`, of a command or of control, until `_settle`."""
         uid = opener.caller.uid
         if not self._waiting_shares.has_room(uid) or not self._waiters.add(unique):
@@ -202,15 +168,15 @@ class CuseFrontend:
         self._add_opener(request.unique, caller)
         return cuse.reply_open(request.unique, request.unique, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NONSEEKABLE)
 
-    def _opener(self, handle: int, caller: Caller) -> _Opener:
+    def _opener(self, handle: int, caller: Caller) -> DeviceOpener:
         opener = self._openers.get(handle)
         if opener is None:  # opened with a predecessor that was killed
             opener = self._add_opener(handle, caller)
             opener.lost = True
         return opener
 
-    def _add_opener(self, handle: int, caller: Caller) -> _Opener:
-        opener = self._openers[handle] = _Opener(handle, caller)
+    def _add_opener(self, handle: int, caller: Caller) -> DeviceOpener:
+        opener = self._openers[handle] = DeviceOpener(handle, caller)
         self._shares.add(caller.uid)
         return opener
 
@@ -265,7 +231,7 @@ class CuseFrontend:
         return cuse.reply_write(unique, len(data))
 
     def _write_later(
-        self, opener: _Opener, request: cuse.Write, code: int, unstored: Optional[bytes] = None
+        self, opener: DeviceOpener, request: cuse.Write, code: int, unstored: Optional[bytes] = None
     ) -> Optional[bytes]:
         """Give the command to the worker, or the response `unstored` until it is. A blocking writer waits for it;
         another one has poll() and read()."""
@@ -348,7 +314,7 @@ class CuseFrontend:
         events = _READABLE if readable else 0 if opener.command else _WRITABLE
         return cuse.reply_poll(request.unique, events)
 
-    def _wake(self, opener: _Opener) -> None:
+    def _wake(self, opener: DeviceOpener) -> None:
         poll_handle, opener.poll_handle = opener.poll_handle, 0  # who wants to know more polls again
         self._polls.discard(poll_handle)
         self._send(cuse.notify_poll(poll_handle))
@@ -391,65 +357,25 @@ class CuseFrontend:
         )
         return None
 
-    def _control(self, opener: _Opener, request: ptm.Request) -> ptm.Reply:
+    def _control(self, opener: DeviceOpener, request: ptm.Request) -> ptm.Reply:
         if isinstance(request, ptm.GetCapability):
             return ptm.CapabilityReply(ptm.Capability.DEVICE)
         if isinstance(request, ptm.GetStateBlob):
-            return self._get_state_blob(opener, request)
+            return opener.get_state_blob(request, self._dispatcher.controller.handle)
         if isinstance(request, ptm.SetStateBlob):
-            return self._set_state_blob(opener, request)
+            return opener.set_state_blob(request, self._dispatcher.controller.handle)
         return self._dispatcher.controller.handle(request)
-
-    def _get_state_blob(self, opener: _Opener, request: ptm.GetStateBlob) -> ptm.Reply:
-        download = opener.download
-        if opener.torn and request.offset:
-            return ptm.Result(TpmResult.FAIL)
-        opener.torn = False
-        if request.offset == 0 or download is None or download.blob_type != request.type:
-            opener.download = None
-            reply = self._dispatcher.controller.handle(request)
-            if not isinstance(reply, ptm.StateBlobReply):
-                return reply
-            opener.download = download = Download(request.type, reply.data, reply.state_flags)
-        # the total is that of the whole blob here, as swtpm_ioctl counts on; on a socket it is what is left
-        chunk = download.chunk(request.offset, ptm.STATE_BLOB_CHUNK)
-        return ptm.StateBlobReply(TpmResult.SUCCESS, download.state_flags, len(download), chunk)
-
-    def _set_state_blob(self, opener: _Opener, request: ptm.SetStateBlob) -> ptm.Reply:
-        if opener.upload is None or opener.upload.blob_type != request.type:
-            opener.upload = Upload(request.type)
-        try:
-            whole = opener.upload.add(request)
-        except VtpmError as error:
-            opener.upload = None
-            return ptm.Result(error.fault.tpm_result)
-        if whole is None:
-            return ptm.Result(TpmResult.SUCCESS)
-        opener.upload = None
-        return self._dispatcher.controller.handle(whole)
 
     # --- succession ----------------------------------------------------------------------------------------------
 
     def openers(self) -> "list[tuple[OpenerRecord, bool]]":
         """The open files, and for each whether a command of it is in work."""
-        return [(self._record(opener), bool(opener.command)) for opener in self._openers.values()]
-
-    @staticmethod
-    def _record(opener: _Opener) -> OpenerRecord:
-        in_transfer = (
-            opener.upload is not None or (opener.download is not None and not opener.download.finished) or opener.torn
-        )
-        uid, gid, pid, *_groups = opener.caller
-        return OpenerRecord(opener.handle, uid, gid, pid, in_transfer, opener.response or b"", opener.position)
+        return [(opener.record(), bool(opener.command)) for opener in self._openers.values()]
 
     def adopt(self, records: "list[OpenerRecord]") -> None:
         """Go on with the open files of a predecessor."""
         for record in records:
-            opener = self._opener(record.handle, Caller(record.uid, record.gid, record.pid))
-            opener.response = record.response or None
-            opener.position = record.position
-            opener.lost = False
-            opener.torn = record.in_transfer
+            self._opener(record.handle, Caller(record.uid, record.gid, record.pid)).resume(record)
 
     def waiting(self) -> "list[bytes]":
         """The requests that wait, as the kernel sent them."""
