@@ -1,6 +1,7 @@
 """The PCRs, for people to look at: which banks there are, and their values.
 
 The kernel shows those of a TPM in sysfs (Documentation/ABI/testing/sysfs-class-tpm).
+The codec is imported when somebody looks, as a start does not need it (service/later names it).
 They are read past `Tpm.execute`, so that what a client did last stays what a client did last. The TPM must be free.
 """
 
@@ -9,12 +10,9 @@ from typing import Optional
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire import pcr_banks as codec
 from swtpm_svc.wire.algorithms import Alg, hash_name
 from swtpm_svc.wire.command_codes import CommandCode, Ordinal
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RQU_COMMAND, decode_response, encode_command
-
-_GET_PCR_BANKS = encode_command(ST_NO_SESSIONS, CommandCode.GET_CAPABILITY, codec.encode_get_pcrs())
 
 
 def pcr_banks(tpm: Tpm) -> "list[str]":
@@ -23,7 +21,10 @@ def pcr_banks(tpm: Tpm) -> "list[str]":
         return []
     if tpm.version == "1.2":
         return [hash_name(Alg.SHA1)]
-    answer = _answer(tpm.ask(_GET_PCR_BANKS))
+    from swtpm_svc.wire import pcr_banks as codec
+
+    command = encode_command(ST_NO_SESSIONS, CommandCode.GET_CAPABILITY, codec.encode_get_pcrs())
+    answer = _answer(tpm.ask(command))
     if answer is None:
         return []
     return [hash_name(algorithm) for algorithm, has_pcrs in codec.decode_pcrs(answer).items() if has_pcrs]
@@ -31,6 +32,8 @@ def pcr_banks(tpm: Tpm) -> "list[str]":
 
 def read_pcr(tpm: Tpm, algorithm: int, index: int) -> Optional[bytes]:
     """The digest in a PCR; None while the TPM is not powered or not started, or if it has no such PCR."""
+    from swtpm_svc.wire import pcr_banks as codec
+
     if not tpm.is_running:
         return None
     if tpm.version == "1.2":

@@ -5,7 +5,7 @@ with its section in Part 3.
 """
 
 from enum import IntEnum, unique
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from swtpm_svc.wire.command_codes import CommandCode, Ordinal
 from swtpm_svc.wire.results import TpmRc, TpmResult
@@ -18,6 +18,7 @@ from swtpm_svc.wire.tpm_header import (
     encode_response,
     results,
 )
+from swtpm_svc.wire.values import NamedTuple
 
 #: Fresh entropy for a generator that goes on; what `Dialect.stir` is followed by.
 STIR_BYTES = 48
