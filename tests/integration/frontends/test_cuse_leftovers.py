@@ -9,6 +9,7 @@ import struct
 import threading
 
 import pytest
+from cuse_kernel import HEADER
 from cuse_service import OPERATOR, STRANGER, Service
 from tpm_commands import CREATE_RSA, GET_RANDOM, HIERARCHY_CHANGE_AUTH
 
@@ -84,6 +85,16 @@ def test_what_a_release_ended(service, kernel, busy):
     busy.set()
     service.finish_work()
     assert kernel.notices == []
+
+
+def test_who_has_closed_the_file_is_not_woken_by_the_command_that_ran(service, kernel):
+    handle = kernel.open()
+    assert kernel.write(handle, CREATE_RSA, os.O_NONBLOCK)[0] == 0
+    kernel.poll(handle, poll_handle=5, schedule=True)
+    kernel.release(handle)
+    service.finish_work()
+    assert kernel.notices == []
+    assert nothing_waits(service)
 
 
 def test_what_was_answered(service, kernel):
@@ -162,3 +173,19 @@ def test_what_could_not_be_stored(service, kernel):
         assert kernel.read(handle)[1][6:10] != bytes(4)
     assert nothing_waits(service)
     service.storage.failure = None
+
+
+def test_only_who_was_told_that_his_write_is_done_learns_by_reading_that_it_is_lost(service, kernel):
+    """The other requests that waited are answered with an error themselves."""
+    blocking, quiet, control = (kernel.open() for _ in range(3))
+    bodies = [
+        (fuse.Opcode.WRITE, kernel.write_body(blocking, GET_RANDOM)),
+        (fuse.Opcode.WRITE, kernel.write_body(quiet, GET_RANDOM, os.O_NONBLOCK)),
+        (fuse.Opcode.IOCTL, kernel.ioctl_body(control, GET_ESTABLISHED, b"", 8)),
+        (fuse.Opcode.READ, kernel.read_body(control, flags=os.O_NONBLOCK)),
+    ]
+    frames = [HEADER.pack(40 + len(body), kind, 1000, 0, 0, 0, 1, 0, 0) + body for kind, body in bodies]
+    service.frontend.lose(frames)
+    assert kernel.read(blocking) == (0, b"")
+    assert kernel.read(control) == (0, b"")
+    assert kernel.read(quiet) == (errno.EIO, b"")

@@ -3,20 +3,25 @@
 Else one connection could have any number of commands in the worker's queue.
 """
 
+import os
 import select
 import socket
+import stat
 import threading
 
 import pytest
 from socket_service import SocketService, free_ports
-from tpm_commands import GET_RANDOM, HIERARCHY_CHANGE_AUTH, PCR_READ_16, STARTUP_CLEAR, result_of
+from tpm_commands import GET_RANDOM, HIERARCHY_CHANGE_AUTH, PCR_READ_16, STARTUP_CLEAR, result_of, with_session
 
+from swtpm_svc.config.addresses import parse_address
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.control_channel import ControlChannel
 from swtpm_svc.frontends.sockets.data_channel import DataChannel
+from swtpm_svc.frontends.sockets.mssim_channel import MssimChannel
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import ptm, ptm_socket
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.mssim import COMMAND_PORT
 
 h = bytes.fromhex
 SEND_COMMAND = h("00000008")
@@ -120,6 +125,40 @@ def test_a_command_while_the_one_before_is_stored(service, connect, wrap):
     assert result_of(received[around // 2 :]) == result_of(second[around // 2 :]) == 0
 
 
+#: An HMAC key with a password, under dictionary-attack protection, and its use: the first is not executed, but stores
+#: that such an object is in use (TPM_RC_RETRY, measured with libtpms 0.9.2). No other plain command stores anything.
+CREATE_HMAC = with_session(
+    0x131,
+    h("40000001"),
+    h("0009 0005") + b"hello" + h("0000 0010 0008 000b 00040060 0000 0005 000b 0000 0000 00000000"),
+)
+USE_HMAC = with_session(
+    0x155, h("80000000"), h("0003") + b"abc" + h("000b"), auth=h("40000009 0000 00 0005") + b"hello"
+)
+
+
+def test_a_command_while_a_plain_one_before_is_stored(service, connect):
+    """It came the short way, and what it stores goes the long one."""
+    peer = connect()
+    peer.sendall(CREATE_HMAC)
+    assert result_of(peer.recv(4096)) == 0
+    store = service.storage.store
+    service.storage.store = lambda *words: (service.work.gate.wait(), store(*words))
+    peer.sendall(USE_HMAC)
+    service.work.settle()
+    commands = service.call(lambda: service.dispatcher.commands)
+    peer.sendall(GET_RANDOM)
+    service.work.settle()
+    assert service.call(lambda: service.dispatcher.commands) == commands
+    service.work.gate.set()
+    received = b""
+    while len(received) < 10 + 20:
+        received += peer.recv(4096)
+    assert [result_of(received), result_of(received[10:])] == [0x922, 0]
+    peer.sendall(USE_HMAC)
+    assert result_of(peer.recv(4096)) == 0
+
+
 def test_a_control_request_while_the_worker_is_busy(service, connect):
     service.work.block()
     peer = connect(service.control_path)
@@ -164,6 +203,20 @@ def test_a_signal_to_the_simulator_while_the_worker_is_busy(service, connect, po
     while len(received) < 20:
         received += peer.recv(4096)
     assert received == bytes(20)
+
+
+def test_a_message_of_the_simulator_and_a_half(service, connect, port):
+    """What follows an answered message has its turn when it is whole."""
+    peer = connect(("127.0.0.1", port))
+    message = SEND_COMMAND + b"\0" + len(GET_RANDOM).to_bytes(4, "big") + GET_RANDOM
+    peer.sendall(message + message[:7])
+    for rest in (message[7:] + message[:5], message[5:]):
+        received = b""
+        while len(received) < 4 + 20 + 4:
+            received += peer.recv(4096)
+        service.work.settle()
+        peer.sendall(rest)
+    assert result_of(peer.recv(4096)[4:]) == 0
 
 
 class Turns:
@@ -246,3 +299,39 @@ def test_between_the_requests_of_one_message_nothing_more_is_received(service, t
     channel.close()
     assert turns.watched == {}
     theirs.close()
+
+
+@pytest.mark.parametrize("kind", ["control", "data", "data while it is busy", "simulator"])
+def test_who_is_woken_for_nothing_goes_on(service, turns, kind):
+    """A descriptor may be said to be readable, and is not when it is read."""
+    ours, theirs = socket.socketpair()
+    ended = []
+    fixed = (ours, Caller(0, 0, 1), turns, ended.append, service.dispatcher)
+    if kind == "control":
+        channel = ControlChannel(*fixed, lambda _socket, _caller: False)
+    elif kind == "simulator":
+        channel = MssimChannel(*fixed, COMMAND_PORT)
+    else:
+        channel = DataChannel(*fixed)
+    if kind == "data while it is busy":
+        service.work.block()
+    for _ in range(3):
+        turns.watched[ours.fileno()]()
+    assert channel.is_open
+    assert ended == []
+    theirs.close()
+    turns.watched[ours.fileno()]()
+    assert not channel.is_open
+    assert ended == [channel]
+    assert turns.watched == {}
+
+
+@pytest.mark.needs("root")
+def test_a_socket_file_is_given_to_a_group_and_to_no_other_user(service, tmp_path):
+    path = str(tmp_path / "given")
+    address = parse_address(path)
+    service.call(lambda: service.frontend.listen(address, "control", mode=0o660, gid=65534, passed=None))
+    found = os.stat(path)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 65534, 0o660)
+    own = os.stat(service.path)
+    assert (own.st_uid, own.st_gid, stat.S_IMODE(own.st_mode)) == (0, os.getgid(), 0o600)

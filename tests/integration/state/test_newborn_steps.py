@@ -137,13 +137,19 @@ ACTING = ((0, NOBODY, 0), (0, NOBODY, 0), [])
 def test_root_is_the_other_user_on_the_way_and_itself_before_and_after(theirs, in_groups, monkeypatch, stays):
     """In no group of its own meanwhile, and for the configuration, which is root's, itself once more."""
     seen = {}
-    flock = fcntl.flock
+    flock, unlink = fcntl.flock, os.unlink
 
     def locking(fd, operation):
         seen.setdefault("there", who())
         return flock(fd, operation)
 
+    def unlinking(name, **options):
+        if name == newborn.MARKER and "finishing" in seen:
+            seen["afterwards"] = who()[:2]
+        unlink(name, **options)
+
     monkeypatch.setattr(fcntl, "flock", locking)
+    monkeypatch.setattr(os, "unlink", unlinking)
     if stays:
         (theirs / "vm").mkdir()
         (theirs / "vm" / "NOTES").write_text("theirs")
@@ -151,7 +157,7 @@ def test_root_is_the_other_user_on_the_way_and_itself_before_and_after(theirs, i
             os.chown(path, NOBODY, NOBODY)
     place = Place(str(theirs), "vm", Owner(NOBODY, NOBODY))
     newborn.install(place, "2.0", STATE, None, lambda: seen.update(finishing=who()[:2]))
-    assert seen == {"there": ACTING, "finishing": ROOT[:2]}
+    assert seen == {"there": ACTING, "finishing": ROOT[:2], "afterwards": ACTING[:2]}
     assert who() == ROOT == in_groups
     assert {path.stat().st_uid for path in (theirs / "vm").iterdir()} == {NOBODY}
 

@@ -21,9 +21,12 @@ from tpm_commands import (
 )
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.power import Power
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire import ptm
 from swtpm_svc.wire.tpm_header import HEADER
 
 h = bytes.fromhex
@@ -276,3 +279,83 @@ def test_a_handover_that_only_the_start_refuses_leaves_the_tpm_off(make_tpm, sto
     assert not successor.is_powered
     successor.power_on(delete_volatile=True)
     assert result_of(successor.startup("clear")) == 0
+
+
+def test_whoever_waits_for_a_tpm_that_answers_is_told(make_tpm, storage):
+    """When it was started, or goes on; not when it has power and no more."""
+    tpm = make_tpm(storage)
+    started = []
+    tpm.on_started = lambda: started.append(1)
+    tpm.power_on(delete_volatile=True)
+    assert started == []
+    assert result_of(tpm.startup("clear")) == 0
+    assert len(started) == 1
+    tpm.store_volatile()
+    tpm.power_on(delete_volatile=False)
+    assert len(started) == 2
+    snapshot = tpm.snapshot()
+    tpm.shut_down()
+    successor = make_tpm(storage)
+    successor.on_started = lambda: started.append(1)
+    successor.resume(snapshot)
+    assert len(started) == 3
+
+
+def test_a_successor_gives_other_random_bytes_than_its_predecessor_after_the_snapshot(make_tpm, storage, tpm):
+    snapshot = tpm.snapshot()
+    seen = {run(tpm, GET_RANDOM)}
+    for _ in range(5):
+        tpm.shut_down()
+        tpm = make_tpm(storage)
+        tpm.resume(snapshot)
+        seen.add(run(tpm, GET_RANDOM))
+    assert len(seen) == 6
+
+
+def test_so_does_a_tpm_whose_command_could_not_be_stored(tpm, storage):
+    """It goes back to what it was before that command."""
+    seen = set()
+    for _ in range(5):
+        storage.failure = VtpmError(Code.STATE_FULL, "no space")
+        assert result_of(run(tpm, HIERARCHY_CHANGE_AUTH)) == 0x101
+        storage.failure = None
+        seen.add(run(tpm, GET_RANDOM))
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+@pytest.mark.parametrize("name", ["permall", "volatilestate"])
+def test_a_damaged_state_is_refused_by_its_name_before_anything_is_stored(make_tpm, storage, version, name):
+    tpm = make_tpm(storage, version)
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
+    tpm.store_volatile()
+    tpm.stop()
+    whole = dict(storage.blobs)
+    storage.blobs[name] = whole[name][: len(whole[name]) // 2]
+    before = dict(storage.blobs)
+    storage.stores.clear()
+    with pytest.raises(VtpmError, match=f"^{name}: libtpms does not accept it") as caught:
+        tpm.power_on(delete_volatile=True)
+    assert caught.value.code is Code.STATE_CORRUPT
+    assert (storage.blobs, storage.stores, tpm.power) == (before, [], Power.STOPPED)
+    storage.blobs = whole
+    tpm.power_on(delete_volatile=True)
+
+
+def test_an_encrypted_blob_that_is_asked_for_in_pieces_is_one_blob(tpm):
+    """Encrypted once more it is another one, whose end does not fit the beginning."""
+    keys = Keys(state=StateKey(bytes(range(16))))
+    controller = Controller(tpm, on_shutdown=lambda: None, on_error=lambda _error: None, keys=keys)
+
+    def ask(kind, offset, flags=0):
+        return controller.handle(ptm.GetStateBlob(flags, kind, offset))
+
+    first = ask(ptm.BlobType.PERMANENT, 0)
+    assert first.state_flags == ptm.STATE_FLAG_ENCRYPTED
+    assert ask(ptm.BlobType.PERMANENT, 1) == ask(ptm.BlobType.PERMANENT, 4000) == first
+    again = ask(ptm.BlobType.PERMANENT, 0)
+    assert again.data != first.data
+    assert ask(ptm.BlobType.VOLATILE, 100).data not in (first.data, again.data)
+    in_clear = ask(ptm.BlobType.PERMANENT, 100, ptm.STATE_FLAG_DECRYPTED)
+    assert tpm.state("permall") in in_clear.data

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swtpm_svc.state.lock import _unit
+from swtpm_svc.state.lock import Holder, _unit, find_holder
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,22 @@ from swtpm_svc.state.lock import _unit
 )
 def test_the_unit_to_stop(cgroups, unit, of_user):
     assert _unit(cgroups) == (unit, of_user)
+
+
+@pytest.mark.parametrize("manager", ["user", "system"])
+def test_who_signed_the_file_is_told_with_his_manager(tmp_path, manager):
+    """A process that may not be seen: its own word, in the file, of a TPM's service alone."""
+    file = tmp_path / "lock"
+    for unit, told in (("vtpm@vm.service", "vtpm@vm.service"), ("sshd.service", None), ("", None)):
+        file.write_text(f"812\nvtpmd\n{unit}\n{manager}\n")
+        with open(file, "rb") as opened:
+            assert find_holder(opened.fileno(), 0) == Holder(812, "vtpmd", told, manager == "user")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "812", "812\nvtpmd\n\nuser", "x\nvtpmd\n\nuser\n", "-1\na\n\nuser\n", "\u00b2\n\n\n\n"]
+)
+def test_what_is_no_signature_names_nobody(tmp_path, text):
+    (tmp_path / "lock").write_text(text)
+    with open(tmp_path / "lock", "rb") as opened:
+        assert find_holder(opened.fileno(), 0) is None
