@@ -21,11 +21,12 @@ def test_the_control_file_is_given_to_the_new_group(tmp_path):
         wait_for(lambda: "info: ready" in daemon.log(), "READY")
         assert (os.stat(files / "control").st_gid, os.stat(daemon.control).st_gid) == (12345, 12345)
         config = Path(daemon.config)
-        config.write_text(config.read_text().replace("12345", "54321"))
-        os.kill(daemon.process.pid, signal.SIGHUP)
-        wait_for(lambda: "configuration reloaded" in daemon.log(), "the reload")
-        assert (os.stat(files / "control").st_gid, os.stat(daemon.control).st_gid) == (54321, 54321)
+        for number, (old, new) in enumerate(((12345, 54321), (54321, 12345)), 1):  # and back again
+            config.write_text(config.read_text().replace(str(old), str(new)))
+            os.kill(daemon.process.pid, signal.SIGHUP)
+            wait_for(lambda count=number: daemon.log().count("configuration reloaded") == count, "the reload")
+            assert (os.stat(files / "control").st_gid, os.stat(daemon.control).st_gid) == (new, new)
         assert os.stat(files / "tpm").st_gid == 0
         assert daemon.stop() == 0
     finally:
-        daemon.stop(signal.SIGKILL)
+        daemon.stop(signal.SIGTERM)  # which takes the mount away
