@@ -73,3 +73,11 @@ def test_what_the_journal_does_not_take_is_printed(monkeypatch, sent, capsys):
     monkeypatch.setattr(sys.modules["systemd._journal"], "sendv", refuse)
     Journal("vtpm0", "2.0", "info", to_stderr=False).log("info", "something", CLIENT_PID=7)
     assert capsys.readouterr().err == "vtpmd[vtpm0] info: something CLIENT_PID=7\n"
+
+
+@pytest.mark.parametrize(("to_stderr", "is_there"), [(True, True), (True, False), (False, False)])
+def test_it_is_printed_where_that_is_asked_for_or_there_is_no_journal(monkeypatch, sent, capsys, to_stderr, is_there):
+    monkeypatch.setattr(entries.os.path, "exists", lambda _path: is_there)
+    Journal("vtpm0", "2.0", "info", to_stderr=to_stderr).log("info", "something")
+    assert capsys.readouterr().err == "vtpmd[vtpm0] info: something\n"
+    assert sent == []
