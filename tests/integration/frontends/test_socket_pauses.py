@@ -259,7 +259,7 @@ def test_a_command_while_its_callers_rights_are_looked_up(service, turns, is_all
         service.dispatcher.controller,
         service.executor,
         lambda _caller: None,
-        service.recorder,
+        service.events,
         look_up=lambda _caller, then: found.append(then),
     )
     channel = DataChannel(ours, Caller(1, 1, 1), turns, lambda _channel: None, dispatcher)

@@ -22,7 +22,7 @@ from tpm_commands import (
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.encryption import Keys, StateKey
-from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm import dynamic_launch, libtpms
 from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.power import Power
 from swtpm_svc.tpm.tpm import Tpm
@@ -86,7 +86,7 @@ def test_a_locality_that_was_asked_for_one_command_is_that_of_no_other(tpm, othe
 def test_a_locality_that_clears_the_flag_is_that_of_no_command(tpm, others):
     tpm.set_locality(others)
     for one, result in ((2, 0x3D), (3, 0)):  # TPM_BAD_LOCALITY
-        assert tpm.reset_established(one) == result
+        assert dynamic_launch.reset_established(tpm, one) == result
         assert result_of(run(tpm, PCR_EXTEND_20)) == (0 if others else LOCALITY)
 
 
@@ -139,7 +139,7 @@ def serve_on_a_socket(tpm):
     ours.setblocking(False)
     try:
         theirs.sendall(PCR_READ_16)
-        executed, left = tpm.serve(ours.fileno(), epoll.fileno(), time.monotonic() + 0.05)
+        executed, left = tpm.serve_stream(ours.fileno(), epoll.fileno(), time.monotonic() + 0.05)
         assert (executed, left) == (1, None)
         assert result_of(theirs.recv(4096)) == 0
     finally:
@@ -149,11 +149,11 @@ def serve_on_a_socket(tpm):
 
 
 def hash_sequence(tpm):
-    assert tpm.hash_start() == tpm.hash_data(b"abc") == tpm.hash_end() == 0
+    assert dynamic_launch.hash_start(tpm) == dynamic_launch.hash_data(tpm, b"abc") == dynamic_launch.hash_end(tpm) == 0
 
 
 def clear_the_flag(tpm):
-    assert tpm.reset_established(3) == 0
+    assert dynamic_launch.reset_established(tpm, 3) == 0
 
 
 WORK = [plain, extend, store, serve_on_a_socket, hash_sequence, clear_the_flag]
@@ -262,7 +262,7 @@ def test_a_state_that_only_the_start_refuses_is_refused_too(make_tpm, storage, m
     command = TPM12_GET_RANDOM if version == "1.2" else GET_RANDOM
     assert len(run(tpm, command)) == 10
     assert storage.blobs == before
-    tpm.set_state("permall", before["permall"])  # which libtpms takes only while it has no TPM
+    tpm.blobs.offer("permall", before["permall"])  # which libtpms takes only while it has no TPM
     tpm.power_on(delete_volatile=True)
     assert result_of(tpm.startup("clear")) == 0
 
@@ -358,4 +358,4 @@ def test_an_encrypted_blob_that_is_asked_for_in_pieces_is_one_blob(tpm):
     assert again.data != first.data
     assert ask(ptm.BlobType.VOLATILE, 100).data not in (first.data, again.data)
     in_clear = ask(ptm.BlobType.PERMANENT, 100, ptm.STATE_FLAG_DECRYPTED)
-    assert tpm.state("permall") in in_clear.data
+    assert tpm.blobs.get("permall") in in_clear.data

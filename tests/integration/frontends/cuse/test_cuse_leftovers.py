@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from cuse_kernel import HEADER
-from cuse_service import OPERATOR, STRANGER, Service
+from cuse_service import OPERATOR, STRANGER, CuseService
 from tpm_commands import CREATE_RSA, GET_RANDOM, HIERARCHY_CHANGE_AUTH
 
 from swtpm_svc.errors import Code, VtpmError
@@ -25,7 +25,7 @@ GET_ESTABLISHED = ptm_ioctl.NUMBERS[ptm.Command.GET_TPMESTABLISHED]
 
 @pytest.fixture
 def service():
-    service = Service().start()
+    service = CuseService().start()
     yield service
     service.close()
     libtpms.set_locality(0)
