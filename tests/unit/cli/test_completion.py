@@ -66,7 +66,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scope="module",
     params=["bash", *(pytest.param(name, marks=pytest.mark.needs(name)) for name in ("zsh", "fish"))],
 )
-def shell(request, directory) -> "Iterator[Shell]":
+def shell(request, directory) -> Iterator[Shell]:
     with SHELLS[request.param]("vtpmctl", directory) as started:
         yield started
 
@@ -75,7 +75,7 @@ def shell(request, directory) -> "Iterator[Shell]":
     scope="module",
     params=["bash", *(pytest.param(name, marks=pytest.mark.needs(name)) for name in ("zsh", "fish"))],
 )
-def daemon_shell(request, directory) -> "Iterator[Shell]":
+def daemon_shell(request, directory) -> Iterator[Shell]:
     with SHELLS[request.param]("vtpmd", directory) as started:
         yield started
 
