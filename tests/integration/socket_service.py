@@ -13,7 +13,7 @@ from swtpm_svc.frontends.sockets.socket_frontend import SocketFrontend
 
 def free_ports():
     """A TCP port that is free, as is the next one; of each of the processes that run tests at a time another one."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw11")[2:])
     while True:
         port = 20000 + number % 12 * 1000 + secrets.randbelow(998)  # not random's, which hypothesis seeds
         with socket.socket() as first, socket.socket() as second:
