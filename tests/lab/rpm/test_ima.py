@@ -109,7 +109,7 @@ def test_what_was_signed_runs_under_the_policy_of_the_manual():
 
 def test_a_changed_pyc_is_passed_over_and_named():
     _, *cached = targets("module")
-    cached += (modules() / "cli/__pycache__").glob("vtpmctl.*.pyc")  # root's vtpmctl does not write it anew
+    cached += (modules() / "cli/vtpmctl/__pycache__").glob("entry.*.pyc")  # root's vtpmctl does not write it anew
     assert len(cached) == 2
     systemctl("stop", "a")
     flip_a_byte(*cached)

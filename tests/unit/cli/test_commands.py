@@ -142,7 +142,9 @@ def test_only_the_chosen_command_s_parser_is_made(monkeypatch):
 def test_who_errs_is_told_what_there_is():
     with pytest.raises(VtpmError, match="invalid choice") as raised:
         command_line.parse(PROGRAM, ["frobnicate"])
-    assert all(f"'{command.name}'" in raised.value.message for command in PROGRAM.commands)
+    # argparse before 3.12 quotes each choice
+    told = re.split(r"[^\w-]+", raised.value.message)
+    assert {command.name for command in PROGRAM.commands} <= set(told)
 
 
 def test_a_program_without_commands_has_a_command_line_too():
