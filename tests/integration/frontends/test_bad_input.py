@@ -67,6 +67,7 @@ def nothing_is_lost(daemon):
     before = resources(daemon)
     worker = Worker(daemon.data)
     worker.start()
+    wait_for_connections(daemon, 1)  # a test that counts descriptors counts the worker's, too
     yield
     answered = worker.answered
     deadline = time.monotonic() + 30
