@@ -93,7 +93,7 @@ TABLE = {
     Code.STATE_CORRUPT: Fault(errno.EBADMSG, TpmResult.FAIL, 65, "2063d94a2fc54939b9f6d74bb85feebf", "a state file is damaged"),
     Code.STATE_FOREIGN: Fault(errno.EPROTONOSUPPORT, TpmResult.FAIL, 65, "f2d9ddc33bea4c1f8ddfef8e0c6ef274", "a state file is for another kind of TPM, or newer"),
     Code.STATE_KEY: Fault(errno.EACCES, TpmResult.DECRYPT_ERROR, 65, "25d0346a0b2c4efd824448e597e64510", "the state is encrypted with another key than what is configured, or is not encrypted"),
-    Code.KEY_UNUSABLE: Fault(errno.EACCES, TpmResult.FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is no key, or is not secret"),
+    Code.KEY_UNUSABLE: Fault(errno.EACCES, TpmResult.FAIL, 78, "4abd0b67444447a1b9dbd79faf85b2e5", "the key for the state cannot be read, is not a key, or is not secret"),
     Code.HANDOVER_REFUSED: Fault(errno.EIO, TpmResult.FAIL, 70, "d544ae9c577448deb0d367639a6857a5", "what was kept in memory of a TPM cannot be used"),
     Code.LIBTPMS: Fault(errno.EIO, TpmResult.FAIL, 70, "c94e40864ad846fa9019e8947601e921", "libtpms reported a failure"),
     Code.PROTOCOL: Fault(errno.EBADMSG, TpmResult.BAD_PARAMETER, 76, "80f1b1f95ad744a58a6ed34463175517", "a peer broke the protocol"),

@@ -55,7 +55,7 @@ class Tcsd:
 
     def run(self, *words):
         environment = {**os.environ, "TSS_TCSD_HOSTNAME": "localhost", "TSS_TCSD_PORT": str(self.port)}
-        # tpm_version prints what is behind a string's end, which is no text
+        # tpm_version prints what is behind a string's end, which is not text
         options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 60, "check": False}
         done = subprocess.run([*self.as_user, *words], env=environment, **options)
         assert done.returncode == 0, (words, done.stdout, done.stderr)

@@ -75,7 +75,7 @@ def check_versions(root: Path, version: str) -> Iterator[Check]:
 
 
 def check_git(root: Path, version: str) -> Iterator[Check]:
-    """The tree is clean, and the tag is free or this commit's; there is no other one of a version here."""
+    """The tree is clean, and the tag is free or this commit's; this commit has no other version's tag."""
     changed = run(root, "git", "status", "--porcelain").stdout.splitlines()
     yield Check("git: nothing is changed or untracked", ", ".join(line[3:] for line in changed[:5]) or None)
     tag = f"v{version}"

@@ -6,8 +6,8 @@ MODULE.cil is what /usr/libexec/selinux/hll/pp makes of a compiled module: every
 LIST has one line for each source, target and class, with the permissions ("vtpm_t vtpm_etc_t file: getattr open read"),
 "if NAME" before it for a rule that holds only with that boolean, and one line for each attribute that a domain gets
 ("vtpm_t is domain"), because others' rules for the attribute then hold for it. A statement of any other kind, such as
-one that makes a domain permissive, cannot be listed. A line that the module does not need is no error: policies of
-different releases expand differently. What the module has and the list has not is one, with status 1.
+one that makes a domain permissive, cannot be listed. A line that the module does not need is not an error: policies of
+different releases expand differently. A permission that the module has and the list lacks is one, with status 1.
 """
 
 import re
@@ -79,7 +79,7 @@ def _words(node: Node) -> Iterator[str]:
 def read_list(lines: "list[str]") -> Rules:
     """
     Raises:
-        ValueError: a line is none of the two kinds.
+        ValueError: a line is of neither kind.
     """
     listed: Rules = {}
     for number, line in enumerate(lines, 1):

@@ -118,7 +118,7 @@ def _refuse_special_target(path: str, target: str) -> None:
         return
     if not stat.S_ISREG(mode):
         raise VtpmError(
-            Code.USAGE, f"{path} is no regular file", remedy="name a file, which is then replaced as a whole"
+            Code.USAGE, f"{path} is not a regular file", remedy="name a file, which is then replaced as a whole"
         )
 
 

@@ -36,7 +36,7 @@ def write(stream: Optional[TextIO], text: str) -> None:
 
 
 def write_data(stream: Optional[TextIO], data: bytes) -> None:
-    """Write bytes that are no text.
+    """Write bytes that are not text.
 
     Raises:
         BrokenPipeError, VtpmError STATE_UNWRITABLE: as write(). VtpmError USAGE: it is a terminal.

@@ -119,7 +119,7 @@ class Password(NamedTuple):
             )
         if "/" in name or name in ("", ".", ".."):
             raise VtpmError(
-                Code.USAGE, f"{name!r} is no name for a credential", remedy="give the ID of LoadCredential="
+                Code.USAGE, f"{name!r} is not a name for a credential", remedy="give the ID of LoadCredential="
             )
         return os.path.join(directory, name)
 
@@ -133,14 +133,14 @@ class Password(NamedTuple):
         if len(content) > MAX_BYTES:
             raise VtpmError(
                 Code.TOO_LARGE,
-                f"{place} has more than {MAX_BYTES} bytes, which is no password",
+                f"{place} has more than {MAX_BYTES} bytes, which is not a password",
                 remedy="name another file",
             )
         line = content[:-1] if content.endswith(b"\n") else content
         line = line[:-1] if line != content and line.endswith(b"\r") else line
         if b"\n" in line:
             raise VtpmError(
-                Code.USAGE, f"{place} has more than one line, which is no password", remedy="leave one line in it"
+                Code.USAGE, f"{place} has more than one line, which is not a password", remedy="leave one line in it"
             )
         if line.startswith(_BYTE_ORDER_MARK):
             raise VtpmError(

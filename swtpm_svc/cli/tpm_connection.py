@@ -88,7 +88,7 @@ class TpmConnection:
 
         Raises:
             VtpmError BUSY, DAEMON_UNREACHABLE, NOT_PERMITTED, LIBTPMS: what the kernel said.
-            ProtocolError: what came is no response.
+            ProtocolError: what came is not a response.
         """
         way, self._way = self._way or _open(self.target), None
         try:
@@ -212,7 +212,7 @@ def _connect_network(target: Target) -> socket.socket:
         address = None
     if address is None:
         raise VtpmError(
-            Code.USAGE, f"{target.path} is no address", remedy="give tcp:PORT, tcp:HOST:PORT or vsock:CID:PORT"
+            Code.USAGE, f"{target.path} is not an address", remedy="give tcp:PORT, tcp:HOST:PORT or vsock:CID:PORT"
         )
     if address.cid is not None:
         return _connected(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), (address.cid, address.port))

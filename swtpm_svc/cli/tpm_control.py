@@ -155,7 +155,7 @@ class Device:
         if not isinstance(reply, ptm.CapabilityReply) and reply.tpm_result:
             refuse_result(self.target, request, reply.tpm_result)
         if not isinstance(reply, kind):
-            raise TypeError(f"{type(reply).__name__} is no reply to {_name(request)}")
+            raise TypeError(f"{type(reply).__name__} is not a reply to {_name(request)}")
         return reply
 
     def perform(self, request: ptm.Request) -> None:
@@ -319,7 +319,7 @@ def refuse_open(target: Target, error: OSError) -> NoReturn:
 
 
 def is_root() -> bool:
-    """To whom "run this as root" is no remedy."""
+    """Is this root? "run this as root" is not a remedy then."""
     return os.geteuid() == 0
 
 

@@ -36,7 +36,7 @@ def parse_address(text: str) -> Optional[Address]:
     """`none`, an absolute path, tcp:[HOST:]PORT, where HOST is 127.0.0.1 if it is left out, or vsock:CID:PORT.
 
     Raises:
-        ValueError: it is none of these, or the path is too long for a socket.
+        ValueError: the text has none of these forms, or the path is too long for a socket.
     """
     if text == "none":
         return None

@@ -74,7 +74,7 @@ def default_path(instance: str) -> str:
     """The file that `vtpmd INSTANCE` reads.
 
     Raises:
-        VtpmError USAGE: that is no name for an instance.
+        VtpmError USAGE: that is not a name for an instance.
     """
     return f"{CONFIG_DIRECTORY}/{check_instance(instance)}.toml"
 
@@ -83,7 +83,7 @@ def check_instance(name: str) -> str:
     """Give the name back. It becomes part of paths and of unit names, so nothing but the pattern is let through.
 
     Raises:
-        VtpmError USAGE: that is no name for an instance.
+        VtpmError USAGE: that is not a name for an instance.
     """
     if not NAME_PATTERN.fullmatch(name):
         cause = f"instance name: found {_found(name, str)}, expected {NAME_EXPECTED}"
@@ -159,8 +159,8 @@ def parse(text: str, path: str, instance: str) -> Config:
     """Check one file's text; `path` is only for the errors.
 
     Raises:
-        VtpmError CONFIG_INVALID: the text is no TOML, or says something that it may not.
-        VtpmError USAGE: `instance` is no name for an instance.
+        VtpmError CONFIG_INVALID: the text is not TOML, or says something that it may not.
+        VtpmError USAGE: `instance` is not a name for an instance.
     """
     check_instance(instance)
     document = toml_file.parse_toml(text, path)

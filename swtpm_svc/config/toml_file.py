@@ -1,4 +1,4 @@
-"""A configuration's file: its text, and what a person is told where it cannot be read or is no TOML.
+"""A configuration's file: its text, and what a person is told where it cannot be read or is not TOML.
 
 What it says: loading.py.
 """
@@ -23,7 +23,7 @@ def read(path: str, instance: str) -> str:
 
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no such file, or it cannot be read.
-        VtpmError CONFIG_INVALID: it is too large, or no text in UTF-8.
+        VtpmError CONFIG_INVALID: it is too large, or not text in UTF-8.
     """
     content = _read_bytes(path, instance)
     try:

@@ -1,6 +1,6 @@
 """What an orderly stop leaves to its successor: values <-> bytes.
 
-Whoever wrote the bytes may be no daemon, and who reads them may be root, so all of it has bounds and is checked.
+The bytes may not be a daemon's, and the process that reads them may be root, so all of it has bounds and is checked.
 """
 
 from mmap import PAGESIZE
@@ -49,7 +49,7 @@ class Handover(NamedTuple):
     requests: "list[bytes]"
 
     def encode(self) -> bytes:
-        """A line of JSON with what is no blob, then the blobs, one after another."""
+        """A line of JSON with everything but the blobs, then the blobs, one after another."""
         import json
 
         # files that were open when a process was killed come on top; those left out are to the successor what these
@@ -74,7 +74,7 @@ class Handover(NamedTuple):
     def decode(cls, data: bytes) -> "Handover":
         """
         Raises:
-            ValueError: it is of another version, or of somebody who is no daemon.
+            ValueError: it is of another version, or was not written by a daemon.
         """
         try:
             return _decode(data)
@@ -83,7 +83,7 @@ class Handover(NamedTuple):
 
 
 def _decode(data: bytes) -> Handover:
-    """Raises: ValueError, TypeError and others: it is no handover."""
+    """Raises: ValueError, TypeError and others: it is not a handover."""
     import json
 
     text, _, rest = data.partition(b"\n")
@@ -144,7 +144,7 @@ def _no_number(text: str) -> Any:
 
 def _number(value: object, maximum: int) -> int:
     if type(value) is not int or not 0 <= value <= maximum:
-        raise ValueError(f"{value!r} is no number up to {maximum}")
+        raise ValueError(f"{value!r} is not a number up to {maximum}")
     return value
 
 
@@ -156,7 +156,7 @@ def _flag(value: object) -> bool:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

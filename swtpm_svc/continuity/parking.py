@@ -97,10 +97,10 @@ class Park:
 
     @classmethod
     def adopt(cls, fd: int) -> "Park":
-        """That of a predecessor.
+        """The memory that a predecessor has parked.
 
         Raises:
-            VtpmError PROTOCOL: it is none, or of another layout.
+            VtpmError PROTOCOL: it is not such a memory, or it has another layout.
         """
         try:
             seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -165,7 +165,7 @@ class Park:
         try:
             return Handover.decode(os.pread(self.fd, length, _HANDOVER_START))
         except ValueError:
-            return None  # of another version, or of somebody who was no daemon: as if it had been killed
+            return None  # of another version, or not written by a daemon: as if that one had been killed
 
     def forget(self) -> None:
         """There is no handover any more, and its secrets are gone: it was taken, and what follows makes it old."""
@@ -175,5 +175,5 @@ class Park:
 
 
 def _is_name(name: bytes) -> bool:
-    """Could a device be called so? Empty: there is none."""
+    """Could a device be called so? The empty name stands for no device, and is one too."""
     return name.isascii() and name.decode("ascii", "replace").isprintable() and b"/" not in name

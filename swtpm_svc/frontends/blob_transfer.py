@@ -53,7 +53,7 @@ class Upload:
         """Take an ioctl's piece; the whole blob once this was the last.
 
         Raises:
-            VtpmError TOO_LARGE: there is no end to it.
+            VtpmError TOO_LARGE: it is larger than any state blob.
         """
         if not request.data and not self._pieces and not self._by_write:
             self._by_write = True

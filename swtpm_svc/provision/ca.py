@@ -79,7 +79,7 @@ class Authority(NamedTuple):
     def complaint(self) -> Optional[VtpmError]:
         """Why nobody accepts now what it signs; None: nothing is wrong.
 
-        That it is yet to begin is no error: the clock may have been set back, and the CA is good.
+        A validity that is yet to begin is not an error: the clock may have been set back, and the CA is good.
         """
         anew = f"vtpmctl ca create{option(self.directory)}"
         remedy = f"set the clock, if it is wrong; else move {quote(self.directory)} aside, and make a new CA: {anew}"
@@ -214,7 +214,7 @@ def _read_key(content: bytes, public: PublicKey, name: str) -> PrivateKey:
             "decrypt a copy (openssl pkey -in KEY -out COPY), or import a command that signs with it",
         ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise unusable(name, f"is no private key in PEM ({str(error).splitlines()[0][:80]})") from error
+        raise unusable(name, f"is not a private key in PEM ({str(error).splitlines()[0][:80]})") from error
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)) or _spki(key.public_key()) != _spki(public):
         raise unusable(name, f"is not the key of the first certificate in {CHAIN}")
     try:
@@ -254,7 +254,7 @@ def _signer_words(content: bytes, name: str) -> "tuple[str, ...]":
 
 
 def _prove(key: PrivateKey) -> None:
-    """Have the key sign something that is no certificate.
+    """Have the key sign something that is not a certificate.
 
     Raises:
         InvalidSignature. VtpmError CA_SIGNER: from a key behind a command.

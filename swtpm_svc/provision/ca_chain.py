@@ -88,7 +88,7 @@ def _check_ca_certificate(certificate: x509.Certificate, depth: int) -> None:
 
 
 def _check_signed_by(certificate: x509.Certificate, parent: x509.Certificate) -> None:
-    """Raises ValueError. The chain's last certificate is its own parent, unless it says that it is no root."""
+    """Raises ValueError. The chain's last certificate is its own parent, unless it says that it is not a root."""
     if certificate is parent and _is_signed_by_another(certificate):
         return
     algorithm = certificate.signature_hash_algorithm

@@ -119,7 +119,7 @@ class CaDirectory:
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise unusable(path, "is no regular file")
+                raise unusable(path, "is not a regular file")
             if found.st_mode & 0o077:
                 another = f"vtpmctl ca import --force{option(self.path)}"
                 remedy = f"chmod 600 {quote(path)}; if others can have read a key there, have another CA: {another}"

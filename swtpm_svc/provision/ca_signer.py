@@ -113,7 +113,7 @@ class _ExternalKey:
         except InvalidSignature:
             raise _failed(
                 self._command,
-                f"gave {len(signature)} bytes that are no signature by the key of the CA's certificate",
+                f"gave {len(signature)} bytes that are not a signature by the key of the CA's certificate",
                 f"let it sign standard input with that key and {algorithm.name}, see vtpmctl(8)",
             ) from None
         return signature

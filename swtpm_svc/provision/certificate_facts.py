@@ -34,7 +34,7 @@ _NAMES = {
 def load(der: bytes) -> x509.Certificate:
     """
     Raises:
-        ValueError: it is no certificate. An attribute certificate, which a platform's may be, is none for this purpose.
+        ValueError: it is not a certificate. An attribute certificate, which a platform's may be, does not count as one.
     """
     try:
         with warnings.catch_warnings():

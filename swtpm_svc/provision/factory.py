@@ -134,7 +134,7 @@ def _read_profile(path: str) -> str:
     except (ValueError, RecursionError):
         is_object = False
     if not is_object:
-        raise VtpmError(Code.CONFIG_INVALID, f"the profile {path} is no JSON object", remedy=remedy)
+        raise VtpmError(Code.CONFIG_INVALID, f"the profile {path} is not a JSON object", remedy=remedy)
     return content.decode()
 
 

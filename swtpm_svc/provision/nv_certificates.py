@@ -108,7 +108,7 @@ def write_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:
 
 
 def _whole(data: bytes) -> bytes:
-    """Without what an index has behind the certificate, where it is larger. What is no DER element is left as it is."""
+    """Without what a larger index has behind its certificate. Anything but a DER element is left as it is."""
     if len(data) < 4 or data[0] != 0x30 or data[1] not in (0x81, 0x82):
         return data
     sizes = data[1] & 0x7F

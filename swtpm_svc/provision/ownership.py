@@ -33,14 +33,14 @@ def connect(execute: Callable[[bytes], bytes]) -> Union[Tpm12, Tpm2]:
     """The TPM at the other end, by its version.
 
     Raises:
-        VtpmError PROTOCOL, ProtocolError: what answers is no TPM.
+        VtpmError PROTOCOL, ProtocolError: what answers is not a TPM.
     """
     tag, _rc, _body = decode_response(execute(PROBE))
     if tag == ST_NO_SESSIONS:
         return Tpm2(execute)
     if tag == TAG_RSP_COMMAND:
         return Tpm12(execute)
-    raise broken(f"a response with tag {tag:#06x} is none of a TPM")
+    raise broken(f"a response with tag {tag:#06x} is not a TPM's")
 
 
 def find_endorsement_key(tpm: Tpm2, key: EndorsementKey) -> Optional[PublicKey]:
@@ -90,10 +90,10 @@ def take_ownership(tpm: Tpm2, password: bytes) -> None:
     """Set the passwords of lockout, endorsement hierarchy and owner hierarchy; all or, when one fails, none.
 
     Raises:
-        VtpmError ALREADY_PROVISIONED: one is set. USAGE: to the TPM that password is none, or too long.
+        VtpmError ALREADY_PROVISIONED: one is set. USAGE: to the TPM that password is the empty one, or too long.
         RefusedByTpm, ProtocolError, and what the way to the TPM raises.
     """
-    if not password.rstrip(b"\0"):  # Part 1, "Authorization Values": zeros at the end are no part of it
+    if not password.rstrip(b"\0"):  # Part 1, "Authorization Values": zeros at the end do not belong to it
         cause = "a password of zero bytes is the empty one to a TPM 2.0, which would have no owner"
         raise VtpmError(Code.USAGE, cause, remedy="give one that has another byte")
     taken = ", ".join(_HIERARCHIES[hierarchy] for hierarchy in tpm.authorizations_set())

@@ -29,7 +29,7 @@ def fingerprint(key: PublicKey) -> str:
     Made without the cryptography package, which a daemon does not wait for.
 
     Raises:
-        VtpmError PROTOCOL: its curve is none that is known here.
+        VtpmError PROTOCOL: its curve is not known here.
     """
     return sha256(_spki(key)).hexdigest()
 
@@ -50,7 +50,7 @@ def _spki(key: PublicKey) -> bytes:
 def to_pem(key: PublicKey) -> bytes:
     """
     Raises:
-        VtpmError PROTOCOL: it is no possible key.
+        VtpmError PROTOCOL: no key can have these numbers.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -60,7 +60,7 @@ def to_pem(key: PublicKey) -> bytes:
 def to_der(key: PublicKey) -> bytes:
     """
     Raises:
-        VtpmError PROTOCOL: it is no possible key.
+        VtpmError PROTOCOL: no key can have these numbers.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -71,7 +71,7 @@ def to_cryptography(key: PublicKey) -> "Union[RSAPublicKey, EllipticCurvePublicK
     """The key as `cryptography` has it.
 
     Raises:
-        VtpmError PROTOCOL: it is no possible key.
+        VtpmError PROTOCOL: no key can have these numbers.
     """
     # imported here: it takes a tenth of a second, which only who wants such a key should wait for
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -83,7 +83,7 @@ def to_cryptography(key: PublicKey) -> "Union[RSAPublicKey, EllipticCurvePublicK
         x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
         return ec.EllipticCurvePublicNumbers(x, y, curves[Curve(key.curve)]).public_key()
     except ValueError as error:
-        raise broken(f"the TPM's public key is none that there can be ({error})") from error
+        raise broken(f"the TPM's public key is not a possible one ({error})") from error
 
 
 def _encoded(key: PublicKey, encoding: "Encoding") -> bytes:

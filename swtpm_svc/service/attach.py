@@ -2,9 +2,9 @@
 
     vtpm-attach start|stop NAME      (ExecStartPre=+ and ExecStopPost=+ of vtpm@.service)
 
-It makes the TPM itself where there is none yet and [provision] says so: the CA's key is nothing that a daemon should
-reach. And it makes the kernel's TPM ([vtpm-proxy]) and the mount ([fuse]), and leaves their descriptors with systemd,
-which passes them to the daemon. A failure is told in the journal and is no failure here: the daemon finds nothing
+It makes the TPM itself where there is none yet and [provision] says so: a daemon should not be able to reach the CA's
+key. And it makes the kernel's TPM ([vtpm-proxy]) and the mount ([fuse]), and leaves their descriptors with systemd,
+which passes them to the daemon. A failure is told in the journal, but this program succeeds: the daemon finds nothing
 passed, and ends with the exit status that says whether another start can help.
 """
 

@@ -46,7 +46,7 @@ def provision(
     """Make the TPM that [provision] describes, whether it is enabled or not. A state that is there is left as it is.
 
     `finish` writes what else belongs to a new TPM; until it has returned the TPM counts as unused. `warn` is told what
-    is no reason not to make it.
+    went wrong without keeping the TPM from being made.
 
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state.

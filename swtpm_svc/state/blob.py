@@ -306,7 +306,7 @@ def _decode_without_tlvs(view: memoryview, version: int, min_version: int, flags
     if flags:
         raise EncryptedBlob("it is in an old encrypted format")
     if not payload_version(view[HEADER.size :]):
-        raise DamagedBlob(f"its header says format version {version}, but what follows is no TPM state")
+        raise DamagedBlob(f"its header says format version {version}, but what follows is not a TPM state")
     return Blob(version, min_version, flags, {Tag.DATA: bytes(view[HEADER.size :])})
 
 

@@ -36,7 +36,7 @@ class NotAuthentic(ValueError):
 
 
 class BadKey(ValueError):
-    """These bytes are no key. The text says why in a few words."""
+    """These bytes are not a key. The text says why in a few words."""
 
 
 class Sealed(NamedTuple):

@@ -137,7 +137,7 @@ class Directory:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 remedy = f"see what it is: ls -ld {quote(path)}; {_UNTOUCHED}"
-                raise VtpmError(Code.STATE_UNREADABLE, f"{path} is no regular file", remedy=remedy)
+                raise VtpmError(Code.STATE_UNREADABLE, f"{path} is not a regular file", remedy=remedy)
             if found.st_size > MAX_SIZE:
                 cause = f"{path} has {found.st_size} bytes; no TPM's state is that large"
                 raise VtpmError(Code.STATE_CORRUPT, cause, remedy=f"restore it from a backup; {_UNTOUCHED}")

@@ -21,7 +21,7 @@ DEFAULT_MODE = "aes-cbc"
 DEFAULT_KDF = "pbkdf2"
 _MAX_BYTES = 64 * 1024
 _UNTOUCHED = "the state was not touched"
-#: What holds a key or a passphrase, and nothing else, is no larger.
+#: A file that holds a key or a passphrase, and nothing else, is not larger than this.
 _KEY_MAX_BYTES = 512
 
 
@@ -53,7 +53,7 @@ NOBODY_ELSE = Trusted()
 def load(source: Source, trusted: Trusted = NOBODY_ELSE) -> StateKey:
     """
     Raises:
-        VtpmError KEY_UNUSABLE: there is none, it may not be read, others may read it, or it is no key.
+        VtpmError KEY_UNUSABLE: there is none, it may not be read, others may read it, or it is not a key.
     """
     return make(_read(source, trusted), source)
 
@@ -124,7 +124,7 @@ def _path(source: Source) -> str:
 
 def _refuse_unsafe(source: Source, path: str, found: os.stat_result, trusted: Trusted) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise unusable(f"{path} is no regular file", "name the file that holds the key")
+        raise unusable(f"{path} is not a regular file", "name the file that holds the key")
     if found.st_size > _MAX_BYTES:
         raise unusable(f"{path} has {found.st_size} bytes; no key is that large", "name the file that holds the key")
     # systemd gives a credential to the service's user by an access control list, which shows as rights of the group

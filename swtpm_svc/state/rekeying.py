@@ -69,7 +69,7 @@ def _read_all(
         try:
             found[name] = _open(opened.path_of(name), data, version, old, new)
         except VtpmError:
-            if not name.endswith(BAD):  # it was set aside because it was no good
+            if not name.endswith(BAD):  # that one was set aside because it was unusable
                 raise
             left.append(name)
     if not found:

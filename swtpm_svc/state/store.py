@@ -336,9 +336,8 @@ def restore_previous(directory: str, version: str, key: Optional[StateKey] = Non
     goes. The permanent state is in place, old or restored, at every moment.
 
     Raises:
-        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is no
-            good;
-            as Store.open()
+        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is
+            unusable; as Store.open()
     """
     opened, lock = open_locked(directory)
     store = Store(opened, lock, version, key)

@@ -227,7 +227,7 @@ static int next_is(int fd, int epoll, double deadline_s)
  * this is all that there is to do until `deadline_s`. Runs without the interpreter's lock. What it gives back is for
  * Python to go on with:
  *   VTPM_NOTHING    there is nothing left to do here
- *   VTPM_RECEIVED   received_size bytes that are no plain command; none: the connection has ended
+ *   VTPM_RECEIVED   received_size bytes that are not a plain command; 0: the connection has ended
  *   VTPM_EXECUTED   a command whose response is vtpm_response (empty: libtpms gave none), of which `sent` bytes have gone:
  *                   the TPM has refused it, something is to be stored first, or the socket took no more
  */

@@ -171,8 +171,8 @@ class Unsent(NamedTuple):
     sent: int
 
 
-#: What `Stream.serve_plain` leaves to do: nothing (None), bytes that were received and are no plain command (none at
-#: all: the connection has ended), or a response.
+#: What `Stream.serve_plain` leaves to do: nothing (None), bytes that were received and are not a plain command
+#: (b"": the connection has ended), or a response.
 Left = Union[None, bytes, Unsent]
 
 
@@ -308,7 +308,7 @@ def set_profile(profile: str) -> None:
     """The profile (JSON, TPMLIB_SetProfile(3)) of the TPM 2.0 that `main_init` makes next; only if `has_profiles`.
 
     Raises:
-        LibtpmsError: it is none that this library has.
+        LibtpmsError: this library does not have it.
     """
     _check("TPMLIB_SetProfile", lib.vtpm_set_profile(profile.encode()))
 

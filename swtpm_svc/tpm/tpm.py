@@ -421,7 +421,7 @@ class Tpm:
         return self.ask(self.dialect.test) != self.dialect.unstarted
 
     def guarded(self, operation: Callable[[], int]) -> int:
-        """An operation that is no command and may change what is stored; returns its TPM result code."""
+        """An operation that is not a command and may change what is stored; returns its TPM result code."""
         if not self.is_running:
             return TpmResult.FAIL
         self._take(Step.BEGIN)

@@ -121,7 +121,7 @@ def encode(request: ptm.Request, reply: ptm.Reply) -> bytes:
         return _whole(command, _SHAPES[command].reply, reply)
     if type(reply) is ptm.Result and command is not Command.GET_CAPABILITY:
         return _whole(command, _UINT32, reply)
-    raise TypeError(f"{type(reply).__name__} is no reply to {command.name}")
+    raise TypeError(f"{type(reply).__name__} is not a reply to {command.name}")
 
 
 def pack(request: ptm.Request) -> tuple[int, bytearray]:

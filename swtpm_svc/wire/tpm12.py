@@ -88,7 +88,7 @@ def decode_pubkey(cursor: Cursor) -> RsaPublicKey:
     """TPM_PUBKEY (2:10.5).
 
     Raises:
-        ProtocolError: it is not whole, or no RSA key.
+        ProtocolError: it is not whole, or not an RSA key.
     """
     algorithm, _encryption, _signature, size = _KEY_PARMS.unpack(cursor.take(_KEY_PARMS.size))
     parms = Cursor(cursor.take(size))

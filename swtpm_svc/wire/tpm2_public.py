@@ -111,7 +111,7 @@ def decode_public(data: Bytes) -> Public:
     kind, name_alg, attributes = _PUBLIC.unpack(cursor.take(_PUBLIC.size))
     policy = cursor.sized16()
     if kind not in (Alg.RSA, Alg.ECC):
-        raise ProtocolError(f"an object of type {kind:#x} is no asymmetric key")
+        raise ProtocolError(f"an object of type {kind:#x} is not an asymmetric key")
     symmetric, aes_bits, ecdsa_hash = cursor.uint16(), 0, int(Alg.NULL)
     if (kind, symmetric) == (Alg.ECC, Alg.NULL):
         if cursor.uint16() != Alg.ECDSA:
@@ -120,7 +120,8 @@ def decode_public(data: Bytes) -> Public:
     else:
         aes_bits, mode, scheme = cursor.uint16(), cursor.uint16(), cursor.uint16()
         if (symmetric, mode, scheme) != (Alg.AES, Alg.CFB, Alg.NULL):
-            raise ProtocolError("the key is no storage key: its symmetric algorithm is not AES-CFB, or it has a scheme")
+            cause = "the key is not a storage key: its symmetric algorithm is not AES-CFB, or it has a scheme"
+            raise ProtocolError(cause)
     parameters: KeyParameters
     if kind == Alg.RSA:
         parameters = RsaParameters(aes_bits, cursor.uint16(), cursor.uint32())
@@ -145,7 +146,7 @@ def decode_key(parameters: Bytes) -> PublicKey:
     kind, _name_alg, _attributes = _PUBLIC.unpack(cursor.take(_PUBLIC.size))
     cursor.sized16()  # authPolicy
     if kind not in (Alg.RSA, Alg.ECC):
-        raise ProtocolError(f"an object of type {kind:#x} is no asymmetric key")
+        raise ProtocolError(f"an object of type {kind:#x} is not an asymmetric key")
     if cursor.uint16() != Alg.NULL:  # symmetric: its size and mode
         cursor.take(4)
     _skip_scheme(cursor)

@@ -123,7 +123,7 @@ class FuzzedService(Service):
         self.storage.blobs = dict(self.pristine)
         try:
             self.tpm.power_on(delete_volatile=True)
-        except VtpmError:  # a state blob was offered that is none; that is said once
+        except VtpmError:  # what was offered is not a state blob, which is said once
             self.tpm.power_on(delete_volatile=True)
         assert self.tpm.startup("clear")[6:10] == bytes(4)
 

@@ -51,7 +51,7 @@ STATE, USER = loading.STATE_DIRECTORY, "vtpm"
 
 
 def text_argument(value: str) -> str:
-    if not value.isprintable():  # nor are bytes that are no UTF-8
+    if not value.isprintable():  # bytes that are not UTF-8 are not printable either
         raise ArgumentTypeError("expected printable characters, in UTF-8")
     return value
 

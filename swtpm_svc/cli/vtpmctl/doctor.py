@@ -2,7 +2,7 @@
 
 What is asked: accounts, /dev/cuse, each instance's node and process, the CA, and where SELinux is in use its mode, our
 policy module, the labels of what is installed, and denials since the boot. A question that cannot be answered, most
-often for want of root, is a warning and no failure.
+often for want of root, is a warning, not a failure.
 """
 
 import bz2
@@ -98,7 +98,7 @@ def examine(instance: Optional[str], places: Places) -> "list[Finding]":
     """All findings about the host and one instance, or all instances that are configured.
 
     Raises:
-        VtpmError USAGE: that is no name for an instance.
+        VtpmError USAGE: that is not a name for an instance.
     """
     findings, found = [_accounts(), _cuse()], []
     try:

@@ -56,7 +56,7 @@ def _entry(instance: str, active: Optional[str], places: Places) -> Entry:
     try:
         power = _power(ask_daemon(instance, places))
     except VtpmError as unreachable:
-        # that a service which is not started does not answer is no news
+        # a service that is not started cannot answer: there is nothing to tell
         error = unreachable if unreachable.code is not Code.DAEMON_UNREACHABLE else None
     try:
         loaded = loading.load(f"{places.config}/{instance}.toml", instance)
@@ -183,7 +183,7 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
     if device.enabled and os.path.lexists(device.node) and not os.path.isdir(f"{places.sysfs}/{device.name}"):
         raise VtpmError(
             Code.DEVICE_NAME_TAKEN,
-            f'{loaded.path}: [device] name: found "{device.name}", but there is a {device.node}, which is none of ours',
+            f'{loaded.path}: [device] name: found "{device.name}", but there is a {device.node}, which is not ours',
             remedy=f"see what it is: ls -ld {device.node}; give the TPM's device another name",
         )
     for place in configured.places(loaded):
@@ -192,7 +192,8 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
             code = Code.STATE_MISSING if place.code is Code.STATE_LOCKED else place.code
             raise _obstacle(loaded, code, f'{place.what}: found "{place.where}", which is not a directory', place.where)
         if mode and not place.is_directory and place.what.startswith("[") and not stat.S_ISSOCK(mode):
-            raise _obstacle(loaded, place.code, f'{place.what}: found "{place.where}", which is no socket', place.where)
+            cause = f'{place.what}: found "{place.where}", which is not a socket'
+            raise _obstacle(loaded, place.code, cause, place.where)
     mode = _mode(provision.ca) if provision.enabled and provision.certificates else None
     if mode and not stat.S_ISDIR(mode):
         raise _obstacle(

@@ -1,6 +1,6 @@
 """What a remedy calls a TPM that was named on the command line: so that the command in it can be typed as it stands.
 
-Not all commands take what this one took. A data socket or a TCP port is nothing to `vtpmctl init`: it gets the
+Not all commands take what this one took. A data socket or a TCP port is of no use to `vtpmctl init`: it gets the
 instance to which the configurations say that it belongs.
 """
 

@@ -153,7 +153,7 @@ def info(device: Device, *, flags: int) -> Report:
     except (ValueError, RecursionError) as error:
         raise VtpmError(
             Code.PROTOCOL,
-            f"{device.target.name}: the TPM's information is no JSON ({error})",
+            f"{device.target.name}: the TPM's information is not JSON ({error})",
             remedy="ask for less with --flags",
         ) from error
     return Report(json.dumps(values, indent=2), {"info": values})

@@ -98,8 +98,8 @@ def gather(instance: str, places: Places) -> Status:
     """Everything about one instance, given by its name, or by a path that is its own: a device's, a socket's.
 
     Raises:
-        VtpmError USAGE: that is no name for an instance, or nobody's path. CONFIG_MISSING: there is no such instance,
-            running or not.
+        VtpmError USAGE: that is not a name for an instance, or no instance has such a path.
+            CONFIG_MISSING: there is no such instance, running or not.
     """
     instance = loading.check_instance(_instance_at(instance, places) if instance.startswith("/") else instance)
     problems: list[VtpmError] = []

@@ -113,7 +113,7 @@ def mounts_at(directory: str) -> "list[Mount]":
 def check_descriptor(fd: int) -> None:
     """
     Raises:
-        VtpmError MOUNT_FAILED: it is no descriptor of /dev/fuse.
+        VtpmError MOUNT_FAILED: it is not a descriptor of /dev/fuse.
     """
     try:
         status = os.fstat(fd)

@@ -32,8 +32,8 @@ _CONTROL: "dict[Ordinal, ptm.Request]" = {
     Ordinal.HASH_END: ptm.HashEnd(),
     Ordinal.STOP: ptm.Shutdown(),
 }
-#: What there is no way to do. What is in neither table is so already: NV is there, nothing is kept from one command to
-#: the next.
+#: What there is no way to do. Ordinals that are in neither table ask for what is so already: NV is there, and nothing
+#: is kept from one command to the next.
 _IMPOSSIBLE = (Ordinal.SIGNAL_PHYS_PRES_ON, Ordinal.SIGNAL_NV_OFF, Ordinal.TEST_FAILURE_MODE)
 
 

@@ -36,8 +36,8 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid (SO_PEERCRED, unix(7))
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _GROUPS_BYTES = 1024  # what Python's getsockopt() takes at most
 
-#: A client over TCP or vsock is nobody that the kernel knows. Who configured the port has let in all who
-#: reach it, but the keys stay in.
+#: The kernel does not know who a client over TCP or vsock is. By configuring the port the administrator has let in
+#: everybody who reaches it, but the keys stay in.
 NETWORK_CALLER = Caller(uid=2**32 - 1, gid=2**32 - 1, pid=0)
 NETWORK_RIGHTS = Rights(control=True, secrets=False)
 
@@ -98,13 +98,13 @@ class SocketFrontend:
         """Accept connections on a socket that systemd listens on (socket activation); its file is systemd's.
 
         Raises:
-            VtpmError SOCKET_UNAVAILABLE: it is none that connections arrive on.
+            VtpmError SOCKET_UNAVAILABLE: no connections can arrive on it.
         """
         if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             listener.close()
             raise VtpmError(
                 Code.SOCKET_UNAVAILABLE,
-                f"the socket that systemd passed as {service} is no listening stream socket",
+                f"the socket that systemd passed as {service} is not a listening stream socket",
                 remedy="use ListenStream= and Accept=no in the socket unit",
             )
         self._accept_connections(listener, service, "")

@@ -5,7 +5,7 @@
 WORD is a key's fingerprint, or the mark of the hierarchy, in hexadecimal (identity_record.py). systemd makes NAME's
 directory before the service starts and removes it when it has ended, so a name that is there is one that is served. The
 instances see all of them, unlike their other directories, and each can write to its own only. Names are all that is
-looked at: nothing that another instance has written is opened, and the names are no secret, for the status tells them
+looked at: nothing that another instance has written is opened, and the names are not secret, for the status tells them
 to everybody.
 """
 

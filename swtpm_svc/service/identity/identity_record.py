@@ -92,8 +92,8 @@ class RecordFile:
         return self._store.directory
 
     def load(self) -> Record:
-        """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT. ValueError: it is no record, or one of a format to
-        come."""
+        """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT. ValueError: it is not a record, or of a format
+        to come."""
         data = self._own.read(IDENTITY) if self._own is not None else None
         if data is None:  # or what could not be taken over
             data = self._store.load_identity()
@@ -134,7 +134,7 @@ def encode(record: Record) -> bytes:
 def decode(data: bytes) -> Record:
     """
     Raises:
-        ValueError: it is no record, or one of a format to come.
+        ValueError: it is not a record, or of a format to come.
     """
     try:
         import json
@@ -151,7 +151,7 @@ def decode(data: bytes) -> Record:
             raise ValueError("it has something else than fingerprints")
         return Record(dict(keys), storage, change)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError("it is no record of endorsement keys") from error
+        raise ValueError("it is not a record of endorsement keys") from error
 
 
 def _is_hexadecimal(value: object) -> bool:

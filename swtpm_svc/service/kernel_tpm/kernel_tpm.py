@@ -57,7 +57,7 @@ def has_one(instance: str, version: str) -> bool:
 
 
 def forget(instance: str) -> None:
-    """There is to be none: what was noted goes, as far as the process may do that."""
+    """The instance has no TPM of the kernel any more: remove what was noted, as far as the process may do that."""
     with suppress(OSError):
         kernel_tpm_record.remove(instance, _run_directory(instance))
 
@@ -68,7 +68,7 @@ def _run_directory(instance: str) -> str:
 
 
 def obtain(config: Config, passed: Descriptors, notifier: Notifier) -> Optional[KernelTpm]:
-    """The one that was parked, or a new one, which takes root; None if there is to be none.
+    """The one that was parked, or a new one, which takes root; None if the configuration wants none.
 
     Raises:
         VtpmError KERNEL_TPM_UNAVAILABLE
@@ -96,7 +96,7 @@ def gone() -> VtpmError:
 
 
 def discard(instance: str, fds: "list[int]", notifier: Notifier) -> None:
-    """There is to be none any more: the kernel's devices go with the last descriptor."""
+    """Give the TPM up: the kernel's devices go with the last descriptor."""
     notifier.unpark(PARKED_KERNEL_TPM)
     for fd in fds:
         os.close(fd)

@@ -2,7 +2,7 @@
 
 It holds one line such as "tpm3 2.0 4711": the kernel's name, the TPM's version, and the inode of /run/vtpm/NAME. That
 one systemd makes and removes together with the descriptor that keeps the TPM, so what a stopped service has left does
-not count. /run/vtpm/NAME itself is no place for what root and udev believe: it belongs to the service's user.
+not count. What root and udev believe must not lie in /run/vtpm/NAME itself, which belongs to the service's user.
 """
 
 import os

@@ -329,10 +329,10 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         (("vm1", "--tpm-version", "1.2", "--ek", "ecc-p384", "--srk", "rsa2048"), Code.USAGE, "--ek, --srk"),
         (("vm1", "--profile", "a b"), Code.CONFIG_INVALID, "[provision] profile"),
         (("vm1", "--profile", "/no/such/profile"), Code.STATE_UNREADABLE, "/no/such/profile"),
-        (("vm1", "--profile", __file__), Code.CONFIG_INVALID, "no JSON object"),
+        (("vm1", "--profile", __file__), Code.CONFIG_INVALID, "not a JSON object"),
         (("vm1", "--profile", "no-such-profile"), Code.TPM_REFUSED, "profile"),
         (("vm1", "-pwdo", "word"), Code.USAGE, "ownership of a TPM 1.2 only"),
-        (("vm1", "--srk-password-file", __file__), Code.TOO_LARGE, "no password"),
+        (("vm1", "--srk-password-file", __file__), Code.TOO_LARGE, "not a password"),
         (("vm1", "--ek", "rsa4096"), Code.TPM_REFUSED, "CreatePrimary"),
     ],
 )
@@ -347,7 +347,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(host: Host, words: Any, 
 def test_a_profile_that_is_a_pipe_keeps_nobody_waiting(host: Host, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     error = host.refused("vm1", "--profile", str(tmp_path / "pipe"))
-    assert (error["code"], "no JSON object" in error["message"]) == ("config-invalid", True)
+    assert (error["code"], "not a JSON object" in error["message"]) == ("config-invalid", True)
 
 
 def _has_rsa4096() -> bool:

@@ -69,7 +69,7 @@ def test_a_link_to_a_tpm_is_a_tpm(host: Host) -> None:
 
 
 def test_no_leftover_is_in_another_one_s_way(host: Host) -> None:
-    """Whatever has such a name. What is no directory goes, and no link is followed; what is somebody's own stays."""
+    """Whatever has such a name. Anything but a directory goes, and no link is followed; somebody's own things stay."""
     own = [".new-0000000f", ".new-12345", ".new-123456789", ".new-ABCDEF01", ".new-notes", ".new-release"]
     (host.folder / "mine").mkdir()
     (host.folder / "mine" / "file").write_text("mine")

@@ -463,7 +463,7 @@ def test_passwords_from_descriptors_and_credentials(owned, monkeypatch):
     assert "CREDENTIALS_DIRECTORY" in owned.refused(64, "getpubek", "lab", "--owner-password-credential", "owner")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(owned.folder))
     modulus_of(owned.done("getpubek", "lab", "--owner-password-credential", "owner"))
-    assert "no name" in owned.refused(64, "getpubek", "lab", "--owner-password-credential", "../owner")
+    assert "not a name" in owned.refused(64, "getpubek", "lab", "--owner-password-credential", "../owner")
     assert "No such file" in owned.refused(66, "getpubek", "lab", "--owner-password-credential", "nobody")
 
 

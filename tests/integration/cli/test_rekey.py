@@ -43,7 +43,7 @@ def version(request) -> str:
 
 
 def payloads(version: str) -> "dict[str, bytes]":
-    """What each file holds; the volatile and saved state are no less secret."""
+    """What each file holds; the volatile and saved state are as secret as the rest."""
     names = (PERMALL, PERMALL + PREVIOUS, VOLATILESTATE, SAVESTATE)
     return {file_name(version, name): HEADS[version] + name.encode() * 3 for name in names}
 

@@ -220,7 +220,7 @@ def pass_descriptors(sock, *fds):
 
 @pytest.fixture
 def odd_descriptors(tmp_path):
-    """What is no connected stream socket."""
+    """Descriptors of all kinds but a connected stream socket."""
     reader, writer = os.pipe()
     plain = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     directory, null = os.open(tmp_path, os.O_RDONLY), os.open("/dev/null", os.O_RDWR)

@@ -118,11 +118,11 @@ def test_a_pkcs11_token_signs(tmp_path, kind, monkeypatch):
         ("cat /dev/zero", " bytes, and more"),
         ("cat /dev/zero >&2", "gave no answer in"),
         ("head -c 10000000 /dev/zero >&2; echo the end >&2; exit 1", "the end"),
-        ("echo nonsense", "are no signature by the key"),
-        ("head -c 64 /dev/zero", "are no signature by the key"),
-        ("openssl dgst -sha256 -sign OTHER", "are no signature by the key"),
-        ("openssl dgst -sha512 -sign KEY", "are no signature by the key"),
-        ("exec <&-; sleep 0.1; openssl dgst -sha256 -sign KEY /etc/hostname", "are no signature by the key"),
+        ("echo nonsense", "are not a signature by the key"),
+        ("head -c 64 /dev/zero", "are not a signature by the key"),
+        ("openssl dgst -sha256 -sign OTHER", "are not a signature by the key"),
+        ("openssl dgst -sha512 -sign KEY", "are not a signature by the key"),
+        ("exec <&-; sleep 0.1; openssl dgst -sha256 -sign KEY /etc/hostname", "are not a signature by the key"),
     ],
 )
 def test_a_signer_that_does_not_sign_is_refused(tmp_path, monkeypatch, capsys, text, words):

@@ -259,7 +259,7 @@ def test_a_socket_that_does_not_listen_is_refused(make, tmp_path):
         daemon.spawn(sockets=[("control", wrong)])
         assert daemon.process.wait(30) == 75
     assert (
-        "the socket that systemd passed as control is no listening stream socket; remedy: use ListenStream="
+        "the socket that systemd passed as control is not a listening stream socket; remedy: use ListenStream="
         in daemon.log()
     )
 

@@ -50,7 +50,7 @@ class Daemon(DaemonProcess):
             return client.recv(4096)
 
     def files(self) -> "dict[str, bytes]":
-        """The TPM's; the lock and the record of its public keys are nobody's secret."""
+        """The TPM's; the lock and the record of its public keys are not secret."""
         return {path.name: path.read_bytes() for path in Path(self.state).iterdir() if "-00." in path.name}
 
 

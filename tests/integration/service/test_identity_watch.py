@@ -334,7 +334,7 @@ def test_a_tpm_2_without_a_key_is_known_by_its_storage_hierarchy(instance, tmp_p
     found = NOTICE.search(one.daemon.log())
     assert found
     assert found[1] == f"its storage hierarchy was {marks[0]}, is now {marks[1]}"
-    # with a password it cannot be asked any more, which is no change
+    # with a password it cannot be asked any more, which is not a change
     one.vtpmctl("takeown", "--owner-password-file", str(tmp_path / "owner"))
     assert "notice" not in one.restart()
     assert one.record()["storage"] == marks[1]

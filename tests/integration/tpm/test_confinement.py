@@ -120,7 +120,7 @@ def test_what_a_process_does_to_itself_goes_on() -> None:
     done = run_as_nobody(
         """
         assert libtpms.confine() == 0
-        assert libtpms.confine() == 0  # a second one is no fault
+        assert libtpms.confine() == 0  # a second one is not a fault
         signal.signal(signal.SIGUSR1, lambda *_: print("signalled"))
         os.kill(os.getpid(), signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)

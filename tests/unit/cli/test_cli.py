@@ -124,7 +124,7 @@ def test_version(run):
         (["createek", "vtpm0", "--algorithm", "rsa1024"], "argument --algorithm: invalid choice: 'rsa1024'"),
         (["getpubek", "vtpm0", "--owner-password-fd", "x"], "argument --owner-password-fd: invalid int value: 'x'"),
         (["takeown", "vtpm0", "--owner-password"], "unrecognized arguments: --owner-password"),
-        (["takeown", "tcp:lab:x"], "tcp:lab:x is no address"),
+        (["takeown", "tcp:lab:x"], "tcp:lab:x is not an address"),
         (["takeown", "a b"], 'instance name: found "a b", expected 1 to 87 letters,'),
         (["init", "a b"], 'instance name: found "a b", expected 1 to 87 letters,'),
         (["status", "../vtpm0"], 'instance name: found "../vtpm0", expected 1 to 87 letters,'),

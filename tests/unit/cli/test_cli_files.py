@@ -60,7 +60,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     (tmp_path / "directory").mkdir()
     for name in ("fifo", "link", "directory"):
         error = refusal(operator_files.write_whole, str(tmp_path / name), b"content")
-        assert (error.code, error.message) == (Code.USAGE, f"{tmp_path / name} is no regular file")
+        assert (error.code, error.message) == (Code.USAGE, f"{tmp_path / name} is not a regular file")
     assert stat.S_ISFIFO((tmp_path / "link").stat().st_mode)
 
 

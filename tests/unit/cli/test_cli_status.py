@@ -251,7 +251,7 @@ def test_a_version_that_is_installed_but_does_not_run_yet(system, run, monkeypat
     with system.daemon({**ANSWER, "version": running}):
         result, out, _ = run("status", "vtpm0")
         found = json.loads(run("status", "vtpm0", "--json")[1])
-    assert result == 0, "a restart that is still to be done is no fault"
+    assert result == 0, "a restart that is still to be done is not a fault"
     assert [text for text in out.splitlines() if text.startswith("  installed")] == ([line] if line else [])
     assert (found["installed"], found["restart_pending"]) == (installed, line is not None)
 
@@ -574,10 +574,10 @@ def test_what_is_in_the_place_of_something(system, run, tmp_path):
             f'[state] directory: found "{tmp_path}/file", which is not a directory',
         ),
         (f'[fuse]\nenabled = true\ndirectory = "{tmp_path}/file"', 73, "[fuse] directory: found"),
-        (f'[socket]\ndata = "{tmp_path}/file"', 75, f'[socket] data: found "{tmp_path}/file", which is no socket'),
-        (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is no socket"),
+        (f'[socket]\ndata = "{tmp_path}/file"', 75, f'[socket] data: found "{tmp_path}/file", which is not a socket'),
+        (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is not a socket"),
         (f'[provision]\nenabled = true\nca = "{tmp_path}/file"', 65, "[provision] ca: found"),
-        ('name = "null"', 73, '[device] name: found "null", but there is a /dev/null, which is none of ours'),
+        ('name = "null"', 73, '[device] name: found "null", but there is a /dev/null, which is not ours'),
         ('name = "fd"', 73, '[device] name: found "fd", but there is a /dev/fd'),
     ):
         system.configure("vtpm0", f"{head}{text}\n")

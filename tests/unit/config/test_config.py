@@ -659,7 +659,7 @@ def test_the_remedy_for_an_unknown_account_can_be_typed():
 
 
 def test_digits_of_other_scripts_are_a_name():
-    """They are no number to chown(2), though they are one to Python."""
+    """They are not numbers to chown(2), though they are to Python."""
     for text in ("\u00b2", "\u0661"):
         with pytest.raises(VtpmError) as caught:
             loading.group_id(text)

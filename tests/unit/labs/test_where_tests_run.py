@@ -1,4 +1,4 @@
-"""The tests find a place for their files where TMPDIR is none, and say so; any umask will do."""
+"""The tests find a place for their files where TMPDIR is not usable, and say so; any umask will do."""
 
 import importlib.util
 import os

@@ -331,7 +331,7 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
         assert done.returncode == status, done.stderr
         assert "  remedy: " in done.stderr
     (tree / "usr/bin/program.py").write_text("x\n")
-    # one directory of the two, and what is no key
+    # one directory of the two, and something that is not a key
     for directories, status in ((["/usr/bin", "/nowhere"], 66), (["/usr/bin"], 69)):
         command = [ROOT / "packaging/ima/sign-tree", ROOT / "README.md", tree, *directories]
         assert subprocess.run(command, capture_output=True, check=False).returncode == status

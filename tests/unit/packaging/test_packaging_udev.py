@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 def parse(text: str) -> list[list[Pair]]:
-    """One list for each rule. Raises ValueError: that is no rule file."""
+    """One list for each rule. Raises ValueError: that is not a rule file."""
     rules = []
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):

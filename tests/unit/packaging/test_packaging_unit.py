@@ -270,7 +270,7 @@ def test_no_system_call_is_left_that_is_only_for_other_processes():
 
 
 def test_what_would_break_the_service_is_not_hardened_away():
-    """Each of these looks like an oversight and is none; the unit's comments say why."""
+    """Each of these looks like an oversight, but is not one; the unit's comments say why."""
     keys = {setting.key for setting in settings(UNIT) + settings(DROP_IN)}
     assert not keys & {"PrivateDevices", "PrivateUsers", "ProcSubset", "DynamicUser", "RootDirectory"}
 

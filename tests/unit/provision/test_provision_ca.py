@@ -215,7 +215,7 @@ def test_a_damaged_ca_is_an_error_and_is_not_replaced(place, tmp_path, name, dam
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_byte_that_is_changed_is_an_error_or_does_not_matter(data, tmp_path):
-    """Of a certificate's text only the base64 counts, so some changes are none; a key is never taken for another."""
+    """Of a certificate's text only the base64 counts: some changes do not matter. A key is never taken for another."""
     place = tmp_path / "one"
     made = ca.obtain(str(place))
     name = data.draw(st.sampled_from([ca.CHAIN, ca.ISSUER_KEY]))
@@ -254,7 +254,7 @@ def test_any_bit_of_the_certificates_counts(data, authority):
     ders = [found.public_bytes(serialization.Encoding.DER) for found in authority.chain]
     which = data.draw(st.integers(0, len(ders) - 1))
     bit = data.draw(st.integers(0, 8 * len(ders[which]) - 1))
-    # the count of unused bits before a signature's octets is no part of it, and some versions take one that is too high
+    # the count of unused bits before a signature's octets is not signed, and some versions take one that is too high
     assume(bit // 8 != ders[which].rindex(authority.chain[which].signature) - 1)
     changed = bytearray(ders[which])
     changed[bit // 8] ^= 1 << bit % 8
@@ -413,7 +413,7 @@ def test_an_import_with_force_is_the_way_out_of_a_damaged_ca(place):
         ("p192", "an RSA key of 2048 bits or more"),
         ("another key", "is not the key of the first certificate"),
         ("encrypted key", "is encrypted"),
-        ("no key", "is no private key in PEM"),
+        ("no key", "is not a private key in PEM"),
     ],
 )
 def test_what_does_not_fit_is_not_imported(place, case, words):

@@ -53,7 +53,7 @@ def made(tmp_path):
 def test_what_is_no_file_is_not_taken_for_one(made):
     """A FIFO would read as an empty file."""
     os.mkfifo(made.file("fifo"), 0o600)
-    with pytest.raises(VtpmError, match="fifo is no regular file") as caught:
+    with pytest.raises(VtpmError, match="fifo is not a regular file") as caught:
         made.read()
     assert caught.value.code is Code.CA_UNUSABLE
 

@@ -1,4 +1,4 @@
-"""Where the commands begin: an interrupt while they are still importing is a quiet end, and no traceback.
+"""Where the commands begin: an interrupt while they are still importing is a quiet end, without a traceback.
 
 What the interpreter does before it runs a program's first line is its own: the process says when it is past that.
 """

@@ -161,7 +161,7 @@ def test_older_forms_are_read(payload, version):
 
 def test_version_1_with_parts_is_damage():
     """swtpm 0.7.1 refuses it too."""
-    with pytest.raises(DamagedBlob, match="is no TPM state"):
+    with pytest.raises(DamagedBlob, match="is not a TPM state"):
         blob.decode(file(tlv(Tag.DATA, PERMALL_2_0), version=1))
 
 

@@ -1,5 +1,5 @@
-"""Where keys come from: good ones are read, and what is not secret, not there or no key is refused without saying what
-it is."""
+"""Where keys come from: good ones are read. A key that is not secret, not
+there or malformed is refused, and no message shows it."""
 
 import os
 import stat
@@ -93,8 +93,8 @@ def test_somebody_elses_file_is_refused(file):
 
 def test_what_is_no_file_is_refused(tmp_path, file):
     os.mkfifo(tmp_path / "fifo", 0o600)
-    assert "is no regular file" in refused(tmp_path / "fifo").message
-    assert "is no regular file" in refused(tmp_path).message
+    assert "is not a regular file" in refused(tmp_path / "fifo").message
+    assert "is not a regular file" in refused(tmp_path).message
     assert "No such file" in refused(tmp_path / "none").message
     os.truncate(file, 1 << 20)
     assert "no key is that large" in refused(file).message

@@ -268,9 +268,9 @@ def test_what_does_not_fit_is_refused():
 def test_a_failure_answers_any_request_but_get_capability():
     data = ptm_ioctl.encode(ptm.GetStateBlob(0, 1, 0), ptm.Result(0x800))
     assert data == struct.pack("@I", 0x800) + bytes(3084)
-    with pytest.raises(TypeError, match="Result is no reply to GET_CAPABILITY"):
+    with pytest.raises(TypeError, match="Result is not a reply to GET_CAPABILITY"):
         ptm_ioctl.encode(ptm.GetCapability(), ptm.Result(9))
-    with pytest.raises(TypeError, match="ConfigReply is no reply to STOP"):
+    with pytest.raises(TypeError, match="ConfigReply is not a reply to STOP"):
         ptm_ioctl.encode(ptm.Stop(), ptm.ConfigReply(0, 0))
 
 

@@ -104,9 +104,9 @@ def test_public_areas_as_bytes():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (h("0008") + RSA_BYTES[2:], "no asymmetric key"),
-        (RSA_BYTES.replace(h("0006 0080 0043"), h("0006 0080 0044")), "no storage key"),
-        (RSA_BYTES.replace(h("0043 0010 0800"), h("0043 0016 0800")), "no storage key"),
+        (h("0008") + RSA_BYTES[2:], "not an asymmetric key"),
+        (RSA_BYTES.replace(h("0006 0080 0043"), h("0006 0080 0044")), "not a storage key"),
+        (RSA_BYTES.replace(h("0043 0010 0800"), h("0043 0016 0800")), "not a storage key"),
         (ECC_BYTES.replace(h("0004 0010"), h("0004 0020")), "key derivation"),
     ],
 )

@@ -260,7 +260,7 @@ def test_somebody_unmounts_it(service, directory):
 
 def test_a_client_that_is_killed_before_its_request_is_read(either):
     """The request is announced and then withdrawn: the serving thread must not wait for it."""
-    fact(either, "status")  # has the kernel learn that close() is no request here; one is made in the client, at exec()
+    fact(either, "status")  # teaches the kernel to send nothing for a close(), such as the client's at its exec()
     with ExitStack() as stack:
         files = [stack.enter_context(opened(either)) for _ in range(3)]
         for number, fd in enumerate(files):
