@@ -122,8 +122,8 @@ TABLE = {
 # fmt: on
 
 
-#: In a remedy: the instance, and where tpm2-tools find its TPM, which without -T go to the host's own. Who reports an error
-#: knows them (VtpmError.of); who raises it often does not.
+#: In a remedy: the instance, and where tpm2-tools find its TPM (without -T they go to the host's own). The code that
+#: reports an error knows both (VtpmError.of); the code that raises it often does not.
 NAME, TCTI = "<NAME>", "<TCTI>"
 
 
@@ -131,7 +131,8 @@ class VtpmError(Exception):
     """Something a person or a client must be told.
 
     `message` is one line of cause, `remedy` one line that says what to do about it: root is going to type it as it is. So it
-    names what is really there, takes nothing away that cannot be had again, and gives nobody more than what he is to have.
+    names what is really there, takes nothing away that cannot be had again, and gives nobody more rights than he is to
+    have.
     """
 
     def __init__(self, code: Code, message: str, *, remedy: Optional[str] = None) -> None:
@@ -170,7 +171,8 @@ _UNQUOTED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 
 def quote(word: str) -> str:
     """A path or name in a command of a remedy, as a shell takes it: it is going to be typed or pasted."""
-    # not with shlex: who says this may run as a user to whom an interpreter in /root is closed, and can import nothing
+    # not with shlex: a process whose user cannot read an interpreter in /root can import nothing any more, but has to
+    # say this
     return word if word and _UNQUOTED.issuperset(word) else "'" + word.replace("'", "'\"'\"'") + "'"
 
 
@@ -187,7 +189,7 @@ def selinux_remedy(error: BaseException, enforce_path: str = "/sys/fs/selinux/en
         with open(enforce_path, "rb") as file:
             enforcing = file.read(1) == b"1"
     except PermissionError:
-        enforcing = True  # everybody may read this file, so who refuses it is SELinux itself
+        enforcing = True  # everybody may read this file, so it is SELinux itself that refuses
     except OSError:
         return None
     return "permission denied by SELinux? try: ausearch -m avc -ts recent -c vtpmd" if enforcing else None

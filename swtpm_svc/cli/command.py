@@ -25,7 +25,7 @@ class Report(NamedTuple):
 
 @unique
 class Offer(Enum):
-    """What a shell offers for a value, where that is not some words."""
+    """What a shell offers for a value that is not one of a few words."""
 
     NOTHING = "nothing"
     FILE = "file"
@@ -39,12 +39,13 @@ class Offer(Enum):
 
 
 class Argument(NamedTuple):
-    """One argument: of the command's place, or an option if its names begin with a dash.
+    """One argument: it is known by its place, or is an option if its names begin with a dash.
 
     `metavar`: what stands for the value in the help; an option without one, and without choices, has no value.
-    `offer`: what a shell offers for the value, where there are no choices. `type`: of what argparse gets as text, or
-    where the function is, as "package.module:function". `variable`: the environment's, which has the default.
-    `optional`: one without a dash that may be left out. `dest`: the name of its value, where it is not its own.
+    `offer`: what a shell offers for the value, where there are no choices. `type`: the function that converts
+    argparse's text, or where it is, as "package.module:function". `variable`: the environment variable that has the
+    default. `optional`: one without a dash that may be left out. `dest`: the name of its value, where that is not the
+    argument's own.
     """
 
     names: "tuple[str, ...]"
@@ -126,7 +127,7 @@ class Command(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program: its own arguments, and the commands of one that has some; before these stands nothing with a value.
+    """A program: its own arguments, and the commands of one that has some; no option before these takes a value.
 
     `everywhere`: the options that may stand before and after the command.
     """
@@ -160,7 +161,7 @@ def load(place: str) -> "Callable[..., Any]":
 
 
 def require_cryptography() -> None:
-    """For who is going to need it, before anything is changed.
+    """Called by whoever is going to need it, before anything is changed.
 
     Raises:
         VtpmError INSTALLATION: it is missing, or cannot be used.

@@ -23,8 +23,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(program: Program, arguments: "list[str]") -> "tuple[Command, dict[str, Any]]":
     """What was chosen, and the values of all arguments by name: those of the program's own, too.
 
-    Only the parser of the chosen command is made, and what its values need is imported: all of them take as long as
-    many a command. Where none is chosen the help has their names.
+    Only the chosen command's parser is made, and only what its values need is imported: to make all parsers takes as
+    long as many a command. Where none is chosen the help has their names.
 
     Raises:
         VtpmError USAGE: the command line is wrong.

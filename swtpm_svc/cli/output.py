@@ -1,6 +1,6 @@
 """Writing to standard output and error: what cannot be written is an error like any other, and never a traceback.
 
-It is also needed by who has become another user, to whom other modules may be closed.
+A process that has become another user needs it too, and may not be able to read other modules.
 """
 
 import os

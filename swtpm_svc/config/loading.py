@@ -177,7 +177,7 @@ def parse(text: str, path: str, instance: str) -> Config:
 
 
 def _refuse_contradictions(config: Config) -> None:
-    """Values that are good each, and not together: (it is so, what is wrong, what to do)."""
+    """Values that are good one by one, but not together: (whether it is so, what is wrong, what to do)."""
     tpm, provision, ways = (
         config.tpm,
         config.provision,

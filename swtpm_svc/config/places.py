@@ -21,7 +21,7 @@ _ANY = (b"\0" * 4, b"\0" * 16, b"any")
 class Place(NamedTuple):
     """`what` the configuration calls it; `where`: a path, tcp:[HOST:]PORT or vsock:CID:PORT.
 
-    `code`: what it is if another has it.
+    `code`: the error if another one has it.
     """
 
     what: str
@@ -117,7 +117,7 @@ def _within(path: str, directory: str) -> bool:
 
 
 def _endpoint(address: str) -> "tuple[bytes, int]":
-    """Host and port of a TCP address, CID and port of vsock; a name is what it is, but for the one that every machine
+    """Host and port of a TCP address, CID and port of vsock; a name stays a name, except for the one that every machine
     has."""
     scheme, _, rest = address.partition(":")
     host, _, port = rest.rpartition(":")

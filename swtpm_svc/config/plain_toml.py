@@ -1,4 +1,4 @@
-"""The plain part of TOML, which configurations are written in, read without the parser, whose import takes long
+"""Reads the plain part of TOML, in which configurations are mostly written, without the parser, whose import takes long
 (decisions/0024).
 
 Plain are tables with one header each, bare keys, strings in simple quotes without escapes, integers without signs and

@@ -269,8 +269,8 @@ def account_number(account: str) -> Optional[int]:
 
 
 def _read_account(value: str) -> str:
-    """Which names there are, the system's databases say, a directory's among them: here only what none of them can
-    hold."""
+    """The system's databases say which names there are, a directory among them. Here only what none of them can hold is
+    refused."""
     if not 0 < len(value) <= ACCOUNT_MAX or not value.isprintable() or ":" in value:
         raise ValueError
     number = account_number(value)
@@ -371,7 +371,7 @@ SCHEMA = (
     )),
     Table("vtpm-proxy", KernelTpmConfig, (
         Key("enabled", BOOLEAN, False, "whether the kernel gets the TPM as its own, /dev/tpmN"),
-    ), alias="kernel_tpm"),  # in the file it has the name of the kernel's driver, everywhere else of what comes of it
+    ), alias="kernel_tpm"),  # in the file it is called as the kernel's driver, everywhere else as what the driver makes
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, f"{STATE_DIRECTORY}/{{instance}}", "where the TPM's state is kept"),
         Key("key-credential", CREDENTIAL, "none", "the credential that holds the key of the state files"),

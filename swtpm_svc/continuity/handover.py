@@ -52,8 +52,8 @@ class Handover(NamedTuple):
         """A line of JSON with everything but the blobs, then the blobs, one after another."""
         import json
 
-        # files that were open when a process was killed come on top; those left out are to the successor what these
-        # were
+        # files that were open when a process was killed come on top; the successor takes those that are left out for
+        # such files
         openers = self.openers[:MAX_OPENERS]
         snapshot = self.snapshot
         blobs = [snapshot.permanent, snapshot.volatile, *snapshot.offered.values()]

@@ -10,7 +10,7 @@ A successor of a killed process finds no complete handover; then the slot and th
 wait for an answer that nobody else will give.
 
 The predecessor may have been taken over, and the successor may be root still when it looks at the header. So all of it
-has bounds and is checked, and what is not as a predecessor leaves it counts as if that had been killed.
+has bounds and is checked, and if anything is not as a predecessor leaves it, that one counts as killed.
 """
 
 import fcntl

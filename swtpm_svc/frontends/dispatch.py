@@ -1,4 +1,5 @@
-"""What every front end does with a request: may the caller, does it run now or after the long command, who is told.
+"""What every front end does with a request: may the caller make it, does it run now or after the long command, who is
+told.
 
 A front end decodes and encodes; here is the policy between it and the TPM. All methods belong to the serving thread.
 """
@@ -104,7 +105,7 @@ class Dispatcher:
         return rights is None and _needs_rights(request, is_own=is_own) and self._rights_of(caller) is None
 
     def _is_for_worker(self, request: ptm.Request) -> bool:
-        """Because that is in use, or because storage can be slow?"""
+        """Must the request go to the worker, because that has the TPM or because storage can be slow?"""
         return uses_storage(request) or (self.executor.busy and not is_immediate(request))
 
     def withdraw(self, owner: object) -> bool:
@@ -115,8 +116,8 @@ class Dispatcher:
         return self.executor.withdraw(owner)
 
     def is_long(self, code: int) -> bool:
-        """Is the command one for the worker: because it takes long, or waits? So may one that is to revive a failed
-        TPM."""
+        """Is the command one for the worker, because it takes long or has to wait? One that is to revive a failed TPM
+        may take long, too."""
         return self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED
 
     @property
@@ -134,7 +135,7 @@ class Dispatcher:
 
     def run_rest(self, caller: Caller, left: Unsent, done: Callable[[bytes], None]) -> bool:
         """`done` with what is to be sent of a command's response; now or later, as `run`."""
-        # what is to be stored first has not been sent in part
+        # a response that waits for a store has not been sent in part
         return self._finish(
             caller, bytearray(left.command), left.response, lambda response: done(response[left.sent :]), None
         )
@@ -253,8 +254,8 @@ class Dispatcher:
         *,
         owner: object = None,
     ) -> None:
-        """Have the worker store what a command left `unstored`, then `done(response)`, or with what is instead of
-        it."""
+        """Have the worker store what a command left `unstored`, then call `done` with the response, or with the error
+        that takes its place."""
         self._submit(caller, command, lambda: self.tpm.finish(response), done, owner, is_essential=True)
 
     def _submit(

@@ -4,8 +4,7 @@ from swtpm_svc.errors import Code, VtpmError
 
 
 class Shares:
-    """`total` places, of which each user has `of_one` at most, and root always as many: the others have the rest
-    together."""
+    """`total` places. Each user has `of_one` at most; as many are kept for root, and the others share the rest."""
 
     def __init__(self, total: int, of_one: int) -> None:
         self._for_others = total - of_one

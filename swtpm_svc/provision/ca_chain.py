@@ -51,7 +51,8 @@ def read(content: "Optional[bytes]", name: str) -> "tuple[x509.Certificate, ...]
 
 
 def _right_order(chain: "tuple[x509.Certificate, ...]") -> "tuple[x509.Certificate, ...]":
-    """From the one that signs no other of them on to who signed each; as they are, where names do not say so."""
+    """From the one that signs no other of them to each one's signer; in the given order, where the names do not
+    tell."""
     parents = {certificate.subject: certificate for certificate in chain}
     signing = {certificate.issuer for certificate in chain if certificate.issuer != certificate.subject}
     found = [certificate for certificate in chain if certificate.subject not in signing]

@@ -46,7 +46,7 @@ def unusable(path: str, cause: str, remedy: str = RESTORE) -> VtpmError:
 
 
 def option(directory: str) -> str:
-    """What names this CA in a command of a remedy: else it would be about the one in DIRECTORY, which is another."""
+    """The option that names this CA in a remedy's command, which would otherwise be about the one in DIRECTORY."""
     return "" if directory == DIRECTORY else f" --ca {quote(directory)}"
 
 
@@ -195,10 +195,7 @@ class CaDirectory:
 
     @staticmethod
     def _make_lock_owners(lock: int, folder: int, path: str) -> None:
-        """For its owner alone to hold.
-
-        Root gives away nothing that could be more than the empty file that it has just made.
-        """
+        """Let only its owner hold the lock. Root gives away nothing but the empty file that it has just made."""
         found, owner = os.fstat(lock), os.fstat(folder)
         is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         is_new = found.st_uid == os.geteuid() and found.st_size == 0
@@ -307,7 +304,8 @@ def _refuse_writable(folder: int, path: str, directory: str) -> None:
 
 
 def _close_remedy(path: str, directory: str) -> str:
-    """Of what is in a CA's directory, or that itself if it is nothing else: /tmp, named by mistake, stays as it is."""
+    """The remedy closes what is in a CA's directory, or the directory if it has nothing else: /tmp, named by mistake,
+    stays as it is."""
     try:
         names = set(os.listdir(directory))
         is_everybodys = bool(os.stat(directory).st_mode & stat.S_ISVTX)

@@ -47,7 +47,8 @@ def manufacture_2_0(tpm: Tpm2, order: Order, issuer: Optional[Issuer]) -> "list[
     """Make it all. The PCR banks are as ordered from the next start on. Without `issuer` there are no certificates.
 
     Raises:
-        VtpmError TPM_REFUSED: the TPM has not what is ordered. RefusedByTpm, ProtocolError, and what the issuer raises.
+        VtpmError TPM_REFUSED: the TPM does not have what is ordered. RefusedByTpm, ProtocolError, and what the issuer
+        raises.
     """
     _allocate(tpm, order.pcr_banks)
     keys = []

@@ -1,4 +1,4 @@
-"""A TPM that nobody has started yet: Startup(CLEAR) for who wants to set it up."""
+"""A TPM that nobody has started yet: Startup(CLEAR) for those who want to set it up."""
 
 from typing import Callable
 

@@ -1,4 +1,5 @@
-"""Authorization of TPM 1.2 commands: who knows a secret says so without telling it, and knows that the TPM answers.
+"""Authorization of TPM 1.2 commands: the caller proves that he knows a secret without telling it, and can be sure that
+the TPM answers.
 
 Source: TPM Main Part 1, "Authorization Protocols"; Part 3, "Authorization Sessions". Both sides prove with HMAC-SHA1
 over the digest of what is said and over two nonces that roll: the TPM's changes with each response, ours with each

@@ -85,7 +85,7 @@ class Tpm2:
         return tpm2_public.decode_key(parameters)
 
     def handles(self, first: int, last: int) -> "list[int]":
-        """Those from `first` to `last`, which are of one type, that there are: persistent objects or NV indices."""
+        """The handles from `first` to `last` that exist; both are of one type: persistent objects or NV indices."""
         found: list[int] = []
         while first <= last:
             _handles, parameters = self._call(
@@ -111,7 +111,7 @@ class Tpm2:
         self._call(CommandCode.HIERARCHY_CHANGE_AUTH, (hierarchy,), tpm2_public.sized(new), password=old)
 
     def storage_mark(self) -> Optional[int]:
-        """64 bits that the storage hierarchy's secret has made: others in each TPM, and others once the owner was
+        """64 bits that come from the storage hierarchy's secret: they differ between TPMs, and change when the owner is
         cleared.
 
         With it an attestation hides the firmware's version when its key is not the manufacturer's, or when there is

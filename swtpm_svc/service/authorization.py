@@ -1,8 +1,8 @@
 """Who may do what (decisions/0022): rights from the kernel's word on who calls, and from the system's databases on his
 groups.
 
-The databases may be a directory across the network, and slow or silent: only threads ask them, and only who is asked
-about waits for the answer.
+The databases may be a directory across the network, and slow or silent: only threads ask them, and only the caller in
+question waits for the answer.
 """
 
 import os
@@ -110,7 +110,7 @@ class Authorization:
         self._remembered[uid] = time.monotonic() + _REMEMBERED_S, rights
         self._next()
         for then in self._waiting.pop(uid):
-            self._post(partial(then, rights))  # a fault in one is not the others'
+            self._post(partial(then, rights))  # a fault in one must not keep the others waiting
 
 
 def find_group(name: str) -> Optional[int]:

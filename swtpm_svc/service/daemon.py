@@ -54,8 +54,8 @@ from swtpm_svc.wire import return_codes
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
-#: How long a start that failed for its storage takes to end: systemd tries such a start again, for as long as the disk
-#: is full, if it is not more often than StartLimitBurst= allows.
+#: How long a start that failed for its storage takes to end. systemd tries such a start again as long as the disk is
+#: full, but only if starts are not more frequent than StartLimitBurst= allows.
 STORAGE_PAUSE_S = 2.0
 _STORAGE_FAILED = 74
 
@@ -161,7 +161,7 @@ class Daemon:
             become(account)
 
     def _refuse_unprovisioned(self, store: Store) -> None:
-        """What vtpm-attach has not made is not made here without keys and certificates."""
+        """A TPM that vtpm-attach should have made is not made here, where it would get no keys and certificates."""
         if self._config.provision.enabled and not store.sizes():
             raise VtpmError(
                 Code.STATE_MISSING,

@@ -25,7 +25,7 @@ from swtpm_svc.wire.values import NamedTuple
 class Parts(NamedTuple):
     """What an instance that is served consists of: made when all of it is there, and handed on from then."""
 
-    #: As it was at the start: whom a reload concerns is told of it (service/reload.py).
+    #: As it was at the start: a reload tells those whom it concerns (service/reload.py).
     config: Config
     keys: Keys
     store: Store
@@ -57,7 +57,7 @@ class StatusLine:
         self._notifier.ready(self._shown)
 
     def show(self) -> None:
-        """Tell systemd, if the line is another one than it has."""
+        """Tell systemd, if the line has changed."""
         words = self.words()
         if words != self._shown:
             self._shown = words

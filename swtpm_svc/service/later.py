@@ -1,7 +1,7 @@
 """What the daemon imports when it first needs it, so that a start is short (decisions/0024), named once.
 
-A daemon that leaves root for a user to whom its modules are closed, such as that of an administrator's own copy in
-/root, imports all of it before.
+A daemon that leaves root for a user who cannot read its modules (an administrator's own copy in /root) imports all of
+it before.
 """
 
 import os
@@ -31,7 +31,8 @@ MODULES = (
 
 
 def is_readable_by(account: Account) -> bool:
-    """May `account` read the modules, and the interpreter's? For root, which goes on with the groups of `account`."""
+    """May `account` read our modules and the interpreter's? Root calls this, and has the groups of `account` from then
+    on."""
     places = [place for place in (__file__, *sys.path) if os.path.exists(place)]
     os.initgroups(account.name, account.gid)
     os.setegid(account.gid)

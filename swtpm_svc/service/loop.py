@@ -21,7 +21,7 @@ class Loop:
     """Calls back what is due until `stop`. A context manager: it owns the epoll instance and the wake-up pipe."""
 
     def __init__(self) -> None:
-        #: Hears of what a callback let through: one fault must not end the service of all.
+        #: Hears of exceptions that callbacks let through: one fault must not end the service of all.
         self.on_fault: Callable[[Exception], None] = _reraise
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
@@ -119,7 +119,7 @@ class Loop:
                 self.on_fault(error)
 
     def run_posted(self) -> None:
-        """Only what was posted so far, at once: what it posts in turn does not keep descriptors from being served."""
+        """Run what was posted so far, and not what that posts in turn: descriptors are to be served in between."""
         for _ in range(len(self._posted)):
             callback = self._posted.popleft()
             try:

@@ -20,7 +20,7 @@ from swtpm_svc.state.newborn import Place
 def _place(config: Config, user: str) -> Place:
     """Where the state goes.
 
-    Made by root it becomes whose the directory is already (systemd makes it), or else that of `user`.
+    What root makes goes to the owner of the directory, if there is one already (systemd makes it), or else to `user`.
     """
     base, name = os.path.split(config.state.directory)
     try:

@@ -1,6 +1,6 @@
 """SIGHUP: the configuration is read anew, what can be changed at run time is put into force, and the rest is named.
 
-Which keys those are the schema says (`reloads`); APPLIERS says what a new value of each changes. A test holds them
+The schema says which keys those are (`reloads`); APPLIERS says what a new value of each changes. A test holds them
 together.
 """
 

@@ -16,7 +16,7 @@ from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.service.systemd.notify import Descriptors, Notifier
 
 #: Names in systemd's descriptor store. They stay as they are: a running predecessor has left its descriptors under
-#: them. The second is that of the parked memory, whatever it says: here the journal is systemd's.
+#: them. The second is that of the parked memory, although it says "journal": here that word means systemd's.
 PARKED_DEVICE = "cuse-live"
 PARKED_MEMORY = "journal"
 #: The name that OpenFile= gives to a new /dev/cuse.
@@ -38,7 +38,7 @@ class ServedDevice:
         self._config = config
         self._notifier = notifier
         self._journal = journal
-        #: What the park is for: a successor with another device does not go on with it.
+        #: The device that the park is for: a successor with another one does not go on with it.
         self._name = config.name if config.enabled else ""
         if config.enabled:
             owner, group = configuration.user_id(config.owner), configuration.group_id(config.group)

@@ -71,4 +71,4 @@ class StatusServer:
             try:
                 client.sendall(json.dumps(self._describe()).encode() + b"\n")
             except (OSError, VtpmError):
-                pass  # who does not read is not waited for, and who asks for what cannot be read gets nothing
+                pass  # no waiting for a client that does not read; one that asks for what cannot be read gets nothing

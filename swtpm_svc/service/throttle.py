@@ -3,9 +3,9 @@
 from collections.abc import Hashable
 from typing import Callable, Protocol
 
-#: For so long what is like an entry is only counted.
+#: How long further entries of a kind are only counted.
 WINDOW_S = 60.0
-#: Kinds of entries that are told apart at a time; what comes above that is one kind.
+#: Kinds of entries that are told apart at a time; all others are one kind.
 MAX_KINDS = 256
 
 _OTHERS = "others"
@@ -28,8 +28,8 @@ class Throttle:
         self._counts: dict[Hashable, tuple[int, int, Callable[[int], None]]] = {}
 
     def admit(self, kind: Hashable, write_count: Callable[[int], None], *, burst: int = 1) -> bool:
-        """May an entry of `kind` be written now? Of a minute `burst` may; how many more there were `write_count` hears
-        then."""
+        """May an entry of `kind` be written now? In a minute `burst` may; `write_count` then hears how many more there
+        were."""
         if kind not in self._counts:
             if len(self._counts) >= MAX_KINDS:
                 kind, write_count, burst = _OTHERS, self._write_others, 0

@@ -23,7 +23,7 @@ def main() -> int:
     except VtpmError as error:
         print(error.report("vtpmd"), file=sys.stderr)
         return error.fault.exit_status
-    gc.disable()  # until READY: next to nothing of what an import makes is garbage, and to look for it is a tenth of it
+    gc.disable()  # until READY: next to nothing of what imports make is garbage, and looking for it takes a tenth
     try:
         from swtpm_svc.service.daemon import serve_instance
     except (ImportError, PermissionError) as error:  # IMA refuses a module with the latter

@@ -128,7 +128,7 @@ class WaysIn:
             return None
 
     def _usable_group(self, name: str) -> Optional[int]:
-        """The group for a UNIX socket; None where the process cannot give it to it."""
+        """The group for a UNIX socket; None where the process cannot give the socket to it."""
         return self._usable(name, self._group_id(name))
 
     def _usable(self, name: str, gid: Optional[int]) -> Optional[int]:
@@ -146,8 +146,7 @@ class WaysIn:
         return None
 
     def set_control_group(self, control: ControlConfig, number: Optional[int]) -> None:
-        """After a reload: what has a group of its own in a file system, the control socket and the control file, gets
-        it.
+        """After a reload: give the control socket and the control file to the group.
 
         `number` is that of the group; None: there is no such group.
         """

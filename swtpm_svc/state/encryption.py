@@ -55,8 +55,8 @@ class StateKey:
         names = [name for name, size in MODES.items() if size == len(key)]
         if not names:
             raise BadKey(f"it has {len(key)} bytes, not 16 or 32")
-        # With the key comes all that it takes, used once, as cryptography imports more at the first use: where the key
-        # serves, the process may be that of another user, to whom the modules are closed.
+        # Import all that a key takes, and use it once, as cryptography imports more at the first use: later the process
+        # may be that of another user, who cannot read the modules.
         import hmac
 
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes

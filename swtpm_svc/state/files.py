@@ -49,7 +49,7 @@ NAMES_MAX = 10_000
 
 
 def is_draft(name: str) -> bool:
-    """Is that what a run that was killed has left beside what it was making? Others may have a .new-release there."""
+    """Is that a draft, left by a run that was killed? Others may have a .new-release there."""
     digits = name[len(_DRAFT) :]
     return name.startswith(_DRAFT) and len(digits) == _DRAFT_DIGITS and set(digits) <= set("0123456789abcdef")
 
@@ -69,7 +69,7 @@ class Directory:
             raise VtpmError(
                 Code.STATE_MISSING,
                 f"the directory {path} does not exist",
-                # the mount first: an empty directory in the place of one that is not mounted is a new TPM
+                # the mount first: an empty directory, where a file system is not mounted, would mean a new TPM
                 remedy="mount what belongs there; only where there never was a TPM, make it: "
                 f"install -d -m 0700 -o {os.geteuid()} -g {os.getegid()} {quote(path)}",
             ) from None
@@ -403,7 +403,7 @@ def _remedy(path: str, error: OSError, denied: Optional[str]) -> str:
 
 
 def is_person(uid: int) -> bool:
-    """Somebody's own account, and none that a service runs as (UID_MIN and UID_MAX, login.defs(5)).
+    """Is it somebody's own account, not one that a service runs as (UID_MIN and UID_MAX, login.defs(5))?
 
     To a person no remedy gives what the service has, or root.
     """
@@ -413,8 +413,8 @@ def is_person(uid: int) -> bool:
 def _make_ours(path: str) -> str:
     """What root can do, so that this process may use `path`.
 
-    Never for all that is below a directory, or for one above of what was asked for: there are other TPMs there. Nor is
-    what is a third one's given away. A file is named together with the others beside it that are root's: they came
+    Never for everything below a directory, or for a directory above the one in question: there are other TPMs there.
+    Nor is a third user's file given away. A file is named together with the others beside it that are root's: they came
     together.
     """
     try:

@@ -5,8 +5,8 @@ things too.
     NAME/tpm2-00.permall   then the state, whole, as it appears under its name
     NAME/.new-file         a draft of either, where the file system has no nameless files
 
-A crash before the second leaves a directory without a TPM; after it, a state of which its digest says that nobody has
-used it.
+A crash before the second leaves a directory without a TPM; after it, one with a state of which the digest says that
+nobody has used it.
 """
 
 import hashlib

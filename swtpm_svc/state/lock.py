@@ -21,8 +21,8 @@ LOCK_NAME = ".lock"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock with a 64-bit off_t: l_type l_whence l_start l_len l_pid
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _ATTEMPTS = 10
-#: A service's name that can stand in a command: what others have written, in the file or as a name, is not typed by
-#: root.
+#: A service's name that can stand in a command: root is not to type what others have written into the file or chosen as
+#: a name.
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}\.service")
 
 
@@ -87,8 +87,8 @@ class StateLock:
 
 
 def _sign(fd: int) -> None:
-    """Write down who has the lock: what gave up root's rights is hidden from its equals (proc(5), dumpable and
-    hidepid)."""
+    """Write down who has the lock: a process that gave up root's rights is hidden from others of its user (proc(5),
+    dumpable and hidepid)."""
     holder = _describe(os.getpid())
     fields = (str(holder.pid), holder.command, holder.unit or "", "user" if holder.user_unit else "system", "")
     try:
@@ -105,7 +105,7 @@ def _read_signature(fd: int) -> Optional[Holder]:
         return None
     if len(words) != 5 or not (words[0].isascii() and words[0].isdigit()):
         return None
-    # the file is the state's owner's, who may write what he likes: nothing is stopped on his word but a TPM
+    # the state's owner may write what he likes into the file: nothing but a TPM is stopped on his word
     unit = words[2] if words[2].startswith("vtpm@") else None
     return Holder(int(words[0]), words[1], unit, words[3] == "user")
 

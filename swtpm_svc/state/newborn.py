@@ -5,14 +5,13 @@
     BASE/NAME/             the state's directory, of the service's user, 0700
     BASE/NAME/.created     there until the configuration is written, too: the digest of the state that was made
 
-One rename puts the directory there. One that has to stay, because something is mounted there or it has other things in
-it too, is filled instead: filling.py.
+One rename puts the directory there. A directory that has to stay, because something is mounted there or it has other
+things in it too, is filled instead: filling.py.
 
-Only with its digest in `.created`, so that no TPM has run on it since, may a state be replaced: nobody has ever used
-that one.
+A state may be replaced only while `.created` has its digest: no TPM has run on it since, so nobody has ever used it.
 
-BASE is opened once, and all that is looked at and written goes from there. On the way to it root becomes the user whose
-directory it comes to: that one could put links in the way.
+BASE is opened once, and all that is looked at and written goes from there. On the way to it root acts as the owner of
+each directory: that user could put links in the way.
 """
 
 import errno
@@ -201,7 +200,7 @@ def _digest(folder: Directory, version: str) -> bytes:
 
 
 def _is_unused(folder: Directory, found: "list[str]") -> bool:
-    """Is that what a run has left that was killed before it had written the configuration?"""
+    """Was the state left by a run that was killed before it had written the configuration?"""
     if len(found) != 1:
         return False
     try:
@@ -251,7 +250,7 @@ def _undo(base: int, place: Place) -> None:
 
 
 def _remove(base: int, name: str) -> None:
-    """As far as that goes: what stays, somebody else has put there, and it is in nobody's way."""
+    """Remove as much as can be removed. Somebody else has put there what stays, and it is in nobody's way."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=base)
     except OSError:
@@ -318,7 +317,8 @@ def _step(here: int, name: str, *, is_last: bool) -> int:
 
 @contextmanager
 def _locked(base: int, place: Place) -> Iterator[None]:
-    """Nobody else makes a TPM there. Not the directory is locked, which everybody may open who may read it."""
+    """Nobody else makes a TPM there meanwhile. The lock is not on the directory, which everybody who may read it could
+    lock."""
     path = os.path.join(place.base, LOCK)
     deadline = time.monotonic() + LOCK_TIME_S
     while True:

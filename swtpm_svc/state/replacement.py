@@ -2,8 +2,8 @@
 each.
 
 The new files are written to the directory .rekey.new, which becomes .rekey by one rename: that is the moment. Then they
-are moved to where they belong. Who opens the directory next, under its lock, moves what is left, or removes what never
-came so far; it needs no key for that.
+are moved to where they belong. Whoever opens the directory next, under its lock, moves what is left, or removes what
+never came so far. That takes no key.
 """
 
 import os

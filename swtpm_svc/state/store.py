@@ -47,7 +47,7 @@ _KEY_REMEDY = (
 )
 
 
-#: From one back end of swtpm's to the other: no program of its own does that.
+#: From one back end of swtpm's to the other: swtpm has no program for that.
 _LINEAR_REMEDY = (
     "serve it once more with swtpm --tpmstate backend-uri=file://FILE, save its state with swtpm_ioctl --save "
     "permanent BLOB,"

@@ -213,7 +213,7 @@ class Controller:
             if request.state_flags & ptm.STATE_FLAG_ENCRYPTED:
                 decoded = decoded._replace(
                     flags=decoded.flags | Flag.ENCRYPTED
-                )  # whoever says so wants no other (measured)
+                )  # a blob of which the client says so must be encrypted (measured)
             payload = blob.payload(decoded, self._keys)
         except EncryptedBlob:
             return ptm.Result(TpmResult.KEYNOTFOUND)

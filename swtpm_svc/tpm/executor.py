@@ -1,7 +1,7 @@
 """Who runs what: short work inline, long work on one thread, always one thing at a time on the TPM (decisions/0018).
 
-Users take turns: who has much to do waits for others after each of his jobs. How much may wait is what front ends let
-in: one command for each open file or connection, of which each user has a share.
+Users take turns: one who has much to do waits for the others after each of his jobs. The front ends bound how much may
+wait: one command for each open file or connection, of which each user has a share.
 
 All methods belong to the serving thread. The worker thread only runs jobs; what a job gives back is handed to `done` on
 the serving thread again, so nothing above this module needs a lock.

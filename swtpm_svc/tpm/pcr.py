@@ -2,7 +2,7 @@
 
 The kernel shows those of a TPM in sysfs (Documentation/ABI/testing/sysfs-class-tpm).
 The codec is imported when somebody looks, as a start does not need it (service/later names it).
-They are read past `Tpm.execute`, so that what a client did last stays what a client did last. The TPM must be free.
+They are read past `Tpm.execute`, so that this does not count as what a client did last. The TPM must be free.
 """
 
 from typing import Optional

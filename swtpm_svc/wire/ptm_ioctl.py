@@ -87,7 +87,8 @@ _COMMANDS: dict[int, Command] = {number: command for command, number in NUMBERS.
 
 
 def decode(command_number: int, data: Bytes) -> Optional[ptm.Request]:
-    """The request of ioctl `command_number` with the caller's struct `data`; None: no ioctl of this protocol (ENOTTY).
+    """The request of ioctl `command_number` with the caller's struct `data`; None: it is not an ioctl of this protocol
+    (ENOTTY).
 
     Raises:
         ProtocolError: `data` has another size than the number says, or a length in it exceeds the struct.

@@ -187,11 +187,11 @@ def unpack(request: ptm.Request, data: bytes) -> Optional[ptm.Reply]:
 
 
 def shaped(request: ptm.Request, reply: ptm.Reply) -> ptm.Reply:
-    """A state blob from the offset that was asked for; that there is none comes with all fields (measured with swtpm
+    """A state blob from the offset that was asked for; "there is none" comes with all fields, too (measured with swtpm
     0.7.1).
 
-    So does a refusal: QEMU waits for all of them, and its guest with it. Only that the TPM is off is swtpm's short
-    answer.
+    So does a refusal: QEMU waits for all of them, and its guest with it. Only "the TPM is off" is a short answer, as
+    swtpm's.
     """
     if isinstance(request, ptm.GetStateBlob):
         if isinstance(reply, ptm.StateBlobReply):

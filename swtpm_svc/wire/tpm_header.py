@@ -30,7 +30,7 @@ ERROR_TAG = {"1.2": TAG_RSP_COMMAND, "2.0": ST_NO_SESSIONS}
 HEADER = Struct(">HII")  # tag, size in bytes, code: see Header
 HEADER_SIZE = HEADER.size
 
-#: Where a response has its return code, for who only compares it: see `results`.
+#: Where a response has its return code, for code that only compares it: see `results`.
 RESULT = slice(6, 10)
 #: `response[RESULT]` of a command that succeeded.
 SUCCESS = bytes(4)

@@ -2,5 +2,5 @@
 
 The rule: the command lines, outputs and exit statuses of swtpm 0.10 on the outside, our engine inside. A command here
 scans its words (`option_scanner`, `comma_list`), makes the same values of them as an instance's file does, and hands
-those on. What can be told of a command by a table is a table.
+those on. Whatever a table can say about a command is in a table.
 """

@@ -1,8 +1,8 @@
 """The commands of vtpmctl: the table that parser, dispatch, completion and the manual's check are made from.
 
-A row says all that there is to say about a command but how it is done, and imports none of it: who asks for the help,
-or completes a word, waits for nothing. A new command is a row here and a function, and its place in vtpmctl(8) and
-README.md; tests say what is missing. After a change here: make completion.
+A row says everything about a command except how it is done, and imports nothing for it: help and completion do not
+wait. A new command is a row here and a function, and its place in vtpmctl(8) and README.md; tests say what is missing.
+After a change here: make completion.
 """
 
 from swtpm_svc.cli import passwords

@@ -151,7 +151,7 @@ def _refuse_configured(path: str, name: str) -> None:
 def _write_new(path: str, name: str, text: str) -> None:
     """Write the file whole, never over another one.
 
-    Who comes here has the lock, so what is half-written is left by a crash.
+    The caller has the lock, so a half-written file was left by a crash.
     """
     directory = os.path.dirname(path)
     temporary = f"{directory}/{NEW}{secrets.token_hex(4)}"

@@ -25,7 +25,7 @@ def main(arguments: "Optional[list[str]]" = None, places: "Optional[Places]" = N
     """Run one command and return the exit status. Without `arguments` it is the process's own, which then ends."""
     if arguments is not None:
         return _main(arguments, places)
-    gc.disable()  # in so short a life all that the collector does is to look through what was imported
+    gc.disable()  # in so short a life the collector only looks through what was imported
     try:
         return _main(sys.argv[1:], places)
     finally:
@@ -63,7 +63,7 @@ def _main(arguments: "list[str]", places: "Optional[Places]") -> int:
 
 def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # of start.py: from here on there is who takes it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # start.py's; from here on KeyboardInterrupt is caught
     # imported here: an interrupt or a broken installation is then reported as everything else is
     from swtpm_svc.cli import command_line
     from swtpm_svc.cli.vtpmctl.commands import PROGRAM

@@ -30,8 +30,8 @@ _PERSISTENT = (0x81000000, 0x817FFFFF)
 
 
 class _LocalCa(NamedTuple):
-    """The certificate of who signs for the local CA; None: there is none, and why. `complaint`: why nobody accepts it
-    now."""
+    """The certificate that the local CA signs with. `issuer` is None where there is none, and `reason` says why;
+    `complaint` says why nobody accepts it now."""
 
     issuer: "Optional[x509.Certificate]"
     reason: str = ""

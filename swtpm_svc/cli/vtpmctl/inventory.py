@@ -118,7 +118,7 @@ def _notes(loaded: Config) -> "list[str]":
 
 
 def _check_keys(loaded: Config) -> "list[str]":
-    """Key files as the service would see them; only root can look for it.
+    """Key files as the service would see them, which only root can check.
 
     A credential is not there before the unit runs.
     """

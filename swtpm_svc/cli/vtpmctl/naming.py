@@ -12,7 +12,8 @@ from swtpm_svc.cli.tpm_control import Target
 from swtpm_svc.cli.vtpmctl.commands import PROGRAM
 from swtpm_svc.errors import NAME, VtpmError, quote
 
-#: Where nobody knows: what has no configuration here, and was reached by something that takes TPM commands only.
+#: For a TPM that has no configuration here and was reached by something that takes TPM commands only: nobody knows
+#: these.
 UNKNOWN_DEVICE, UNKNOWN_INSTANCE = "ITS-CONTROL-SOCKET", "ITS-INSTANCE"
 _COMMAND = re.compile(rf"\bvtpmctl ([a-z-]+) {NAME}")
 _TAKE_COMMANDS = (Given.TPM, Given.STARTED_TPM, Given.WATCHED_TPM)

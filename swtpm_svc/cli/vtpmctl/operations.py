@@ -17,7 +17,7 @@ from swtpm_svc.wire import ptm
 from swtpm_svc.wire.ptm import BlobType, Capability
 from swtpm_svc.wire.results import TpmResult
 
-#: What a service answers, another user's, is believed no further than this: bytes in all, and replies for it.
+#: How much of the answers of another user's service is taken: bytes in all, and replies for them.
 INFO_MAX_BYTES = 1 << 20
 _REPLIES_MAX = 1 << 14
 CONFIG_FLAGS = {"state-key": ptm.CONFIG_FLAG_FILE_KEY, "migration-key": ptm.CONFIG_FLAG_MIGRATION_KEY}

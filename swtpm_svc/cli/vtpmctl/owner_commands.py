@@ -94,7 +94,7 @@ def no_endorsement_key(algorithm: str) -> VtpmError:
 
 
 def pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
-    """As anybody, and when there is an owner, as the owner."""
+    """Read it as anybody may; when there is an owner, as the owner."""
     try:
         return tpm.read_pubek()
     except RefusedByTpm as error:

@@ -1,4 +1,4 @@
-"""From a row of the table to its report: what the command's function is given is made here, and ended after it."""
+"""From a row of the table to its report: makes what the command's function is given, and closes it afterwards."""
 
 from typing import Any, Optional
 

@@ -384,7 +384,7 @@ class CuseFrontend:
     def take_on(self, frames: "list[bytes]") -> None:
         """Serve the requests that waited with a predecessor.
 
-        To those that it has answered, no second answer gets through.
+        A second answer to one that it has answered does not get through.
         """
         for frame in frames:
             self._waiters.discard(cuse.unique_of(memoryview(frame)))
@@ -393,7 +393,7 @@ class CuseFrontend:
                 self._send(reply)
 
     def lose(self, frames: "list[bytes]") -> None:
-        """Requests that waited with a predecessor are not served: who was told that his write is done learns it by
+        """Do not serve the requests that waited with a predecessor: a client whose write has returned learns it by
         reading."""
         for frame in frames:
             with suppress(ProtocolError):

@@ -66,7 +66,7 @@ def _cuse_missing() -> VtpmError:
 
 
 def check_free(name: str, major: int, minor: int) -> None:
-    """The name and the numbers are free for a new device, or become so soon: that of a predecessor may just be going.
+    """Are the name and the numbers free for a new device, or soon will be? A predecessor's device may just be going.
 
     Raises:
         VtpmError DEVICE_NAME_TAKEN, DEVICE_NUMBER_TAKEN

@@ -37,8 +37,8 @@ class Host(Protocol):
 
 @contextmanager
 def _starting_no_programs() -> Iterator[None]:
-    """While trio is imported: it has ldconfig and compilers asked for libpthread, to name its threads, which it does
-    without."""
+    """For trio's import, which would run ldconfig and compilers to find libpthread. Trio wants that only
+    to name its threads."""
     import ctypes.util
 
     find_library = ctypes.util.find_library

@@ -98,7 +98,7 @@ def is_ours(directory: str) -> bool:
 
 
 def has_on_it(path: str) -> bool:
-    """Is `path` a mount of ours, or below one? Who looks at such a one waits for ever if its service hangs."""
+    """Is `path` a mount of ours, or below one? Whoever looks at one waits for ever if its service hangs."""
     parts = os.path.abspath(path).split("/")
     return any(is_ours("/".join(parts[:depth])) for depth in range(2, len(parts) + 1))  # from above, and no further
 
@@ -174,7 +174,7 @@ def _make_free(directory: str) -> None:
 
 
 def _is_served(directory: str) -> bool:
-    """Does anybody answer for the mount? One that hangs counts as served; ours to take away is only what is dead."""
+    """Does anybody answer for the mount? One that hangs counts as served: only a dead one is ours to take away."""
     dead = threading.Event()
 
     def look() -> None:

@@ -272,7 +272,7 @@ class ControlFile(_Conversation):
 
 
 async def when_free(dispatcher: Dispatcher, waiting: Waiting, work: Callable[[], T], user: int) -> T:
-    """What `work` gives, which uses the TPM and must not raise: now, or after the long command that runs.
+    """The result of `work`, which uses the TPM and must not raise. It runs now, or after the long command in work.
 
     Raises:
         FUSEError ENODEV: the service ends.

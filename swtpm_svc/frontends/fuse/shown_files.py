@@ -34,8 +34,8 @@ from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.pcr_banks import PCR_COUNT
 
 _TPM, _CONTROL, _VERSION, _STATUS = 2, 3, 4, 5
-#: Files that may be open at a time, by kind (_STATUS: all facts), so that who may only look keeps nobody from the TPM.
-#: Of all users, and of one (Shares).
+#: Files that may be open at a time, by kind (_STATUS: all facts), so that users who may only look cannot keep others
+#: from the TPM. Of all users, and of one (Shares).
 _LIMITS = {_TPM: (MAX_OPENERS, MAX_OPENERS_OF_ONE), _CONTROL: (256, 64), _STATUS: (256, 64)}
 _NAMES = {"tpm": _TPM, "control": _CONTROL, "tpm_version_major": _VERSION, "status": _STATUS}
 #: A bank's directory has inode number TPM_ALG_ID << 8, PCR n the n + 1st after it.

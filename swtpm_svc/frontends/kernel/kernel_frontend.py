@@ -18,7 +18,7 @@ from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
 from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
 
-#: Who asks is behind the kernel's driver, and not told.
+#: The kernel's driver does not tell who asks.
 KERNEL = Caller(uid=0, gid=0, pid=0)
 
 
@@ -65,7 +65,8 @@ class KernelFrontend:
             self._watcher.remove(self.tpm.fd)
 
     def _answer_command(self, response: bytes) -> None:
-        """Only then the next command is read: until it is, the driver takes no answer to one that it has given up."""
+        """Answer a command, then have the next one read: until it is, the driver takes no answer to one that it has
+        given up."""
         self._answer(response)
         if self._is_waiting and self._open:
             self._is_waiting = False

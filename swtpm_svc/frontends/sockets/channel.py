@@ -7,7 +7,7 @@ from typing import Callable
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.wire.caller import Caller
 
-#: What a peer may leave unread; then it is disconnected. The largest reply is a state blob of less than 300 KiB.
+#: A peer that leaves more than this unread is disconnected. The largest reply is a state blob of less than 300 KiB.
 MAX_UNSENT = 2 << 20
 
 

@@ -1,4 +1,4 @@
-"""By what the TPMs that are being served on this host are known, so that a copy of one is noticed.
+"""What each TPM that is served on this host is known by, so that a copy of one is noticed.
 
     /run/vtpmkeys/NAME/WORD   for each endorsement key, and for the storage hierarchy, of the TPM of NAME: an empty file
 

@@ -49,7 +49,7 @@ class RecordFile:
 
     @classmethod
     def open(cls, store: Store, journal: Journal) -> "RecordFile":
-        """Where systemd says, or else beside the state. A record of before is taken over. Never raises VtpmError."""
+        """Where systemd says, or else beside the state. An older record is taken over. Never raises VtpmError."""
         path = _own_directory()
         if path is None:
             return cls(store, None)

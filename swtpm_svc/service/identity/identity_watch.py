@@ -35,7 +35,7 @@ class IdentityWatch:
         *,
         later: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        """`shown`: the directory in which the other instances see by what this one is known
+        """`shown`: the directory that shows to the other instances what this one is known by
         (service/identity/clones.py); `later` does what may take as long as a disk does."""
         self._tpm = tpm
         self._later = later
@@ -51,7 +51,7 @@ class IdentityWatch:
         VtpmError.
 
         Does nothing when the TPM cannot be asked now. What is new, without anything old being gone, is recorded in
-        silence. Told is also when another instance that is served has the same keys.
+        silence. It also tells when another instance that is served has the same keys.
         """
         if not self._tpm.can_be_asked:
             return
@@ -167,7 +167,7 @@ def _done(_result: None) -> None:
 
 
 def _lost(record: Record, found: Record) -> "tuple[dict[str, str], dict[str, Optional[str]]]":
-    """What was known and is another one now, or gone: what it was, and what it is."""
+    """What was known and has changed, or is gone: what it was, and what it is now."""
     if not record.keys and record.storage is not None and record.storage != found.storage:
         return {STORAGE: record.storage}, {STORAGE: found.storage}
     lost = {name: was for name, was in record.keys.items() if found.keys.get(name) != was}
@@ -211,7 +211,7 @@ def _keys_1_2(tpm: Tpm) -> "dict[str, str]":
     from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, RsaPublicKey
 
     # libtpms stores what TPM_PERMANENT_DATA has in the order of TPM Main Part 2 (measured). Of the keys in it the
-    # endorsement key comes first, and there is no other one without it.
+    # endorsement key comes first, and without it there is no other key.
     found = re.search(_KEY_1_2, tpm.blobs.get(PERMANENT_STATE) or b"", re.DOTALL)
     if found is None:
         return {}

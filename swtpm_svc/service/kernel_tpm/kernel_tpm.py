@@ -63,7 +63,7 @@ def forget(instance: str) -> None:
 
 
 def _run_directory(instance: str) -> str:
-    """In which the runtime directory of the instance is, and those of others."""
+    """The directory that holds the runtime directories of all instances."""
     return os.path.dirname(os.path.dirname(runtime_path(instance, "status")))
 
 

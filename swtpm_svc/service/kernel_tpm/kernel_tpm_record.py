@@ -39,7 +39,7 @@ def read(instance: str, run: str = RUNTIME_DIRECTORY) -> Optional[KernelTpmRecor
 
 
 def find(number: int, run: str = RUNTIME_DIRECTORY) -> Optional[str]:
-    """The instance whose the kernel's TPM of this number is."""
+    """The instance to which the kernel's TPM of this number belongs."""
     try:
         names = sorted(name for name in os.listdir(f"{run}/{FOLDER}") if not name.startswith(_NEW))
     except OSError:
@@ -49,7 +49,7 @@ def find(number: int, run: str = RUNTIME_DIRECTORY) -> Optional[str]:
 
 
 def write(instance: str, record: KernelTpmRecord, run: str = RUNTIME_DIRECTORY) -> None:
-    """There whole or not at all, readable by all. What others have noted of that number is over: it was given anew.
+    """Write the record whole or not at all, readable by all. Others' records of that number go: it was given anew.
 
     Raises:
         OSError

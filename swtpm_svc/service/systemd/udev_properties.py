@@ -4,11 +4,11 @@
     IMPORT{program}="/usr/libexec/vtpm/vtpm-udev-properties --kernel-tpm $kernel"
 
 It prints VTPM_INSTANCE=, VTPM_OWNER=, VTPM_GROUP= and VTPM_MODE=, or nothing and status 1 when no file names the
-device. Owner and group are numbers: a directory's names have what udev's rules give a meaning to (`CORP\\domain
-users`). One that does not exist is left out, and udev's log says so. With --kernel-tpm the name is that of a TPM of the
-kernel (tpm0, tpmrm0), and only its instance is printed. udev waits for it, and it runs as root: it starts nothing,
-writes nothing, and prints only numbers and names of instances, so no value holds a space, a quote, a `$` or the end of
-a line.
+device. Owner and group are numbers: names from a directory can hold characters that mean something in udev's rules
+(`CORP\\domain users`). One that does not exist is left out, and udev's log says so. With --kernel-tpm the name is that
+of a TPM of the kernel (tpm0, tpmrm0), and only its instance is printed. udev waits for it, and it runs as root: it
+starts nothing, writes nothing, and prints only numbers and names of instances, so no value holds a space, a quote, a
+`$` or the end of a line.
 """
 
 import os
@@ -26,8 +26,8 @@ _KERNEL_TPM = re.compile(r"tpm(?:rm)?([0-9]{1,5})")
 
 
 def find(device_name: str, directory: str = loading.CONFIG_DIRECTORY) -> Optional[Config]:
-    """The configuration whose device has this name; of several, the one whose instance has it too, then the first by
-    name.
+    """The configuration whose device has this name; of several, the one whose instance has the same name, else the
+    first by name.
 
     A file that is wrong names no device: its own service says what is wrong with it.
     """
