@@ -27,7 +27,7 @@ class Bash:
 
     def complete(self, *words: str) -> "list[str]":
         script = (
-            f'source "{COMPLETION}/bash/{self.program}"\n'
+            f"source {shlex.quote(f'{COMPLETION}/bash/{self.program}')}\n"
             'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
             f'_{self.program}; [[ ${{#COMPREPLY[@]}} == 0 ]] || printf "%s\\n" "${{COMPREPLY[@]}}"'
         )
@@ -58,7 +58,7 @@ class Fish:
 
     def complete(self, *words: str) -> "list[str]":
         line = " ".join([self.program, *(shlex.quote(word) for word in words[:-1]), words[-1]])
-        script = f"source {COMPLETION}/fish/{self.program}.fish; complete -C {shlex.quote(line)}"
+        script = f"source {shlex.quote(f'{COMPLETION}/fish/{self.program}.fish')}; complete -C {shlex.quote(line)}"
         done = subprocess.run(
             ["fish", "--no-config", "-c", script],
             env=environment(self.directory),
@@ -116,7 +116,7 @@ class Zsh:
         )
         os.close(slave)
         self.setup = self.directory.parent / "setup.zsh"
-        self.setup.write_text(ZSH.replace("@FOLDER@", str(COMPLETION / "zsh")))
+        self.setup.write_text(ZSH.replace("@FOLDER@", shlex.quote(str(COMPLETION / "zsh"))))
         os.write(self.master, f"source {shlex.quote(str(self.setup))}\n".encode())
         self.until("ready:")
         return self

@@ -1,6 +1,7 @@
 """Completion in bash, zsh and fish: what is in the tree is what the tables of commands make, and the shells offer it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Union
 
 import pytest
+import shells
 from shells import COMPLETION, SHELLS, Bash, Fish, Zsh
 
 from swtpm_svc.cli.command import Command, Offer
@@ -60,6 +62,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).touch()
     (folder / "folder").mkdir()
     return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["bash", *(pytest.param(name, marks=pytest.mark.needs(name)) for name in ("zsh", "fish"))]
+)
+def test_a_tree_whose_path_has_a_blank_is_asked_too(name, directory, tmp_path, monkeypatch):
+    """Who has cloned into such a folder gets the tree's completion to see, not files that the shell offers by itself."""
+    monkeypatch.setattr(shells, "COMPLETION", shutil.copytree(COMPLETION, tmp_path / "a person's tree"))
+    with SHELLS[name]("vtpmctl", directory) as started:
+        assert "buffer-size" in started.complete("")
 
 
 @pytest.fixture(
