@@ -48,13 +48,18 @@ def nodes_of_the_daemon():
 
 
 def families():
-    nodes = nodes_of_the_daemon()
-    return sorted({node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr.startswith("AF_")})
+    """Also one that is imported by its name."""
+    nodes = [*nodes_of_the_daemon()]
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {node.name for node in nodes if isinstance(node, ast.alias)}
+    return sorted(name for name in names if name.startswith("AF_"))
 
 
 def devices():
     constants = (node.value for node in nodes_of_the_daemon() if isinstance(node, ast.Constant))
-    return sorted({text for text in constants if isinstance(text, str) and re.fullmatch(r"/dev/[a-z]+", text)})
+    return sorted(
+        {text for text in constants if isinstance(text, str) and re.fullmatch(r"/dev/[a-z][a-z0-9_/-]*[a-z0-9]", text)}
+    )
 
 
 def told_by_the_changelog():
@@ -149,7 +154,7 @@ def test_a_family_of_addresses_is_allowed_and_told_of(family):
 @pytest.mark.parametrize("device", devices())
 def test_a_device_is_allowed(device):
     labelled = re.search(rf"^{device}\s.*:object_r:(\w+),", LABELS, re.MULTILINE)
-    kind = labelled[1] if labelled else f"{device[len('/dev/') :]}_device_t"
+    kind = labelled[1] if labelled else f"{device.rpartition('/')[2].replace('-', '_')}_device_t"
     assert_all(
         {
             f"packaging/vtpm@.service: DeviceAllow={device}": has(rf"^DeviceAllow={device} ", UNIT),
