@@ -35,6 +35,16 @@ def test_one_entry_for_each_message_id_of_the_program():
     assert sorted(catalog()) == sorted(errors + events)
 
 
+def test_no_message_id_stands_anywhere_else():
+    """One that is written where it is logged, or that nothing logs, would be without an entry, and nobody told."""
+    written = {
+        identifier
+        for path in (ROOT / "swtpm_svc").rglob("*.py")
+        for identifier in re.findall(r'"([0-9a-f]{32})"', path.read_text())
+    }
+    assert written - set(catalog()) == set()
+
+
 def test_message_ids_are_random():
     """As `systemd-id128 new` makes them (RFC 4122, version 4): ids that are made up by hand meet others one day."""
     for identifier in catalog():
