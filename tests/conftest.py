@@ -251,6 +251,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: "list[pytest.Ite
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:
+            assert name in CAPABILITIES, f"{name} is not a capability; there are: {', '.join(CAPABILITIES)}"
             capability = CAPABILITIES[name]
             if not capability.present():
                 pytest.skip(capability.missing)
