@@ -228,6 +228,8 @@ def pytest_report_header(config: pytest.Config) -> "list[str]":
 
 def pytest_configure(config: pytest.Config) -> None:
     os.umask(0o022)  # what another one does to the product is asked by tests that set it
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        del os.environ[name]  # of a hook or a rebase that runs the tests: theirs would be the developer's repository
     config.stash[ABOUT_TEMPORARY_FILES] = choose_temporary_folder()
     config.addinivalue_line(
         "markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}"

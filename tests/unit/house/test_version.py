@@ -1,6 +1,7 @@
 """The version is said once; who repeats it says the same. `make release-check` asks more, before a tag: docs/releasing.md."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -122,3 +123,32 @@ def test_the_tree_is_clean_and_the_tag_is_free_or_its_own(tree):
     git("tag", "-d", "v1.2.3")
     git("tag", "v9")
     assert found() == {"git: the tag v1.2.3": "this commit is v9"}
+
+
+@pytest.mark.needs("git")
+def test_a_test_has_no_repository_of_whoever_runs_it(tmp_path):
+    """As in `git rebase --exec make test`: `git init` there once made the developer's own repository a bare one."""
+    mine, folder = tmp_path / "mine", tmp_path / "new"
+    subprocess.run(["git", "init", "--quiet", mine], check=True)
+    before = (mine / ".git/config").read_text()
+    test = tmp_path / "test_init.py"
+    test.write_text(
+        f"import subprocess\n\n\ndef test():\n    subprocess.run(['git', 'init', {str(folder)!r}], check=True)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        "/dev/null",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        test,
+    ]
+    environment = {**os.environ, "GIT_DIR": str(mine / ".git"), "PYTHONPATH": str(ROOT / "tests")}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (folder / ".git").is_dir()
+    assert (mine / ".git/config").read_text() == before
