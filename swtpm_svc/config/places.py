@@ -5,21 +5,20 @@ Two on one address would end with "address in use" at the start, again and again
 over the state hides it. So this is said of the file, before anything is started.
 """
 
-import os
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
+from swtpm_svc.config.addresses import VSOCK_ANY, Address, parse_address
 from swtpm_svc.config.schema import Config
 from swtpm_svc.errors import Code, VtpmError
 
-_TCP = "tcp:"
-_NETWORKS = (_TCP, "vsock:")
-#: What listens on such an address is reached at every other one of the machine.
-_ANY = (b"\0" * 4, b"\0" * 16, b"any")
+_ANY_IPV4, _ANY_IPV6 = b"\0" * 4, b"\0" * 16
+#: An IPv6 address that stands for an IPv4 address, which follows (RFC 4291, 2.5.5.2).
+_IPV4_MAPPED = b"\0" * 10 + b"\xff" * 2
 
 
 class Place(NamedTuple):
-    """`what` the configuration calls it; `where`: a path, tcp:[HOST:]PORT or vsock:CID:PORT.
+    """`what` the configuration calls it; `where`: a path, or the text of `network`, which is its address on a network.
 
     `code`: the error if another one has it.
     """
@@ -27,6 +26,7 @@ class Place(NamedTuple):
     what: str
     where: str
     code: Code
+    network: Optional[Address] = None
 
     @property
     def is_directory(self) -> bool:
@@ -35,20 +35,21 @@ class Place(NamedTuple):
 
 def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]":
     """All of one instance; `resolve` is what is done with each path, for example to follow symbolic links."""
-    run = f"/run/vtpm/{config.instance}"
-    found = [("[socket] control", config.socket.control), ("[socket] data", config.socket.data)]
-    mssim = config.socket.mssim
-    if mssim != "none":
-        head, _, port = mssim.rpartition(":")
-        found += [("[socket] mssim", mssim), ("the second port of [socket] mssim", f"{head}:{int(port) + 1}")]
-    found.append(("the status socket", f"{run}/status"))
-    result = [Place(what, where, Code.SOCKET_UNAVAILABLE) for what, where in found if where != "none"]
-    result.append(Place("[state] directory", config.state.directory, Code.STATE_LOCKED))
+    texts = [("[socket] control", config.socket.control), ("[socket] data", config.socket.data)]
+    mssim = parse_address(config.socket.mssim)
+    if mssim is not None:
+        texts += [("[socket] mssim", config.socket.mssim), ("the second port of [socket] mssim", str(mssim.next_port))]
+    texts.append(("the status socket", f"/run/vtpm/{config.instance}/status"))
+    found = [_socket(what, text) for what, text in texts if text != "none"]
+    found.append(Place("[state] directory", config.state.directory, Code.STATE_LOCKED))
     if config.fuse.enabled:
-        result.append(Place("[fuse] directory", config.fuse.directory, Code.MOUNT_FAILED))
-    return [
-        place if place.where.startswith(_NETWORKS) else place._replace(where=resolve(place.where)) for place in result
-    ]
+        found.append(Place("[fuse] directory", config.fuse.directory, Code.MOUNT_FAILED))
+    return [place if place.network else place._replace(where=resolve(place.where)) for place in found]
+
+
+def _socket(what: str, text: str) -> Place:
+    address = parse_address(text)
+    return Place(what, text, Code.SOCKET_UNAVAILABLE, None if address is None or address.path else address)
 
 
 def clashes(mine: "list[Place]", others: "list[Place]") -> "Iterator[tuple[Place, Place]]":
@@ -92,17 +93,14 @@ def refuse_shared(config: Config, other: Config, resolve: Callable[[str], str]) 
 
 
 def _relation(one: Place, other: Place) -> str:
-    if one.where == other.where or one.where.startswith(_NETWORKS):
+    if one.where == other.where or one.network:
         return "is that of"
     return "lies within" if _within(one.where, other.where) else "has within it"
 
 
 def _clash(one: Place, other: Place) -> bool:
-    if one.where.startswith(_NETWORKS) or other.where.startswith(_NETWORKS):
-        if one.where.partition(":")[0] != other.where.partition(":")[0]:
-            return False
-        first, second = _endpoint(one.where), _endpoint(other.where)
-        return first[1] == second[1] and (first[0] == second[0] or first[0] in _ANY or second[0] in _ANY)
+    if one.network or other.network:
+        return bool(one.network and other.network and _overlap(one.network, other.network))
     if one.where == other.where:
         return True
     if one.is_directory and other.is_directory:
@@ -116,19 +114,28 @@ def _within(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
 
 
-def _endpoint(address: str) -> "tuple[bytes, int]":
-    """Host and port of a TCP address, CID and port of vsock; a name stays a name, except for the one that every machine
-    has."""
-    scheme, _, rest = address.partition(":")
-    host, _, port = rest.rpartition(":")
-    if f"{scheme}:" != _TCP:
-        return host.encode(), int(port)
-    host = host.strip("[]")
-    if host in ("", "localhost"):
-        host = "127.0.0.1"
+def _overlap(one: Address, other: Address) -> bool:
+    """Nobody can listen on one of them while somebody listens on the other."""
+    if one.port != other.port or (one.cid is None) != (other.cid is None):
+        return False
+    if one.cid is not None:
+        return one.cid == other.cid or VSOCK_ANY in (one.cid, other.cid)
+    first, second = _host(one.host), _host(other.host)
+    return first == second or _includes(first, second) or _includes(second, first)
+
+
+def _includes(host: "tuple[bytes, str]", other: "tuple[bytes, str]") -> bool:
+    """What listens on `host` is reached at `other` too; a name may lead to any address."""
+    return host[0] == _ANY_IPV6 or (host[0] == _ANY_IPV4 and len(other[0]) != len(_ANY_IPV6))
+
+
+def _host(host: str) -> "tuple[bytes, str]":
+    """An IP address; or a name, which stays a name, except for the one that every machine has."""
     import socket  # most have no such address: the helper of udev that comes here would wait for it
 
     try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host), int(port)
+        if ":" in host:
+            return socket.inet_pton(socket.AF_INET6, host).removeprefix(_IPV4_MAPPED), ""
+        return socket.inet_pton(socket.AF_INET, "127.0.0.1" if host == "localhost" else host), ""
     except OSError:
-        return os.fsencode(host.lower()), int(port)
+        return b"", host.lower()

@@ -54,6 +54,26 @@ def refusal(text: str) -> VtpmError:
             '[socket] control: found "tcp:[::]:2321", which is that of [socket] data',
         ),
         (
+            '[socket]\ncontrol = "tcp:[::]:2321"\ndata = "tcp:0.0.0.0:2321"',
+            '[socket] control: found "tcp:[::]:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:[::1]:2321"\ndata = "tcp:[::]:2321"',
+            '[socket] control: found "tcp:[::1]:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:[::ffff:127.0.0.1]:2321"\ndata = "tcp:2321"',
+            '[socket] control: found "tcp:[::ffff:127.0.0.1]:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:[::ffff:0.0.0.0]:2321"\ndata = "tcp:10.0.0.1:2321"',
+            '[socket] control: found "tcp:[::ffff:0.0.0.0]:2321", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "tcp:host.example:2321"\ndata = "tcp:0.0.0.0:2321"',
+            '[socket] control: found "tcp:host.example:2321", which is that of [socket] data',
+        ),
+        (
             '[socket]\ncontrol = "tcp:[::1]:1"\ndata = "tcp:[0:0::0:1]:1"',
             '[socket] control: found "tcp:[::1]:1", which is that of [socket] data',
         ),
@@ -64,6 +84,22 @@ def refusal(text: str) -> VtpmError:
         (
             '[socket]\ncontrol = "vsock:2:1"\ndata = "vsock:any:1"',
             '[socket] control: found "vsock:2:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "vsock:2:1"\ndata = "vsock:4294967295:1"',
+            '[socket] control: found "vsock:2:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "vsock:4294967295:1"\ndata = "vsock:any:1"',
+            '[socket] control: found "vsock:4294967295:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "vsock:any:1"\ndata = "vsock:4294967295:1"',
+            '[socket] control: found "vsock:any:1", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ncontrol = "vsock:02:1"\ndata = "vsock:2:01"',
+            '[socket] control: found "vsock:02:1", which is that of [socket] data',
         ),
         (
             '[socket]\ncontrol = "tcp:2321"\nmssim = "tcp:2321"',
@@ -113,6 +149,8 @@ def test_two_in_one_place_are_refused(text, message):
         '[socket]\ncontrol = "none"\ndata = "none"',
         '[socket]\ncontrol = "tcp:2322"\ndata = "tcp:[::1]:2322"',
         '[socket]\ncontrol = "vsock:1:2322"\ndata = "vsock:2:2322"\nmssim = "tcp:2322"',
+        '[socket]\ncontrol = "tcp:0.0.0.0:2322"\ndata = "tcp:[::1]:2322"',
+        '[socket]\ncontrol = "vsock:any:2322"\ndata = "vsock:any:2323"\nmssim = "tcp:2322"',
         '[socket]\ncontrol = "tcp:10.0.0.1:2322"\ndata = "tcp:10.0.0.2:2322"',
         '[socket]\ncontrol = "tcp:2323"\nmssim = "tcp:2321"\ndata = "tcp:2320"',
         '[socket]\ndata = "/var/lib/vtpm/vtpm0/data.sock"',
@@ -134,6 +172,24 @@ def test_what_can_be(text):
             '[socket]\nmssim = "tcp:2321"',
             Code.SOCKET_UNAVAILABLE,
             '[socket] data: found "tcp:2322", which is that of the second port of [socket] mssim',
+        ),
+        (
+            '[socket]\nmssim = "tcp:0.0.0.0:2321"',
+            '[socket]\nmssim = "tcp:[::]:2322"',
+            Code.SOCKET_UNAVAILABLE,
+            'the second port of [socket] mssim: found "tcp:0.0.0.0:2322", which is that of [socket] mssim',
+        ),
+        (
+            '[socket]\nmssim = "tcp:2321"',
+            '[socket]\ndata = "tcp:127.0.0.1:2322"',
+            Code.SOCKET_UNAVAILABLE,
+            'the second port of [socket] mssim: found "tcp:127.0.0.1:2322", which is that of [socket] data',
+        ),
+        (
+            '[socket]\ndata = "vsock:any:1"',
+            '[socket]\ncontrol = "vsock:4294967295:1"',
+            Code.SOCKET_UNAVAILABLE,
+            '[socket] data: found "vsock:any:1", which is that of [socket] control',
         ),
         (
             '[socket]\ndata = "/run/vtpm/vtpm1/status"',
