@@ -21,10 +21,11 @@ from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.dialect import DIALECTS
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.ptm import InfoFlag
 from swtpm_svc.wire.tpm_header import decode_header
 
-#: TPMLIB_GetInfo(3): specification and attributes, which are meant for certificates.
-_INFO_FLAGS = 0x03
+#: These are meant for certificates.
+_INFO_FLAGS = InfoFlag.SPECIFICATION | InfoFlag.ATTRIBUTES
 _PROFILE_MAX_BYTES = 64 * 1024
 
 

@@ -14,9 +14,9 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
-from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.algorithms import HASHES
 from swtpm_svc.wire.public_key import PublicKey
+from swtpm_svc.wire.tpm2_numbers import Rh
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 
@@ -57,9 +57,9 @@ def manufacture_2_0(tpm: Tpm2, order: Order, issuer: Optional[Issuer]) -> "list[
         public = ownership.create_endorsement_key(tpm, key)
         keys.append(Made(f"EK {key.label}", public.key, key.handle, nv_index=key.certificate_index))
     if order.storage_key != "none":
-        keys.append(_make(tpm, device_keys.STORAGE_KEYS[order.storage_key], tpm2.RH_OWNER))
+        keys.append(_make(tpm, device_keys.STORAGE_KEYS[order.storage_key], Rh.OWNER))
     identities = [(device_keys.IDEVID, order.idevid), (device_keys.IAK, order.iak)]
-    keys += [_make(tpm, key, tpm2.RH_ENDORSEMENT) for key, is_ordered in identities if is_ordered]
+    keys += [_make(tpm, key, Rh.ENDORSEMENT) for key, is_ordered in identities if is_ordered]
     return keys if issuer is None else _certify(tpm, keys, issuer)
 
 

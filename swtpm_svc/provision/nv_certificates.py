@@ -11,9 +11,9 @@ from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
-from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
+from swtpm_svc.wire.tpm2_numbers import Rh
 from swtpm_svc.wire.tpm12 import NvPermission
 
 PLATFORM_INDEX = 0x01C08000
@@ -56,7 +56,7 @@ def read(tpm: Tpm2, index: int, owner: bytes = b"") -> Optional[bytes]:
     if attributes & NvAttribute.AUTHREAD and attributes & NvAttribute.NO_DA:
         return _whole(tpm.nv_read(index, index))
     if attributes & NvAttribute.OWNERREAD:
-        return _whole(tpm.nv_read(index, tpm2.RH_OWNER, owner))
+        return _whole(tpm.nv_read(index, Rh.OWNER, owner))
     raise VtpmError(
         Code.TPM_REFUSED,
         f"NV index {index:#x} can be read neither by everybody nor by the owner",

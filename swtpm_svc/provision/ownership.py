@@ -12,17 +12,18 @@ from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.results import TpmRc
+from swtpm_svc.wire.tpm2_numbers import Pt, Rh
 from swtpm_svc.wire.tpm2_public import Public
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RSP_COMMAND, decode_response
 
 #: A command that a TPM of each version answers, each in its own way, and that changes nothing.
-PROBE = tpm2.encode(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(tpm2.PT_PERMANENT))
+PROBE = tpm2.encode(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(Pt.PERMANENT))
 
 #: In the order in which a password is set: the owner's comes last, so that who has it has all.
-_HIERARCHIES = {
-    tpm2.RH_LOCKOUT: "lockout",
-    tpm2.RH_ENDORSEMENT: "endorsement hierarchy",
-    tpm2.RH_OWNER: "owner hierarchy",
+_HIERARCHIES: "dict[int, str]" = {
+    Rh.LOCKOUT: "lockout",
+    Rh.ENDORSEMENT: "endorsement hierarchy",
+    Rh.OWNER: "owner hierarchy",
 }
 
 #: What CreatePrimary answers to a template with an algorithm that the TPM does not have.
@@ -71,7 +72,7 @@ def create_endorsement_key(
             f"see it: vtpmctl ek {NAME}; --force replaces it, and nothing brings it back",
         )
     try:
-        handle, public = tpm.create_primary(tpm2.RH_ENDORSEMENT, key.template, endorsement)
+        handle, public = tpm.create_primary(Rh.ENDORSEMENT, key.template, endorsement)
     except RefusedByTpm as error:
         if error.reason in _UNSUPPORTED:
             options = "--algorithm of createek, --ek of create or endorsement-keys in [provision]"

@@ -116,13 +116,13 @@ class Tpm12:
 
     def owner_read_pubek(self, owner: bytes) -> RsaPublicKey:
         with self.oiap(owner) as session:
-            parameters = tpm12.encode_owner_read_internal_pub(tpm12.KH_EK)
+            parameters = tpm12.encode_owner_read_internal_pub(tpm12.Kh.EK)
             return tpm12.decode_internal_pub(self._call_in(session, Ordinal.OWNER_READ_INTERNAL_PUB, parameters))
 
     # --- ownership -----------------------------------------------------------------------------------------------
 
     def has_owner(self) -> bool:
-        parameters = tpm12.encode_get_capability(tpm12.CAP_PROPERTY, tpm12.CAP_PROP_OWNER)
+        parameters = tpm12.encode_get_capability(tpm12.Cap.PROPERTY, tpm12.CapProp.OWNER)
         return tpm12.decode_capability(self._call(Ordinal.GET_CAPABILITY, parameters)) != b"\0"
 
     def take_ownership(self, owner: bytes, srk: bytes = WELL_KNOWN_SECRET) -> None:
@@ -154,7 +154,7 @@ class Tpm12:
             parameters = tpm12.encode_nv_define_space(index, size, permission, index_secret)
             self._call(Ordinal.NV_DEFINE_SPACE, parameters)
             return
-        with self.osap(tpm12.ET_OWNER, tpm12.KH_OWNER, owner) as session:
+        with self.osap(tpm12.ET_OWNER, tpm12.Kh.OWNER, owner) as session:
             parameters = tpm12.encode_nv_define_space(index, size, permission, session.encrypt(index_secret))
             self._call_in(session, Ordinal.NV_DEFINE_SPACE, parameters)
 

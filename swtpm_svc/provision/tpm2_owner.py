@@ -14,13 +14,12 @@ from swtpm_svc.wire.pcr_banks import Allocation
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.tpm2 import NvPublic
+from swtpm_svc.wire.tpm2_numbers import Hc, Pt, Rh
 from swtpm_svc.wire.tpm2_public import Public
 from swtpm_svc.wire.tpm_header import decode_response
 
 Execute = Callable[[bytes], bytes]
 
-#: Objects up to here are stored in the owner's name, those above in the platform's (Part 2, "TPM_HC").
-_OWNER_PERSISTENT_LAST = 0x817FFFFF
 #: How many handles to ask for in one command; a TPM may give fewer.
 _HANDLES_AT_ONCE = 64
 #: More than any TPM has persistent objects or NV indices; what answers need not be a TPM.
@@ -50,7 +49,7 @@ class Tpm2:
         return tpm2.split_response(tag, body, handles=returns, authorized=authorized)
 
     def property(self, number: int) -> int:
-        """One of TPM_PT_."""
+        """One of TPM_PT: `Pt` has some."""
         _handles, parameters = self._call(CommandCode.GET_CAPABILITY, (), tpm2.encode_get_property(number))
         return tpm2.decode_property(parameters, number)
 
@@ -72,7 +71,7 @@ class Tpm2:
 
     def persist(self, handle: int, persistent: int, password: bytes = b"") -> None:
         """Store a loaded key at a persistent handle; with that handle itself as `handle`: remove it from there."""
-        hierarchy = tpm2.RH_OWNER if persistent <= _OWNER_PERSISTENT_LAST else tpm2.RH_PLATFORM
+        hierarchy = Rh.OWNER if persistent < Hc.PLATFORM_PERSISTENT else Rh.PLATFORM
         self._call(CommandCode.EVICT_CONTROL, (hierarchy, handle), persistent.to_bytes(4, "big"), password=password)
 
     def read_public(self, handle: int) -> Public:
@@ -103,8 +102,8 @@ class Tpm2:
     # --- authorizations ------------------------------------------------------------------------------------------
 
     def authorizations_set(self) -> "list[int]":
-        """The hierarchies of RH_OWNER, RH_ENDORSEMENT and RH_LOCKOUT that have a password."""
-        attributes = self.property(tpm2.PT_PERMANENT)
+        """The hierarchies of Rh.OWNER, Rh.ENDORSEMENT and Rh.LOCKOUT that have a password."""
+        attributes = self.property(Pt.PERMANENT)
         return [hierarchy for hierarchy, bit in tpm2.AUTH_SET.items() if attributes & bit]
 
     def change_auth(self, hierarchy: int, new: bytes, old: bytes = b"") -> None:
@@ -117,36 +116,36 @@ class Tpm2:
         With it an attestation hides the firmware's version when its key is not the manufacturer's, or when there is
         none (Part 1, "Attestation"). None: the endorsement hierarchy has a password, and it alone may ask.
         """
-        if tpm2.RH_ENDORSEMENT in self.authorizations_set():
+        if Rh.ENDORSEMENT in self.authorizations_set():
             return None
-        handles = (tpm2.RH_ENDORSEMENT, tpm2.RH_NULL)
+        handles = (Rh.ENDORSEMENT, Rh.NULL)
         _handles, answer = self._call(CommandCode.GET_TIME, handles, tpm2.encode_get_time(), password=b"", authorized=2)
         obfuscated, version = tpm2.decode_get_time(answer)
         return (obfuscated - version) % (1 << 64)
 
     # --- NV storage ----------------------------------------------------------------------------------------------
 
-    def nv_define_space(self, public: NvPublic, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
+    def nv_define_space(self, public: NvPublic, hierarchy: int = Rh.PLATFORM, password: bytes = b"") -> None:
         self._call(CommandCode.NV_DEFINE_SPACE, (hierarchy,), tpm2.encode_nv_define_space(public), password=password)
 
     def nv_read_public(self, index: int) -> NvPublic:
         _handles, parameters = self._call(CommandCode.NV_READ_PUBLIC, (index,))
         return tpm2.decode_nv_read_public(parameters)
 
-    def nv_write(self, index: int, data: bytes, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
+    def nv_write(self, index: int, data: bytes, hierarchy: int = Rh.PLATFORM, password: bytes = b"") -> None:
         """Write from the index's start, in as many pieces as the TPM needs."""
-        size = self.property(tpm2.PT_NV_BUFFER_MAX)
+        size = self.property(Pt.NV_BUFFER_MAX)
         for offset in range(0, len(data), size):
             parameters = tpm2.encode_nv_write(data[offset : offset + size], offset)
             self._call(CommandCode.NV_WRITE, (hierarchy, index), parameters, password=password)
 
-    def nv_write_lock(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> None:
+    def nv_write_lock(self, index: int, hierarchy: int = Rh.PLATFORM, password: bytes = b"") -> None:
         """No more writing: for ever, if the index has WRITEDEFINE."""
         self._call(CommandCode.NV_WRITE_LOCK, (hierarchy, index), password=password)
 
-    def nv_read(self, index: int, hierarchy: int = tpm2.RH_PLATFORM, password: bytes = b"") -> bytes:
+    def nv_read(self, index: int, hierarchy: int = Rh.PLATFORM, password: bytes = b"") -> bytes:
         """All of an index."""
-        chunk, total, data = self.property(tpm2.PT_NV_BUFFER_MAX), self.nv_read_public(index).size, b""
+        chunk, total, data = self.property(Pt.NV_BUFFER_MAX), self.nv_read_public(index).size, b""
         while len(data) < total:
             parameters = tpm2.encode_nv_read(min(chunk, total - len(data)), len(data))
             _handles, answer = self._call(CommandCode.NV_READ, (hierarchy, index), parameters, password=password)
@@ -166,5 +165,5 @@ class Tpm2:
     def pcr_allocate(self, banks: "dict[int, bool]", password: bytes = b"") -> Allocation:
         """From the next start on, give these hash algorithms all PCRs or none; others keep theirs."""
         parameters = pcr_banks.encode_pcr_allocate(banks)
-        _handles, answer = self._call(CommandCode.PCR_ALLOCATE, (tpm2.RH_PLATFORM,), parameters, password=password)
+        _handles, answer = self._call(CommandCode.PCR_ALLOCATE, (Rh.PLATFORM,), parameters, password=password)
         return pcr_banks.decode_pcr_allocate(answer)

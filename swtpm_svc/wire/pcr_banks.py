@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from swtpm_svc.wire.cursor import Cursor
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.tpm2_numbers import Cap
 from swtpm_svc.wire.tpm_header import Bytes
 
 #: PC Client platforms have 24 of them in every bank, libtpms too.
 PCR_COUNT = 24
 
-_CAP_PCRS = 5  # TPM_CAP (Part 2, section 6.12)
 _SELECT_BYTES = PCR_COUNT // 8
 _SELECTION = Struct(">HB")  # hash sizeofSelect, then pcrSelect
 _GET_CAPABILITY = Struct(">III")  # capability property propertyCount
@@ -47,7 +47,7 @@ def _decode_selections(cursor: Cursor) -> "dict[int, bytes]":
 
 def encode_get_pcrs() -> bytes:
     """TPM2_GetCapability (Part 3, section 30.2) of the PCR banks."""
-    return _GET_CAPABILITY.pack(_CAP_PCRS, 0, 1)
+    return _GET_CAPABILITY.pack(Cap.PCRS, 0, 1)
 
 
 def decode_pcrs(parameters: Bytes) -> "dict[int, bool]":
@@ -59,7 +59,7 @@ def decode_pcrs(parameters: Bytes) -> "dict[int, bool]":
     cursor = Cursor(parameters)
     cursor.uint8()  # moreData
     capability = cursor.uint32()
-    if capability != _CAP_PCRS:
+    if capability != Cap.PCRS:
         raise ProtocolError(f"capability {capability} came instead of the PCR banks")
     banks = {algorithm: any(bits) for algorithm, bits in _decode_selections(cursor).items()}
     cursor.finish()

@@ -70,13 +70,25 @@ class BlobType(IntEnum):
     SAVESTATE = 3
 
 
+@unique
+class InfoFlag(IntFlag):
+    """What TPMLIB_GetInfo(3) is asked for (tpm_library.h). libtpms leaves out what its version does not know."""
+
+    SPECIFICATION = 0x01
+    ATTRIBUTES = 0x02
+    FEATURES = 0x04
+    ALGORITHMS = 0x08
+    COMMANDS = 0x10
+    ACTIVE_PROFILE = 0x20
+    PROFILES = 0x40
+    RUNTIME_ATTRIBUTES = 0x80
+
+
 INIT_FLAG_DELETE_VOLATILE = 1 << 0  # delete the volatile state file after reading it
 STATE_FLAG_DECRYPTED = 1  # on a request: in clear, please
 STATE_FLAG_ENCRYPTED = 2  # on a reply, and on SetStateBlob: the data is encrypted
 CONFIG_FLAG_FILE_KEY = 0x1
 CONFIG_FLAG_MIGRATION_KEY = 0x2
-INFO_TPMSPECIFICATION = 1 << 0
-INFO_TPMATTRIBUTES = 1 << 1
 
 HASH_DATA_MAX = 4096  # bytes in one HASH_DATA ioctl
 STATE_BLOB_CHUNK = 3072  # bytes of a state blob in one ioctl; less than that in SET_STATEBLOB: the last chunk
@@ -170,8 +182,8 @@ class SetBufferSize(NamedTuple):
 
 
 class GetInfo(NamedTuple):
-    """Information about the TPM as JSON text, from byte `offset` on; `flags`: INFO_* and libtpms' others ->
-    InfoReply"""
+    """Information about the TPM as JSON text, from byte `offset` on; `flags`: `InfoFlag`, and those that newer
+    versions of libtpms have -> InfoReply"""
 
     flags: int
     offset: int = 0

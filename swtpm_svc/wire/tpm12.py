@@ -6,7 +6,7 @@ parameters, which is all between the header and the authorization; all of them g
 (marked with an S in Part 3), as no command here has a handle that does not.
 """
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag, unique
 from struct import Struct
 
 from swtpm_svc.wire.cursor import Cursor
@@ -22,16 +22,30 @@ WELL_KNOWN_SECRET = bytes(DIGEST_SIZE)
 OAEP_LABEL = b"TCPA"
 
 
-# Fixed handles, TPM_KH_ (2:4.4).
-KH_OWNER = 0x40000001
-KH_EK = 0x40000006
+@unique
+class Kh(IntEnum):
+    """TPM_KH_ (2:4.4): the fixed handles that this program uses."""
+
+    OWNER = 0x40000001
+    EK = 0x40000006
+
+
+@unique
+class Cap(IntEnum):
+    """TPM_CAPABILITY_AREA (2:21.1): what this program asks for."""
+
+    PROPERTY = 0x05
+
+
+@unique
+class CapProp(IntEnum):
+    """TPM_CAP_PROP_, of TPM_CAP_PROPERTY (2:21.2): the properties that this program asks for."""
+
+    OWNER = 0x111
+
 
 ET_OWNER = 0x0002  # TPM_ENTITY_TYPE (2:4.3); the XOR encryption of authorization values is its high byte, zero
 RT_AUTH = 0x00000002  # TPM_RESOURCE_TYPE (2:4.1): a session
-
-# TPM_CAPABILITY_AREA (2:21.1).
-CAP_PROPERTY = 0x05
-CAP_PROP_OWNER = 0x111
 
 PHYSICAL_PRESENCE_CMD_ENABLE = 0x0020  # TPM_PHYSICAL_PRESENCE (2:4.9)
 

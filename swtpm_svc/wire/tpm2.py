@@ -13,25 +13,12 @@ from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.cursor import Cursor
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.tpm2_numbers import Cap, Rh
 from swtpm_svc.wire.tpm2_public import Public, decode_public, encode_public, sized
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, ST_SESSIONS, Bytes, encode_command
 
-# TPM_RH_, and the password session (2:7.4).
-RH_OWNER = 0x40000001
-RH_NULL = 0x40000007
-RS_PW = 0x40000009
-RH_LOCKOUT = 0x4000000A
-RH_ENDORSEMENT = 0x4000000B
-RH_PLATFORM = 0x4000000C
-
-# TPM_CAP_ (2:6.12), TPM_PT_ (2:6.13).
-CAP_HANDLES = 1
-CAP_TPM_PROPERTIES = 6
-PT_PERMANENT = 0x200
-PT_NV_BUFFER_MAX = 0x12C
-
 #: TPMA_PERMANENT (2:8.6): which of the authorizations are set.
-AUTH_SET = {RH_OWNER: 1 << 0, RH_ENDORSEMENT: 1 << 1, RH_LOCKOUT: 1 << 2}
+AUTH_SET = {Rh.OWNER: 1 << 0, Rh.ENDORSEMENT: 1 << 1, Rh.LOCKOUT: 1 << 2}
 
 
 class NvAttribute(IntFlag):
@@ -90,8 +77,8 @@ def encode(
     start = b"".join(_UINT32.pack(handle) for handle in handles)
     if password is None:
         return encode_command(ST_NO_SESSIONS, command, start + parameters)
-    # TPMS_AUTH_COMMAND (2:10.13.2): session, nonce, attributes, hmac (which for RS_PW is the password)
-    sessions = (_UINT32.pack(RS_PW) + sized(b"") + b"\0" + sized(password)) * authorized
+    # TPMS_AUTH_COMMAND (2:10.13.2): session, nonce, attributes, hmac (which for Rh.PW is the password)
+    sessions = (_UINT32.pack(Rh.PW) + sized(b"") + b"\0" + sized(password)) * authorized
     return encode_command(ST_SESSIONS, command, start + _UINT32.pack(len(sessions)) + sessions + parameters)
 
 
@@ -116,7 +103,7 @@ def split_response(tag: int, body: Bytes, *, handles: int = 0, authorized: int =
 
 def encode_get_property(number: int) -> bytes:
     """TPM2_GetCapability (3:30.2) of one property."""
-    return _UINT32.pack(CAP_TPM_PROPERTIES) + _UINT32.pack(number) + _UINT32.pack(1)
+    return _UINT32.pack(Cap.TPM_PROPERTIES) + _UINT32.pack(number) + _UINT32.pack(1)
 
 
 def decode_property(parameters: Bytes, number: int) -> int:
@@ -128,7 +115,7 @@ def decode_property(parameters: Bytes, number: int) -> int:
     cursor = Cursor(parameters)
     cursor.uint8()  # moreData
     capability, count = cursor.uint32(), cursor.uint32()
-    if capability != CAP_TPM_PROPERTIES or count != 1:
+    if capability != Cap.TPM_PROPERTIES or count != 1:
         raise ProtocolError(f"{count} values of capability {capability} came instead of one property")
     found, value = cursor.uint32(), cursor.uint32()
     cursor.finish()
@@ -139,7 +126,7 @@ def decode_property(parameters: Bytes, number: int) -> int:
 
 def encode_get_handles(first: int, count: int) -> bytes:
     """TPM2_GetCapability (3:30.2) of the handles from `first` on, of its type."""
-    return _UINT32.pack(CAP_HANDLES) + _UINT32.pack(first) + _UINT32.pack(count)
+    return _UINT32.pack(Cap.HANDLES) + _UINT32.pack(first) + _UINT32.pack(count)
 
 
 def decode_handles(parameters: Bytes) -> "tuple[list[int], bool]":
@@ -150,7 +137,7 @@ def decode_handles(parameters: Bytes) -> "tuple[list[int], bool]":
     """
     cursor = Cursor(parameters)
     more, capability, count = cursor.uint8(), cursor.uint32(), cursor.uint32()
-    if capability != CAP_HANDLES:
+    if capability != Cap.HANDLES:
         raise ProtocolError(f"capability {capability} came instead of handles")
     handles = [cursor.uint32() for _ in range(count)]
     cursor.finish()
@@ -192,7 +179,7 @@ def decode_get_time(parameters: Bytes) -> "tuple[int, int]":
     attest.sized16()  # extraData
     attest.take(_CLOCK_INFO_BYTES)
     obfuscated = attest.take(8)
-    attest.take(8 + _CLOCK_INFO_BYTES)  # TPMS_TIME_INFO (2:10.11.2)
+    attest.take(8 + _CLOCK_INFO_BYTES)  # TPMS_TIME_INFO (2:10.11.6)
     version = attest.take(8)
     attest.finish()
     return int.from_bytes(obfuscated, "big"), int.from_bytes(version, "big")

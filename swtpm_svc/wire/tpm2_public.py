@@ -163,7 +163,7 @@ def decode_key(parameters: Bytes) -> PublicKey:
 
 
 def _skip_scheme(cursor: Cursor) -> None:
-    """TPMT_RSA_SCHEME, TPMT_ECC_SCHEME, TPMT_KDF_SCHEME: all but two have a hash algorithm (11.2.3.6,
+    """TPMT_RSA_SCHEME, TPMT_ECC_SCHEME, TPMT_KDF_SCHEME: all but two have a hash algorithm (11.2.3.5,
     "TPMU_ASYM_SCHEME")."""
     scheme = cursor.uint16()
     if scheme not in (Alg.NULL, Alg.RSAES):

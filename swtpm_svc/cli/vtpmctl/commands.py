@@ -15,17 +15,11 @@ CA_DIRECTORY = "/var/lib/vtpm-ca"
 DEFAULT_ALGORITHM = "rsa2048"
 DEFAULT_OUTPUT = "pubek.pem"
 STATE_TYPES = ("permanent", "volatile", "savestate")
-#: TPMLIB_GetInfo's flags (libtpms/tpm_library.h); libtpms leaves out those that its version does not know.
-INFO_FLAGS = {
-    "specification": 0x01,
-    "attributes": 0x02,
-    "features": 0x04,
-    "algorithms": 0x08,
-    "commands": 0x10,
-    "active-profile": 0x20,
-    "profiles": 0x40,
-    "runtime-attributes": 0x80,
-}
+#: Those of wire.ptm.InfoFlag.
+INFO_NAMES = (
+    *("specification", "attributes", "features", "algorithms", "commands", "active-profile", "profiles"),
+    "runtime-attributes",
+)
 INFO_DEFAULT = "specification,attributes,features"
 #: What --from and --to of rekey take.
 KEY_SOURCES = ("none", "prompt", "file=", "fd=", "credential=")
@@ -145,8 +139,8 @@ _OPERATIONS = (
     _operation("load", "load state into a stopped TPM", "load",
                _STATE_TYPE, Argument(("file",), "written by save", "FILE", Offer.FILE)),
     _operation("info", "show what the TPM implementation says about itself, as JSON", "info",
-               Argument(("--flags",), "a number, or names with commas: " + ", ".join(INFO_FLAGS), "FLAGS",
-                        tuple(INFO_FLAGS), type=f"{_MODULES}.operations:info_flags", default=INFO_DEFAULT)),
+               Argument(("--flags",), "a number, or names with commas: " + ", ".join(INFO_NAMES), "FLAGS",
+                        INFO_NAMES, type=f"{_MODULES}.operations:info_flags", default=INFO_DEFAULT)),
     _operation("config", "show which keys protect the state", "get_config"),
     _operation("buffer-size", "show or, while it is stopped, set the size of the TPM's buffer", "buffer_size",
                Argument(("size",), "bytes", "N", type=f"{_MODULES}.operations:buffer_bytes", optional=True)),

@@ -19,14 +19,15 @@ from swtpm_svc.service.identity import clones
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey
 from swtpm_svc.wire.results import TpmResult
+from swtpm_svc.wire.tpm2_numbers import Hc
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 Tpm = Union[Tpm12, Tpm2]
 
-#: Persistent objects in the owner's name: EKs, IDevID and IAK keys and others (TPM 2.0 Part 2, "TPM_HC").
-_PERSISTENT = (0x81000000, 0x817FFFFF)
+#: Persistent objects in the owner's name: EKs, IDevID and IAK keys and others.
+_PERSISTENT = (Hc.PERSISTENT_FIRST, Hc.PLATFORM_PERSISTENT - 1)
 
 
 class _LocalCa(NamedTuple):

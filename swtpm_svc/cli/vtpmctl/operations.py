@@ -11,7 +11,7 @@ from typing import Any, Optional
 from swtpm_svc.cli import operator_files
 from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.tpm_control import Device, refuse_result
-from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS
+from swtpm_svc.cli.vtpmctl.commands import INFO_NAMES
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.ptm import BlobType, Capability
@@ -192,9 +192,9 @@ def info_flags(text: str) -> int:
         return _number(text, (1 << 64) - 1)
     flags = 0
     for name in text.split(","):
-        if name not in INFO_FLAGS:
-            raise ArgumentTypeError(f"found {name!r}, expected a number or some of {','.join(INFO_FLAGS)}")
-        flags |= INFO_FLAGS[name]
+        if name not in INFO_NAMES:
+            raise ArgumentTypeError(f"found {name!r}, expected a number or some of {','.join(INFO_NAMES)}")
+        flags |= ptm.InfoFlag[name.replace("-", "_").upper()]
     return flags
 
 

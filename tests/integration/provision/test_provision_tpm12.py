@@ -79,7 +79,7 @@ def test_one_session_authorizes_many_commands_with_nonces_that_roll(owned):
         nonces = set()
         for _ in range(5):
             nonces.add(session._nonce_even)
-            owned._call_in(session, Ordinal.OWNER_READ_INTERNAL_PUB, tpm12.encode_owner_read_internal_pub(tpm12.KH_EK))
+            owned._call_in(session, Ordinal.OWNER_READ_INTERNAL_PUB, tpm12.encode_owner_read_internal_pub(tpm12.Kh.EK))
     assert len(nonces) == 5
     assert not session.is_open
 

@@ -9,11 +9,11 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
-from swtpm_svc.wire import tpm2
 from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm2 import NvAttribute, NvPublic
+from swtpm_svc.wire.tpm2_numbers import Rh
 
 PASSWORD = b"ownerpass"
 RSA = ENDORSEMENT_KEYS["rsa2048"]
@@ -80,7 +80,7 @@ def test_an_endorsement_key_is_that_of_its_template_and_stays(tpm, name):
     public = ownership.create_endorsement_key(tpm, key)
     assert public._replace(unique=()) == key.template._replace(unique=())
     assert ownership.find_endorsement_key(tpm, key) == public.key
-    again, same = tpm.create_primary(tpm2.RH_ENDORSEMENT, key.template)
+    again, same = tpm.create_primary(Rh.ENDORSEMENT, key.template)
     assert same == public
     tpm.flush(again)
 
@@ -98,7 +98,7 @@ def test_an_algorithm_that_the_tpm_does_not_have(execute, rc):
 
 
 def test_a_key_that_is_there_stays_unless_it_is_to_be_replaced(tpm):
-    other = tpm.create_primary(tpm2.RH_OWNER, RSA.template)
+    other = tpm.create_primary(Rh.OWNER, RSA.template)
     tpm.persist(other[0], RSA.handle)
     tpm.flush(other[0])
     assert refusal(ownership.create_endorsement_key, tpm, RSA).code is Code.ALREADY_PROVISIONED
@@ -120,13 +120,13 @@ def test_no_object_is_left_behind_when_the_key_cannot_be_stored(execute, replace
 
 def test_ownership_is_three_passwords(tpm):
     ownership.take_ownership(tpm, PASSWORD)
-    assert tpm.authorizations_set() == [tpm2.RH_OWNER, tpm2.RH_ENDORSEMENT, tpm2.RH_LOCKOUT]
+    assert tpm.authorizations_set() == [Rh.OWNER, Rh.ENDORSEMENT, Rh.LOCKOUT]
     assert refusal(ownership.take_ownership, tpm, b"another").code is Code.ALREADY_PROVISIONED
-    for hierarchy in (tpm2.RH_OWNER, tpm2.RH_ENDORSEMENT):
+    for hierarchy in (Rh.OWNER, Rh.ENDORSEMENT):
         for wrong in (b"", b"ownerpasS", b"ownerpass\n"):
             assert refusal(tpm.change_auth, hierarchy, b"x", wrong).code is Code.AUTH_FAILED
         tpm.change_auth(hierarchy, PASSWORD, PASSWORD)
-    tpm.change_auth(tpm2.RH_LOCKOUT, PASSWORD, PASSWORD)
+    tpm.change_auth(Rh.LOCKOUT, PASSWORD, PASSWORD)
 
 
 def test_an_owned_tpm_gives_endorsement_keys_to_its_owner(tpm):
@@ -197,9 +197,9 @@ def test_nv_storage_of_the_platform(tpm):
     assert "TPM_RC_NV_UNINITIALIZED" in str(refusal(tpm.nv_read, public.nv_index))
     tpm.nv_write(public.nv_index, certificate)
     assert tpm.nv_read(public.nv_index) == certificate
-    assert tpm.nv_read(public.nv_index, tpm2.RH_OWNER) == certificate
+    assert tpm.nv_read(public.nv_index, Rh.OWNER) == certificate
     with pytest.raises(RefusedByTpm):
-        tpm.nv_write(public.nv_index, certificate, tpm2.RH_OWNER)
+        tpm.nv_write(public.nv_index, certificate, Rh.OWNER)
 
 
 def test_an_nv_index_that_ends_too_early_is_a_protocol_error(execute, tpm):
@@ -229,7 +229,7 @@ def test_a_response_that_is_cut_off_is_a_protocol_error(execute, size):
         response = execute(command)[:size]
         return response[:2] + size.to_bytes(4, "big") + response[6:] if size >= 10 else response
 
-    for call in (lambda tpm: tpm.create_primary(tpm2.RH_ENDORSEMENT, P384.template), Tpm2.authorizations_set):
+    for call in (lambda tpm: tpm.create_primary(Rh.ENDORSEMENT, P384.template), Tpm2.authorizations_set):
         if size < 27 or call is not Tpm2.authorizations_set:  # whose response has 27 bytes
             with pytest.raises(ProtocolError):
                 call(Tpm2(cut))

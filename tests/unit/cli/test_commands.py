@@ -19,7 +19,7 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import ca_directory
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES
-from swtpm_svc.wire.ptm import BlobType
+from swtpm_svc.wire.ptm import BlobType, InfoFlag
 
 ROOT = Path(__file__).resolve().parents[3]
 #: All that do something, by the words that choose them.
@@ -108,6 +108,7 @@ def test_what_stands_for_a_value_and_what_is_offered_agree():
 def test_the_names_are_those_of_what_they_stand_for():
     """The table repeats what it would take long to import."""
     assert sorted(commands.STATE_TYPES) == sorted(kind.name.lower() for kind in BlobType)
+    assert list(commands.INFO_NAMES) == [flag.name.lower().replace("_", "-") for flag in InfoFlag]
     assert tuple(ENDORSEMENT_KEYS) == ENDORSEMENT_KEY_NAMES
     assert commands.CA_DIRECTORY == ca_directory.DIRECTORY
 

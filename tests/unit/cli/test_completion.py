@@ -13,7 +13,7 @@ import shells
 from shells import COMPLETION, SHELLS, Bash, Fish, Zsh
 
 from swtpm_svc.cli.command import Command, Offer
-from swtpm_svc.cli.vtpmctl.commands import INFO_FLAGS, PROGRAM
+from swtpm_svc.cli.vtpmctl.commands import INFO_NAMES, PROGRAM
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.service.vtpmd import HELP
 from swtpm_svc.state.encryption import MODES
@@ -163,7 +163,7 @@ def test_values_that_a_person_knows(shell):
         ("hash", "vtpm0", "fi"): ["file"],
         ("locality", "vtpm0", ""): ["0", "1", "2", "3", "4"],
         ("established", "vtpm0", "--reset", "--locality", ""): ["3", "4"],
-        ("info", "vtpm0", "--flags", ""): sorted(INFO_FLAGS),
+        ("info", "vtpm0", "--flags", ""): sorted(INFO_NAMES),
         ("createek", "vtpm0", "--algorithm", ""): sorted(ENDORSEMENT_KEYS),
         ("takeown", "vtpm0", "--owner-password-file", "fi"): ["file"],
         ("takeown", "--owner-password-fd", "5", "vt"): ["vtpm0"],

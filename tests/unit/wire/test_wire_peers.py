@@ -88,7 +88,7 @@ def test_every_command_is_understood_by_swtpm(swtpm):
     assert sizes.tpm_result == 0
     assert 1024 < sizes.minimum < sizes.size == sizes.maximum <= 65536
     assert swtpm.ask(ptm.StoreVolatile()) == ok
-    info = swtpm.ask(ptm.GetInfo(ptm.INFO_TPMSPECIFICATION))
+    info = swtpm.ask(ptm.GetInfo(ptm.InfoFlag.SPECIFICATION))
     assert info.data.startswith(b'{"TPMSpecification":{"family":"2.0"')
     assert info.data.endswith(b"}\0")
     assert info.total_length == len(info.data)

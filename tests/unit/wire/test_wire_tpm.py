@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from swtpm_svc.wire import command_codes, return_codes, tpm_header
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.ptm import InfoFlag
 from swtpm_svc.wire.results import TpmRc, TpmResult, without_subject
 
 LIBTPMS_ERRORS = Path("/usr/include/libtpms/tpm_error.h")
+LIBTPMS_LIBRARY = LIBTPMS_ERRORS.with_name("tpm_library.h")
 
 
 def h(text):
@@ -223,6 +225,17 @@ def test_1_2_codes_are_those_of_libtpms():
         for name, non_fatal, number in re.findall(pattern, LIBTPMS_ERRORS.read_text())
     }
     assert found == {code: name for code, (name, _words) in return_codes.CODES_12.items()}
+
+
+def test_the_flags_of_information_are_those_of_libtpms():
+    """0.9 has three, newer ones have more; none has one that we have not."""
+    if not LIBTPMS_LIBRARY.exists():
+        pytest.skip(f"there is no {LIBTPMS_LIBRARY} (package libtpms-dev)")
+    found = re.findall(r"TPMLIB_INFO_(?:TPM)?(\w+) = (\w+)", LIBTPMS_LIBRARY.read_text())
+    assert len(found) >= 3
+    assert [(name, InfoFlag[name].value) for name, _number in found] == [
+        (name, int(number, 0)) for name, number in found
+    ]
 
 
 @pytest.fixture(scope="module")

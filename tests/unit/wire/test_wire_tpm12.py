@@ -73,9 +73,9 @@ def test_keys_that_are_none(body, reason):
 def test_parameters():
     nonce = b"\x11" * 20
     assert tpm12.encode_create_endorsement_key_pair(nonce) == nonce + RSA_PARMS
-    assert tpm12.encode_osap(tpm12.ET_OWNER, tpm12.KH_OWNER, nonce) == h("0002 40000001") + nonce
-    assert tpm12.encode_owner_read_internal_pub(tpm12.KH_EK) == h("40000006")
-    assert tpm12.encode_get_capability(tpm12.CAP_PROPERTY, tpm12.CAP_PROP_OWNER) == h("00000005 00000004 00000111")
+    assert tpm12.encode_osap(tpm12.ET_OWNER, tpm12.Kh.OWNER, nonce) == h("0002 40000001") + nonce
+    assert tpm12.encode_owner_read_internal_pub(tpm12.Kh.EK) == h("40000006")
+    assert tpm12.encode_get_capability(tpm12.Cap.PROPERTY, tpm12.CapProp.OWNER) == h("00000005 00000004 00000111")
     assert tpm12.encode_flush_session(0x02000001) == h("02000001 00000002")
     assert tpm12.encode_nv_write_value(0x1001, 2, b"abc") == h("00001001 00000002 00000003 616263")
     assert tpm12.encode_nv_read_value(0x1001, 2, 3) == h("00001001 00000002 00000003")
