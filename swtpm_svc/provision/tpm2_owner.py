@@ -74,10 +74,6 @@ class Tpm2:
         hierarchy = Rh.OWNER if persistent < Hc.PLATFORM_PERSISTENT else Rh.PLATFORM
         self._call(CommandCode.EVICT_CONTROL, (hierarchy, handle), persistent.to_bytes(4, "big"), password=password)
 
-    def read_public(self, handle: int) -> Public:
-        _handles, parameters = self._call(CommandCode.READ_PUBLIC, (handle,))
-        return tpm2.decode_first_public(parameters)
-
     def read_key(self, handle: int) -> PublicKey:
         """The public key of any asymmetric object."""
         _handles, parameters = self._call(CommandCode.READ_PUBLIC, (handle,))

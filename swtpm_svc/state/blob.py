@@ -185,11 +185,6 @@ def payload(blob: Blob, keys: Keys = NO_KEYS) -> bytes:
     return found
 
 
-def encode_plain(payload: Buffer) -> bytes:
-    """A plain file, byte for byte as swtpm writes it."""
-    return _encode(0, _tlv(Tag.DATA, payload))
-
-
 def encode_checked(payload: Buffer, key: Optional[StateKey] = None) -> bytes:
     """A file, plain or encrypted, with our checksum behind all else."""
     flags, body = _state_part(payload, key)

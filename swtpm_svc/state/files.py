@@ -204,19 +204,6 @@ class Directory:
             raise write_error(self.path_of(name), error) from None
         return True
 
-    def set_aside(self, name: str, new_name: str) -> bool:
-        """Rename a file; durable with the next replace().
-
-        False when there is none. Raises: VtpmError STATE_UNWRITABLE.
-        """
-        try:
-            os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise write_error(self.path_of(name), error) from None
-        return True
-
     def tidy(self, name: str) -> None:
         """Remove a leftover.
 

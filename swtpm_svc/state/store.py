@@ -5,7 +5,7 @@
     tpm2-00.volatilestate     the volatile state, when it was stored
     tpm2-00.savestate         what TPM_SaveState wrote (TPM 1.2 only)
     TMP2-00.*                 a store under way, or one that a crash cut short (swtpm's names for the same thing)
-    *.bad                     what restore_previous() replaced
+    *.bad                     what a remedy has set aside
     .lock                     see lock.py
     identity.json             the keys by which the TPM was known last, unless that is kept elsewhere: service/identity/
     .rekey                    state under a new key that is about to replace the old: see replacement.py
@@ -20,7 +20,7 @@ of one.
 
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from swtpm_svc.errors import NAME, Code, VtpmError, quote
 from swtpm_svc.state import blob, replacement
@@ -85,14 +85,6 @@ def file_name(version: str, name: str) -> str:
     return _PREFIX[version] + name
 
 
-class Restored(NamedTuple):
-    """What restore_previous() did: the file that is the previous generation again, and the files that were set
-    aside."""
-
-    path: str
-    set_aside: tuple[str, ...]
-
-
 class Store:
     """The state of one TPM. A context manager; owns the directory's descriptor and the lock.
 
@@ -101,7 +93,6 @@ class Store:
 
     def __init__(self, directory: Directory, lock: StateLock, version: str, key: Optional[StateKey]) -> None:
         self.version = version
-        self.stores = 0
         #: `generation` and `sizes` as of what this process did last: to look at them again may take as long as a disk
         #: does.
         self.seen: tuple[str, dict[str, int]] = ("-", {})
@@ -187,7 +178,6 @@ class Store:
         keep_as = self._file(name) + PREVIOUS if name == PERMALL else None
         data = blob.encode_checked(payload, self.key)
         self._directory.replace(self._file(name), self._temporary(name), data, keep_as=keep_as)
-        self.stores += 1
         with suppress(VtpmError):  # it is stored
             self._look()
 
@@ -303,7 +293,7 @@ class Store:
         return f"{_UNTOUCHED}; restore it from a backup (there is no good {path}{PREVIOUS})"
 
     def _restore(self, aside: list[str]) -> str:
-        """The commands that restore_previous() stands for; what belongs to the generation that goes is set aside
+        """Commands that make the previous generation the current one; what belongs to the one that goes is set aside
         first."""
         path = self._path(PERMALL)
         moves = [self._move(name) for name in aside if self._directory.stat(self._file(name)) is not None]
@@ -327,34 +317,6 @@ class Store:
             aside = f"mv {quote(self._directory.path_of(traces[0]))} {quote(self._free('unfinished'))}"
             return f"{_UNTOUCHED}; restore it from a backup, or if this TPM was never used: {aside}"
         return f"{_UNTOUCHED}; restore it from a backup; for a new TPM give it an empty directory"
-
-
-def restore_previous(directory: str, version: str, key: Optional[StateKey] = None) -> Restored:
-    """Make the previous generation the current one. The TPM must not be running: the lock is taken.
-
-    What it replaces becomes `NAME.bad`; so do the volatile and the saved state, which belong to the generation that
-    goes. The permanent state is in place, old or restored, at every moment.
-
-    Raises:
-        VtpmError: STATE_MISSING: there is no previous generation; STATE_CORRUPT, STATE_FOREIGN, STATE_KEY: it is
-            unusable; as Store.open()
-    """
-    opened, lock = open_locked(directory)
-    store = Store(opened, lock, version, key)
-    with store:
-        opened.check_writable()
-        file = file_name(version, PERMALL)
-        path = opened.path_of(file)
-        data = opened.read(file + PREVIOUS)
-        if data is None:
-            raise VtpmError(Code.STATE_MISSING, f"there is no {path}{PREVIOUS}", remedy=f"restore {path} from a backup")
-        unwrap(data, version, key, path + PREVIOUS, remedy=f"restore {path} from a backup")
-        aside = [path] if opened.size(file) is not None else []
-        for name in (VOLATILESTATE, SAVESTATE):
-            if opened.set_aside(file_name(version, name), file_name(version, name) + BAD):
-                aside.append(opened.path_of(file_name(version, name)))
-        opened.replace(file, _TEMPORARY_PREFIX[version] + PERMALL, data, keep_as=file + BAD)
-        return Restored(path, tuple(one + BAD for one in aside))
 
 
 def open_locked(path: str, fd: Optional[int] = None) -> tuple[Directory, StateLock]:

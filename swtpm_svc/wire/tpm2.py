@@ -155,8 +155,7 @@ def encode_create_primary(template: Public) -> bytes:
 
 
 def decode_first_public(parameters: Bytes) -> Public:
-    """The key in the response to TPM2_CreatePrimary (3:24.1) and TPM2_ReadPublic (3:12.4), whose other parts
-    are not looked at."""
+    """The key in the response to TPM2_CreatePrimary (3:24.1), whose other parts are not looked at."""
     return decode_public(Cursor(parameters).sized16())
 
 

@@ -20,7 +20,7 @@ from counted_calls import Steps
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import files
-from swtpm_svc.state.store import PERMALL, VOLATILESTATE, Store, file_name, restore_previous
+from swtpm_svc.state.store import PERMALL, VOLATILESTATE, Store, file_name
 
 DEADLINE_S = 60.0
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}
@@ -120,23 +120,6 @@ def test_a_first_store_that_is_killed_leaves_all_or_nothing(version, fresh):
 
     each_step(kill)
     assert found == {None, payload(version, b"first")}
-
-
-def test_a_restore_that_is_killed_can_be_done_again(version, fresh):
-    def kill(step: int) -> bool:
-        directory = fresh()
-        make(directory, version, b"old", b"new")
-        path = os.path.join(directory, file_name(version, PERMALL))
-        with open(path, "wb") as file:
-            file.write(b"damaged")
-        killed = killed_at(step, lambda: restore_previous(directory, version) and None)
-        assert os.path.exists(path)
-        restore_previous(directory, version)
-        with Store.open(directory, version) as store:
-            assert store.load(PERMALL) == payload(version, b"old")
-        return killed
-
-    assert each_step(kill) > 10
 
 
 def content(directory: str) -> dict[str, bytes]:

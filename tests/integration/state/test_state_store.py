@@ -6,10 +6,11 @@ import stat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_blob import encode_plain
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, files
-from swtpm_svc.state.store import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name, restore_previous
+from swtpm_svc.state.store import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name
 
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}
 VERSIONS = list(HEADS)
@@ -125,7 +126,6 @@ def test_the_generation_says_which_state_is_on_disk(made, version):
         assert store.generation == first
         store.store(PERMALL, payload(version, b"newer"))
         assert float(store.generation) > float(first)
-        assert store.stores == 2
         last = store.generation
     with Store.open(str(made), version) as store:
         assert store.generation == last
@@ -145,7 +145,7 @@ def test_delete(made, version):
 def test_state_blobs_go_in_and_what_is_none_does_not(made, version):
     other = "1.2" if version == "2.0" else "2.0"
     with Store.open(str(made), version) as store:
-        for data in (blob.encode_migration(payload(version, b"a")), blob.encode_plain(payload(version, b"a"))):
+        for data in (blob.encode_migration(payload(version, b"a")), encode_plain(payload(version, b"a"))):
             store.store(PERMALL, store.unwrap(PERMALL, data))
             assert store.load(PERMALL) == payload(version, b"a")
         before = content(made)
@@ -227,7 +227,7 @@ def test_a_newer_format(made, version):
 
 def test_the_other_versions_state_under_our_name(made, version):
     other = "1.2" if version == "2.0" else "2.0"
-    write(permall_of(made, version), blob.encode_plain(payload(other)))
+    write(permall_of(made, version), encode_plain(payload(other)))
     error = refused(made, version)
     assert error.code is Code.STATE_FOREIGN
     assert error.message == f"{permall_of(made, version)} is the state of a TPM {other}, not of a TPM {version}"
@@ -236,7 +236,7 @@ def test_the_other_versions_state_under_our_name(made, version):
 
 def test_both_versions_in_one_directory_do_not_mind_each_other(tmp_path):
     for version in VERSIONS:
-        write(permall_of(tmp_path, version), blob.encode_plain(payload(version)))
+        write(permall_of(tmp_path, version), encode_plain(payload(version)))
     for version in VERSIONS:
         with Store.open(str(tmp_path), version) as store:
             assert store.load(PERMALL) == payload(version)
@@ -283,7 +283,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     "left", ["tpm2-00.volatilestate", "tpm2-00.savestate", "tpm2-00.permall.previous", "TMP2-00.permall"]
 )
 def test_a_tpm_is_not_made_anew_where_there_are_traces_of_one(tmp_path, left):
-    write(str(tmp_path / left), blob.encode_plain(payload("2.0")))
+    write(str(tmp_path / left), encode_plain(payload("2.0")))
     error = refused(tmp_path)
     assert error.code is Code.STATE_CORRUPT
     assert error.message == f"{tmp_path}/tpm2-00.permall is missing, but {left} is there"
@@ -324,46 +324,37 @@ def test_a_payload_that_libtpms_refuses(made, version):
 # restoring
 
 
-def test_the_remedy_works_as_it_is_printed(made, version):
-    path = permall_of(made, version)
-    write(path, b"damaged")
-    remedy = refused(made, version).remedy or ""
-    assert os.system(remedy.split(": ", 1)[1]) == 0
-    with Store.open(str(made), version) as store:
-        assert store.load(PERMALL) == payload(version, b"old")
-
-
 @pytest.mark.parametrize("damage", [b"damaged", None])
-def test_restore_previous(made, version, damage):
+def test_the_remedy_works_as_it_is_printed(made, version, damage):
+    """What belongs to the generation that goes is set aside."""
     path = permall_of(made, version)
     with Store.open(str(made), version) as store:
         store.store(VOLATILESTATE, b"of the generation that goes")
+    volatile = content(made)[file_name(version, VOLATILESTATE)]
     os.unlink(path)
     if damage is not None:
         write(path, damage)
-    restored = restore_previous(str(made), version)
-    assert restored.path == path
-    volatile = os.path.join(str(made), file_name(version, VOLATILESTATE))
-    assert restored.set_aside == ((path + ".bad",) if damage else ()) + (volatile + ".bad",)
-    found = content(made)
-    assert found.get(file_name(version, PERMALL) + ".bad") == damage
-    assert set(restored.set_aside) == {str(made / name) for name in found if name.endswith(".bad")}
+    remedy = refused(made, version).remedy or ""
+    assert os.system(remedy.split(": ", 1)[1]) == 0
+    aside = {name: data for name, data in content(made).items() if name.endswith(".bad")}
+    assert aside == {
+        file_name(version, VOLATILESTATE) + ".bad": volatile,
+        **({} if damage is None else {file_name(version, PERMALL) + ".bad": damage}),
+    }
     with Store.open(str(made), version) as store:
         assert store.load(PERMALL) == payload(version, b"old")
         assert store.load(VOLATILESTATE) is None
 
 
 @pytest.mark.parametrize("previous", [None, b"damaged"])
-def test_restore_previous_does_nothing_without_a_good_one(made, version, previous):
+def test_a_previous_generation_that_is_not_good_is_not_offered(made, version, previous):
     path = permall_of(made, version)
     os.unlink(path + ".previous")
     if previous:
         write(path + ".previous", previous)
-    before = content(made)
-    with pytest.raises(VtpmError) as caught:
-        restore_previous(str(made), version)
-    assert caught.value.code is (Code.STATE_CORRUPT if previous else Code.STATE_MISSING)
-    assert content(made) == before
+    write(path, b"damaged")
+    expected = f"nothing was changed; restore it from a backup (there is no good {path}.previous)"
+    assert refused(made, version).remedy == expected
 
 
 # --- swtpm's other back end -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_blob import encode_plain
 
 from swtpm_svc.state import blob
 from swtpm_svc.state.blob import BlobError, DamagedBlob, EncryptedBlob, Flag, NewerBlob, Tag, TruncatedBlob
@@ -34,7 +35,7 @@ def file(
     return struct.pack(">BBHHI", version, minimum, header_size, flags, 10 + len(body) + extra) + body
 
 
-@pytest.mark.parametrize("build", [blob.encode_plain, blob.encode_checked, blob.encode_migration])
+@pytest.mark.parametrize("build", [encode_plain, blob.encode_checked, blob.encode_migration])
 @given(payload=st.binary(min_size=1, max_size=500))
 def test_what_is_encoded_decodes(build, payload):
     assert blob.payload(blob.decode(build(payload))) == payload
@@ -42,14 +43,14 @@ def test_what_is_encoded_decodes(build, payload):
 
 def test_a_plain_file_is_what_swtpm_writes():
     """The first 16 bytes of a fresh tpm2-00.permall of 1315 bytes, and of its --save permanent blob of 1321."""
-    assert blob.encode_plain(bytes(1299))[:16] == bytes.fromhex("0201000a000000000523000100000513")
+    assert encode_plain(bytes(1299))[:16] == bytes.fromhex("0201000a000000000523000100000513")
     assert blob.encode_migration(bytes(1299))[:22] == bytes.fromhex(
         "0201000a0004000005290004000005190001 00000513".replace(" ", "")
     )
 
 
 def test_a_checked_file_is_a_plain_one_with_a_part_more():
-    plain, checked = blob.encode_plain(PERMALL_2_0), blob.encode_checked(PERMALL_2_0)
+    plain, checked = encode_plain(PERMALL_2_0), blob.encode_checked(PERMALL_2_0)
     assert checked[10 : len(plain)] == plain[10:]
     assert set(blob.decode(checked).tlvs) == {Tag.DATA, Tag.CHECKSUM}
 
@@ -76,7 +77,7 @@ def test_anything_like_a_blob_decodes_or_is_refused(header, parts, tail):
         )
 
 
-@pytest.mark.parametrize("build", [blob.encode_plain, blob.encode_checked, blob.encode_migration])
+@pytest.mark.parametrize("build", [encode_plain, blob.encode_checked, blob.encode_migration])
 def test_every_truncation_is_called_one(build):
     data = build(PERMALL_2_0)
     for length in range(len(data)):
@@ -111,7 +112,7 @@ def test_no_flipped_bit_in_the_payload_of_a_checked_file_is_missed(payload, data
 
 def test_bytes_behind_the_end_are_damage():
     with pytest.raises(DamagedBlob, match="says 40 bytes, but there are 41"):
-        blob.decode(blob.encode_plain(PERMALL_2_0) + b"x")
+        blob.decode(encode_plain(PERMALL_2_0) + b"x")
 
 
 def test_bytes_behind_the_parts_are_damage():
@@ -198,7 +199,7 @@ def test_a_payload_says_whose_it_is(payload, version):
 
 
 def test_other_bytes_say_nothing():
-    assert [blob.payload_version(data) for data in (b"", b"\x00\x01", bytes(6), blob.encode_plain(PERMALL_2_0))] == [
+    assert [blob.payload_version(data) for data in (b"", b"\x00\x01", bytes(6), encode_plain(PERMALL_2_0))] == [
         None
     ] * 4
 
