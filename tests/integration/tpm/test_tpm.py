@@ -206,21 +206,31 @@ def test_a_damaged_state_is_refused_and_left_alone(make_tpm):
     assert storage.blobs == {"permall": damaged}
 
 
+def taken(tpm):
+    """Its state blobs; it is stopped then."""
+    blobs = {name: tpm.blobs.get(name) for name in ("permall", "volatilestate")}
+    tpm.stop()
+    return blobs
+
+
+def offer(tpm, blobs):
+    for name, blob in blobs.items():
+        tpm.blobs.offer(name, blob)
+
+
 def test_state_blobs_move_a_tpm_to_another_one(make_tpm):
     tpm = started(make_tpm)
     run(tpm, PCR_EXTEND_16)
     extended = run(tpm, PCR_READ_16)
-    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
-    tpm.stop()
+    blobs = taken(tpm)
     storage = MemoryStorage()
     other = started(make_tpm, storage)
     other.store_volatile()
     other.stop()
-    other.blobs.offer("permall", permanent)
-    other.blobs.offer("volatilestate", volatile)
+    offer(other, blobs)
     other.power_on(delete_volatile=True)
     assert run(other, PCR_READ_16) == extended
-    assert storage.blobs["permall"] == permanent
+    assert storage.blobs["permall"] == blobs["permall"]
     assert "volatilestate" not in storage.blobs
 
 
@@ -239,17 +249,15 @@ def test_state_blobs_replace_the_state_of_a_tpm_1_2_that_has_its_own(make_tpm):
     assert result_of(run(tpm, TPM12_DEFINE_NV)) == 0
     run(tpm, TPM12_PCR_EXTEND_10)
     extended = run(tpm, TPM12_PCR_READ_10)
-    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
-    tpm.stop()
+    blobs = taken(tpm)
     storage = MemoryStorage()
     other = make_tpm("1.2", storage)
     other.power_on(delete_volatile=True)
     other.stop()
-    assert storage.blobs["permall"] != permanent
-    other.blobs.offer("permall", permanent)
-    other.blobs.offer("volatilestate", volatile)
+    assert storage.blobs["permall"] != blobs["permall"]
+    offer(other, blobs)
     other.power_on(delete_volatile=True)
-    assert other.blobs.get("permall") == storage.blobs["permall"] == permanent
+    assert other.blobs.get("permall") == storage.blobs["permall"] == blobs["permall"]
     assert run(other, TPM12_PCR_READ_10) == extended
 
 
@@ -403,13 +411,11 @@ def test_state_blobs_that_were_set_survive_a_handover(make_tpm):
     tpm = started(make_tpm)
     run(tpm, PCR_EXTEND_16)
     extended = run(tpm, PCR_READ_16)
-    permanent, volatile = tpm.blobs.get("permall"), tpm.blobs.get("volatilestate")
-    tpm.stop()
+    blobs = taken(tpm)
     storage = MemoryStorage()
     other = started(make_tpm, storage)
     other.stop()
-    other.blobs.offer("permall", permanent)
-    other.blobs.offer("volatilestate", volatile)
+    offer(other, blobs)
     snapshot = other.snapshot()
     other.shut_down()
     successor = make_tpm("2.0", storage)
