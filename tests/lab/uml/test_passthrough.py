@@ -1,9 +1,8 @@
 """QEMU's passthrough on the CUSE device: to QEMU it is a TPM of the host, as /dev/tpm0 is."""
 
-import subprocess
-
 import pytest
 from device_clients import Client, wait_for
+from qemu_passthrough import firmware
 from tpm_commands import TPM12_GET_MANUFACTURER, result_of
 
 pytestmark = pytest.mark.needs("cuse", "root", "accounts", "qemu")
@@ -17,20 +16,7 @@ BOOT_S = 120
 def test_firmware_measures_into_the_device(instance, version, pcr_read, size):
     daemon = instance("vtpm1", version=version, startup="none").start()
     client = Client(daemon.device)
-    words = [
-        "qemu-system-x86_64",
-        "-machine",
-        "q35,accel=tcg",
-        "-m",
-        "64",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]
-    words += ["-tpmdev", f"passthrough,id=t,path={daemon.device},cancel-path=/dev/null", "-device", "tpm-tis,tpmdev=t"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    try:
+    with firmware(daemon.device) as process:
 
         def has_measured():
             assert process.poll() is None, process.stderr.read()
@@ -42,8 +28,5 @@ def test_firmware_measures_into_the_device(instance, version, pcr_read, size):
         assert daemon.status()["opener_count"] == 2
         if version == "1.2":
             assert client(TPM12_GET_MANUFACTURER)[-4:] == b"IBM\0"
-    finally:
-        process.kill()
-        process.communicate()
     wait_for(lambda: daemon.status()["opener_count"] == 1, "QEMU's file to be closed")
     client.close()

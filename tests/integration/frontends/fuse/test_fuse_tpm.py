@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 from fuse_clients import CONTROL_GROUP, DEVICE_GROUP, SYSTEM_PYTHON, exchange, fact, opened, raises, wait_for
+from qemu_passthrough import firmware
 from tpm_commands import (
     CREATE_CHILD,
     CREATE_PARENT,
@@ -357,26 +358,9 @@ def test_qemu_passes_the_file_through_to_a_guest(start, python):
     """Its firmware starts the TPM, and measures itself into PCR 0."""
     service = start(python=python, startup=None)
     pcr = service.path("pcr-sha256", "0")
-    words = [
-        "qemu-system-x86_64",
-        "-machine",
-        "q35,accel=tcg",
-        "-m",
-        "64",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]
-    words += ["-tpmdev", f"passthrough,id=t,path={service.path('tpm')},cancel-path=/dev/null"]
-    words += ["-device", "tpm-tis,tpmdev=t", "-monitor", "none"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    try:
+    with firmware(service.path("tpm")) as process:
         deadline = time.monotonic() + 60
         while not os.path.exists(pcr) or fact(service, "pcr-sha256", "0") == "00" * 32 + "\n":
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline, "the firmware did not measure anything"
             time.sleep(0.2)
-    finally:
-        process.kill()
-        process.communicate()
