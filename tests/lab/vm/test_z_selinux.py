@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -257,58 +258,52 @@ child(lambda: os.execv("/bin/true", ["true"]))
     assert run(sys.executable, "-IB", "-c", code, DAEMON, "root").stdout.splitlines() == ["Permission denied"] * 2
 
 
+@contextmanager
+def opened_network(name, drop_in, boolean):
+    """The instance, refused by SELinux with the drop-in that the manual has, and started with the boolean on.
+
+    `drop_in`: what the manual's lines are, after [Service].
+    """
+    manual = Path("docs/man/vtpm@.service.8").read_text()
+    lines = re.search(rf"^\[Service\]\n{drop_in}", manual, re.MULTILINE)
+    path = Path(f"/run/systemd/system/vtpm@{name}.service.d/network.conf")
+    path.parent.mkdir(parents=True)
+    path.write_text(lines[0])
+    run("systemctl", "daemon-reload")
+    try:
+        run("systemctl", "start", "--no-block", f"vtpm@{name}.service")
+        wait_for(lambda: show(name, "ExecMainStatus") == "75", "the refusal")
+        systemctl("stop", name)
+        run("setsebool", boolean, "on")
+        systemctl("start", name)
+        yield
+    finally:
+        systemctl("stop", name)
+        run("setsebool", boolean, "off")
+        path.unlink()
+        run("systemctl", "daemon-reload")
+
+
 @pytest.mark.usefixtures("enforcing")
 def test_tcp_ports_of_the_service_s_own_take_the_drop_in_of_the_manual_and_the_boolean(configure):
     configure("tcp", '[device]\nenabled = false\n[socket]\ndata = "tcp:2399"\n[tpm]\nstartup = "clear"\n')
-    manual = Path("docs/man/vtpm@.service.8").read_text()
-    lines = re.search(r"^\[Service\]\nPrivateNetwork=no\n(?:\S+=.*\n)+", manual, re.MULTILINE)
-    drop_in = Path("/run/systemd/system/vtpm@tcp.service.d/network.conf")
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(lines[0])
-    run("systemctl", "daemon-reload")
-    try:
-        run("systemctl", "start", "--no-block", "vtpm@tcp.service")
-        wait_for(lambda: show("tcp", "ExecMainStatus") == "75", "the refusal")
-        systemctl("stop", "tcp")
+    with opened_network("tcp", r"PrivateNetwork=no\n(?:\S+=.*\n)+", "vtpm_listen_tcp"):
         told = run("journalctl", "-b", "-u", "vtpm@tcp.service", "-o", "cat").stdout
         assert "cannot listen on tcp:127.0.0.1:2399: Permission denied" in told
         assert "permission denied by SELinux? try: ausearch" in told
-        run("setsebool", "vtpm_listen_tcp", "on")
-        systemctl("start", "tcp")
         with socket.create_connection(("127.0.0.1", 2399), timeout=10) as client:
             client.send(GET_RANDOM)
             assert client.recv(4096)[6:10] == bytes(4)
-    finally:
-        systemctl("stop", "tcp")
-        run("setsebool", "vtpm_listen_tcp", "off")
-        drop_in.unlink()
-        run("systemctl", "daemon-reload")
 
 
 @pytest.mark.usefixtures("enforcing")
 def test_a_port_of_vsock_takes_the_drop_in_of_the_manual_and_its_boolean(configure):
     configure("vsock", '[device]\nenabled = false\n[socket]\ndata = "vsock:1:2398"\n[tpm]\nstartup = "clear"\n')
     run("modprobe", "vsock_loopback")
-    manual = Path("docs/man/vtpm@.service.8").read_text()
-    lines = re.search(r"^\[Service\]\nRestrictAddressFamilies=AF_VSOCK\n", manual, re.MULTILINE)
-    drop_in = Path("/run/systemd/system/vtpm@vsock.service.d/vsock.conf")
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(lines[0])
-    run("systemctl", "daemon-reload")
-    try:
-        run("systemctl", "start", "--no-block", "vtpm@vsock.service")
-        wait_for(lambda: show("vsock", "ExecMainStatus") == "75", "the refusal")
-        systemctl("stop", "vsock")
-        run("setsebool", "vtpm_listen_vsock", "on")
-        systemctl("start", "vsock")
+    with opened_network("vsock", r"RestrictAddressFamilies=AF_VSOCK\n", "vtpm_listen_vsock"):
         assert "sha256:" in run("vtpmctl", "createek", "vsock:1:2398").stdout
         systemctl("restart", "vsock")
         assert "sha256:" in run("vtpmctl", "ek", "--fingerprint", "vsock:1:2398").stdout
-    finally:
-        systemctl("stop", "vsock")
-        run("setsebool", "vtpm_listen_vsock", "off")
-        drop_in.unlink()
-        run("systemctl", "daemon-reload")
 
 
 @pytest.mark.usefixtures("enforcing")
