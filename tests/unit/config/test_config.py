@@ -18,6 +18,11 @@ from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.keys import Source
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PATH = "/etc/vtpm.d/vtpm0.toml"
 ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534
@@ -340,14 +345,32 @@ WRONG = [
     ("a = " + "[" * 100000, "nested too deeply", NOT_TOML),
 ]
 
-#: TOML itself, with the line. The words are the parser's: Python's own, or tomli's, of whatever version.
+#: TOML itself, with the line, and what stands behind the words of the parser, Python's own or tomli's, of whatever
+#: version.
 SYNTAX = [
-    ("[tpm]\nversion = 2.x", "line 2, column 12: Expected"),
-    ("[tpm]\n\nversion", "line 3: Expected"),
-    ('[tpm]\nversion = "1.2"\nversion = "2.0"\n', "line 3"),
-    ('[log]\nlevel = "info', "line 2: Unterminated string"),
-    *([("[log]\nlevel = " + "1" * 5000, "line 2: Exceeds the limit")] if HAS_DIGITS_LIMIT else []),
+    ("[tpm]\nversion = 2.x", "line 2, column 12", ""),
+    ("[tpm]\n\nversion", "line 3", ""),
+    ('[tpm]\nversion = "1.2"\nversion = "2.0"\n', "line 3, column 16", ""),
+    ('[log]\nlevel = "info', "line 2", ""),
+    *([("[log]\nlevel = " + "1" * 5000, "line 2", "")] if HAS_DIGITS_LIMIT else []),
+    # characters that look like others
+    ("[tpm]\n\ufeff[device]", "line 2, column 1", ", at the character U+FEFF (zero width no-break space)"),
+    ('[tpm]\n\u00a0version = "2.0"', "line 2, column 1", ", at the character U+00A0 (no-break space)"),
+    (
+        "[tpm]\nversion = \u201c2.0\u201d",
+        "line 2, column 11",
+        ", at the character U+201C (left double quotation mark)",
+    ),
+    ('[tpm]\nversion\u200b = "2.0"', "line 2, column 8", ", at the character U+200B (zero width space)"),
 ]
+
+
+def words_of_the_parser(text: str) -> str:
+    """Why it refuses the text; cut as values are."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        tomllib.loads(text)
+    words = str(caught.value).partition(" (at ")[0]
+    return words if len(words) <= 60 else words[:57] + "..."
 
 
 @pytest.mark.parametrize(("text", "message", "remedy"), WRONG, ids=[text[:40] for text, _, _ in WRONG])
@@ -356,11 +379,10 @@ def test_what_is_wrong_is_named_with_what_is_expected(text, message, remedy):
     assert (error.code, error.message, error.remedy) == (Code.CONFIG_INVALID, f"{PATH}: {message}", remedy)
 
 
-@pytest.mark.parametrize(("text", "begins"), SYNTAX, ids=[text[:40] for text, _ in SYNTAX])
-def test_what_is_not_toml_is_told_with_its_line(text, begins):
-    error = refused(text)
-    assert error.code is Code.CONFIG_INVALID
-    assert error.message.startswith(f"{PATH}: {begins}")
+@pytest.mark.parametrize(("text", "where", "seen"), SYNTAX, ids=[text[:40] for text, _, _ in SYNTAX])
+def test_what_is_not_toml_is_told_with_its_line(text, where, seen):
+    error, words = refused(text), words_of_the_parser(text)
+    assert (error.code, error.message) == (Code.CONFIG_INVALID, f"{PATH}: {where}: {words}{seen}")
     assert error.remedy == NOT_TOML
 
 
@@ -478,25 +500,6 @@ def test_a_byte_order_mark_at_the_beginning_says_nothing(tmp_path):
     assert loading.load(str(file), "vtpm0").tpm.version == "1.2"
     file.write_bytes(b"\xff\xfe[\0t\0p\0m\0]\0")
     assert load_error(file).message == f"{file}: line 1: found the byte 0xff, expected text in UTF-8"
-    file.write_text("[tpm]\n\ufeff[device]\n")
-    assert load_error(file).message.endswith("at the character U+FEFF (zero width no-break space)")
-
-
-@pytest.mark.parametrize(
-    ("text", "seen"),
-    [
-        (
-            '[tpm]\n\u00a0version = "2.0"',
-            "line 2, column 1: Invalid statement, at the character U+00A0 (no-break space)",
-        ),
-        ("[tpm]\nversion = \u201c2.0\u201d", "at the character U+201C (left double quotation mark)"),
-        ('[tpm]\nversion\u200b = "2.0"', "at the character U+200B (zero width space)"),
-    ],
-)
-def test_a_character_that_looks_like_another_is_named(text, seen):
-    with pytest.raises(VtpmError) as caught:
-        loading.parse(text, "/etc/vtpm.d/vtpm0.toml", "vtpm0")
-    assert seen in caught.value.message
 
 
 @pytest.mark.parametrize(
