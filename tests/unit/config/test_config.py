@@ -1,14 +1,8 @@
 """The configuration: what is accepted, and the exact words for what is not."""
 
-import os
 import re
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,7 +10,6 @@ from hypothesis import strategies as st
 
 from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.state.keys import Source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +18,6 @@ else:
 
 PATH = "/etc/vtpm.d/vtpm0.toml"
 ROOT = Path(__file__).resolve().parents[3]
-NOBODY = 65534
 
 
 def refused(text: str) -> VtpmError:
@@ -445,163 +437,6 @@ def parse_or_refuse(text: str) -> None:
         assert loaded.tpm.version in ("1.2", "2.0")
 
 
-# --- names of instances ----------------------------------------------------------------------------------------------
-
-
-def test_the_default_path():
-    assert loading.default_path("vtpm0") == "/etc/vtpm.d/vtpm0.toml"
-
-
-@pytest.mark.parametrize(
-    "name", ["", "..", ".hidden", "-x", "a/b", "../../etc/passwd", "a b", "a\n", "é", "a" * 88, "vtpm@0"]
-)
-def test_no_other_name_becomes_a_path(name):
-    for use in (loading.default_path, loading.check_instance, lambda instance: loading.parse("", PATH, instance)):
-        with pytest.raises(VtpmError) as caught:
-            use(name)
-        assert caught.value.code is Code.USAGE
-        assert caught.value.message.isprintable()
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may read everything: be somebody else for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def load_error(path: object) -> VtpmError:
-    with pytest.raises(VtpmError) as caught:
-        loading.load(str(path), "vtpm0")
-    assert caught.value.remedy
-    return caught.value
-
-
-def test_a_file_is_loaded(tmp_path):
-    file = tmp_path / "vtpm0.toml"
-    file.write_text('[tpm]\nversion = "1.2"\n')
-    loaded = loading.load(str(file), "vtpm0")
-    assert (loaded.tpm.version, loaded.path) == ("1.2", str(file))
-
-
-def test_a_byte_order_mark_at_the_beginning_says_nothing(tmp_path):
-    """As some editors write it; the parser calls it an invalid statement."""
-    file = tmp_path / "vtpm0.toml"
-    file.write_bytes(b'\xef\xbb\xbf[tpm]\r\nversion = "1.2"\r\n')
-    assert loading.load(str(file), "vtpm0").tpm.version == "1.2"
-    file.write_bytes(b"\xff\xfe[\0t\0p\0m\0]\0")
-    assert load_error(file).message == f"{file}: line 1: found the byte 0xff, expected text in UTF-8"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        ".".join(["a"] * 30000) + " = 1",  # took 20 s
-        "[" + ".".join(["a"] * 30000) + "]",
-        "x = {" + ", ".join(f"k{number}.a.b.c = 1" for number in range(3500)) + "}",
-        "\n".join(".".join([f"k{number}"] + ["a"] * 150) + " = 1" for number in range(200)),
-        "[" * 30000,
-        "x = " + "[" * 30000,
-        "a = 1\n" * 10000,
-    ],
-)
-def test_no_file_takes_the_parser_long(text):
-    assert len(text) < loading.FILE_MAX_BYTES
-    start = time.process_time()
-    with pytest.raises(VtpmError):
-        loading.parse(text, "/etc/vtpm.d/vtpm0.toml", "vtpm0")
-    assert time.process_time() - start < 2
-
-
-def test_dots_in_values_and_remarks_are_no_parts_of_keys(tmp_path):
-    path = "/" + ".".join(["a"] * 150)
-    loaded = loading.parse(f'# {"." * 500}\n[state]\ndirectory = "{path}"\n', "/etc/vtpm.d/vtpm0.toml", "vtpm0")
-    assert loaded.state.directory == path
-
-
-def test_a_missing_file(tmp_path):
-    error = load_error(tmp_path / "vtpm0.toml")
-    assert error.code is Code.CONFIG_MISSING
-    assert error.message == f"{tmp_path}/vtpm0.toml does not exist"
-    assert error.remedy == f"create it; an empty file is a TPM 2.0 at /dev/vtpm0: touch {tmp_path}/vtpm0.toml"
-    (tmp_path / "file").touch()
-    assert load_error(tmp_path / "file" / "vtpm0.toml").code is Code.CONFIG_MISSING
-    folder = tmp_path / "of me"
-    assert load_error(folder / "vtpm0.toml").remedy == (
-        "create it; an empty file is a TPM 2.0 at /dev/vtpm0:"
-        f" install -d -m 0755 '{folder}' && touch '{folder}/vtpm0.toml'"
-    )
-
-
-def test_a_file_that_may_not_be_read():
-    with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        file = Path(directory) / "vtpm0.toml"
-        file.touch(mode=0o000)
-        with unprivileged():
-            error = load_error(file)
-    assert error.code is Code.CONFIG_UNREADABLE
-    assert error.message == f"{file}: Permission denied"
-    assert error.remedy == "run this as root"  # /etc/shadow, named by mistake, is not to be made readable
-
-
-def test_what_is_no_file(tmp_path):
-    error = load_error(tmp_path)
-    assert (error.code, error.message) == (Code.CONFIG_UNREADABLE, f"{tmp_path}: found a directory, expected a file")
-    fifo = tmp_path / "fifo.toml"
-    os.mkfifo(fifo)
-    assert load_error(fifo).message == f"{fifo}: found a special file, expected a file"
-    loop = tmp_path / "loop.toml"
-    loop.symlink_to(loop)
-    assert load_error(loop).code is Code.CONFIG_UNREADABLE
-
-
-def test_a_file_that_is_no_text(tmp_path):
-    file = tmp_path / "vtpm0.toml"
-    file.write_bytes(b"[tpm]\n# \xe9t\xe9\n")
-    error = load_error(file)
-    assert error.code is Code.CONFIG_INVALID
-    assert error.message == f"{file}: line 2: found the byte 0xe9, expected text in UTF-8"
-
-
-def test_a_file_that_does_not_end(tmp_path):
-    file = tmp_path / "vtpm0.toml"
-    file.write_bytes(b"#" * (64 * 1024))
-    loading.load(str(file), "vtpm0")
-    file.write_bytes(b"#" * (64 * 1024 + 1))
-    error = load_error(file)
-    says = f"{file}: found more than 65536 bytes, expected a configuration of at most that"
-    assert (error.code, error.message) == (Code.CONFIG_INVALID, says)
-
-
-def test_failures_leave_no_descriptor_open(tmp_path):
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        load_error(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_the_instances_are_the_toml_files(tmp_path):
-    for name in ("b.toml", "a.toml", "a.toml.rpmnew", ".hidden.toml", "with space.toml", "README"):
-        (tmp_path / name).touch()
-    assert loading.instances(str(tmp_path)) == ["a", "b"]
-    with pytest.raises(VtpmError) as caught:
-        loading.instances(str(tmp_path / "none"))
-    assert caught.value.code is Code.CONFIG_MISSING
-
-
-# --- what the daemon asks further ------------------------------------------------------------------------------------
-
-
 def test_changes_say_what_a_reload_takes_over():
     old = loading.parse("", PATH, "vtpm0")
     new = loading.parse('[log]\nlevel = "debug"\n[control]\ngroup = "wheel"\n[device]\nmode = "0600"\n', PATH, "vtpm0")
@@ -611,76 +446,6 @@ def test_changes_say_what_a_reload_takes_over():
         loading.Change("control", "group", reloads=True),
         loading.Change("log", "level", reloads=True),
     ]
-
-
-def test_accounts_are_looked_up():
-    assert (loading.user_id("root"), loading.user_id("1234")) == (0, 1234)
-    assert (loading.group_id("root"), loading.group_id("1234")) == (0, 1234)
-    for look_up, kind in ((loading.user_id, "user"), (loading.group_id, "group")):
-        with pytest.raises(VtpmError) as caught:
-            look_up("no-such-account")
-        assert (caught.value.code, caught.value.message) == (Code.USER_MISSING, f"there is no {kind} no-such-account")
-
-
-#: As directories and containers have them: with a domain before or behind, a machine's `$`, 44 characters, in French.
-ACCOUNTS = [
-    "domain users",
-    "CORP\\admins",
-    "admins@corp.example",
-    "svc$",
-    "7zip",
-    "a" * 44,
-    "équipe",
-    "-x",
-    "$(id)",
-    "1000660000",
-]
-
-
-@pytest.mark.parametrize("name", [*ACCOUNTS, "0", "4294967294"])
-def test_any_account_that_a_database_may_know_may_be_named(name):
-    text = f"[device]\nowner = '{name}'\ngroup = '{name}'\n[control]\ngroup = '{name}'\n"
-    loaded = loading.parse(text, PATH, "vtpm0")
-    assert (loaded.device.owner, loaded.device.group, loaded.control.group) == (name, name, name)
-
-
-@pytest.mark.parametrize("name", ACCOUNTS)
-def test_an_account_is_what_the_database_says(monkeypatch, name):
-    number = 1000660000
-    monkeypatch.setattr("pwd.getpwnam", lambda asked: SimpleNamespace(pw_uid={name: number}[asked]))
-    monkeypatch.setattr("grp.getgrnam", lambda asked: SimpleNamespace(gr_gid={name: number}[asked]))
-    assert loading.user_id(name) == loading.group_id(name) == number
-
-
-def test_the_remedy_for_an_unknown_account_can_be_typed():
-    with pytest.raises(VtpmError) as caught:
-        loading.group_id("domain $(id) users")
-    assert caught.value.remedy == (
-        "see whether it is known: getent group 'domain $(id) users';"
-        " name another, or make it: groupadd --system 'domain $(id) users'"
-    )
-
-
-def test_digits_of_other_scripts_are_a_name():
-    """They are not numbers to chown(2), though they are to Python."""
-    for text in ("\u00b2", "\u0661"):
-        with pytest.raises(VtpmError) as caught:
-            loading.group_id(text)
-        assert caught.value.code is Code.USER_MISSING
-
-
-@pytest.mark.parametrize("name", ["3f1c1c5e-6a0b-4a57-9c22-7d8a41f0a8d3", "a" * 87])
-def test_an_instance_may_have_the_name_of_a_machine(name):
-    loaded = loading.parse("", f"/etc/vtpm.d/{name}.toml", name)
-    assert loaded.device.name == name
-    assert len(loaded.socket.control) <= 107
-
-
-def test_a_name_that_is_too_long_is_told_why():
-    with pytest.raises(VtpmError) as caught:
-        loading.check_instance("a" * 88)
-    expected = "instance name: found 88 characters, expected at most 87: the path of its control socket may have 107"
-    assert caught.value.message == expected
 
 
 def test_defaults_satisfy_their_own_rules():
@@ -702,99 +467,6 @@ def test_the_examples_show_every_key_with_its_default(name):
         assert f"\n[{table.name}]\n" in text
         for key in table.keys:
             assert re.search(rf"^#?{key.name} = ", text, re.MULTILINE), key.name
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-def state(text: str) -> loading.StateConfig:
-    return loading.parse(f"[state]\n{text}", PATH, "vtpm0").state
-
-
-@pytest.mark.parametrize("prefix", ["", "migration-"])
-@pytest.mark.parametrize(
-    ("text", "source"),
-    [
-        ("", None),
-        ('{}key-credential = "state-key"', Source("credential", "state-key", "hex")),
-        ('{}key-credential = "pass.1"\n{}key-format = "sha512"', Source("credential", "pass.1", "sha512")),
-        ('{}key-file = "/etc//k"\n{}key-mode = "aes-256-cbc"', Source("file", "/etc/k", "hex", "aes-256-cbc")),
-        ('{}key-file = "/k"\n{}key-format = "binary"', Source("file", "/k", "binary")),
-        ('{}passphrase-file = "/p"', Source("file", "/p", "pbkdf2")),
-        ('{}passphrase-file = "/p"\n{}key-format = "sha512"', Source("file", "/p", "sha512")),
-    ],
-)
-def test_a_key_has_a_source(prefix, text, source):
-    found = state(text.replace("{}", prefix))
-    assert (found.migration_key if prefix else found.key) == source
-    assert (found.key if prefix else found.migration_key) is None
-
-
-@pytest.mark.parametrize(
-    "key", ["key-file", "key-credential", "passphrase-file", "migration-key-file", "migration-key-credential"]
-)
-@pytest.mark.parametrize("value", ["5ec4e7aa" * 4, "5EC4E7aa" * 8, "0x" + "5ec4e7aa" * 4])
-def test_a_key_in_the_place_of_its_place_is_not_shown(key, value):
-    with pytest.raises(VtpmError) as caught:
-        state(f'{key} = "{value}"')
-    expected = A_CREDENTIAL if "credential" in key else A_FILE
-    found = f"{64 if len(value) == 64 else 32} hex digits, which are not shown"
-    assert caught.value.message == f"{PATH}: [state] {key}: found {found}, expected {expected}"
-    assert caught.value.remedy == f'write for example: {key} = "none"'
-
-
-A_FILE = '"none" or an absolute path without ..'
-A_CREDENTIAL = '"none" or the name of a credential: letters, digits, dots, dashes and underscores, the first neither a dot nor a dash'
-NAME_A_KEY = "name one: {}key-credential, {}key-file or {}passphrase-file"
-
-CONTRADICTIONS = [
-    (
-        '{}key-file = "/k"\n{}passphrase-file = "/p"',
-        "found {}key-file and {}passphrase-file, expected one of them",
-        "remove all but one",
-    ),
-    (
-        '{}key-file = "/k"\n{}key-credential = "c"',
-        "found {}key-credential and {}key-file, expected one of them",
-        "remove all but one",
-    ),
-    ('{}key-format = "hex"', '{}key-format: found "hex", but no key', NAME_A_KEY),
-    ('{}key-mode = "aes-cbc"', '{}key-mode: found "aes-cbc", but no key', NAME_A_KEY),
-    (
-        '{}passphrase-file = "/p"\n{}key-format = "hex"',
-        '{}key-format: found "hex", expected "auto", "pbkdf2" or "sha512" for a passphrase',
-        "write {}key-file instead of {}passphrase-file, or another format",
-    ),
-    ('{}key-file = "k"', f'{{}}key-file: found "k", expected {A_FILE}', 'write for example: {}key-file = "none"'),
-    (
-        '{}key-file = "/a/../k"',
-        f'{{}}key-file: found "/a/../k", expected {A_FILE}',
-        'write for example: {}key-file = "none"',
-    ),
-    *(
-        (
-            f'{{}}key-credential = "{name}"',
-            f'{{}}key-credential: found "{name}", expected {A_CREDENTIAL}',
-            'write for example: {}key-credential = "none"',
-        )
-        for name in ("../k", ".k")
-    ),
-    (
-        '{}key-mode = "aes-128-cbc"',
-        '{}key-mode: found "aes-128-cbc", expected "auto", "aes-cbc" or "aes-256-cbc"',
-        'write for example: {}key-mode = "auto"',
-    ),
-]
-
-
-@pytest.mark.parametrize("prefix", ["", "migration-"])
-@pytest.mark.parametrize(("text", "message", "remedy"), CONTRADICTIONS)
-def test_keys_that_contradict_each_other_are_refused(prefix, text, message, remedy):
-    text, message, remedy = (words.replace("{}", prefix) for words in (text, message, remedy))
-    with pytest.raises(VtpmError) as caught:
-        state(text)
-    error = caught.value
-    assert (error.code, error.message, error.remedy) == (Code.CONFIG_INVALID, f"{PATH}: [state] {message}", remedy)
 
 
 def test_every_character_of_a_serial_number():
