@@ -1,4 +1,4 @@
-"""vtpmctl list, status and check: what is shown of a system that is healthy, half there, or not there at all.
+"""vtpmctl status: what is shown of a system that is healthy, half there, or not there at all.
 
 The daemon is a status socket with the answer that the daemon documents; systemctl is a script on the PATH. The real
 ones are in tests/lab.
@@ -7,115 +7,18 @@ ones are in tests/lab.
 import json
 import os
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_system import ANSWER
 
 import swtpm_svc
-from swtpm_svc.cli.vtpmctl import entry, inventory, render, status
-from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.cli.vtpmctl import render, status
 from swtpm_svc.cli.vtpmctl.status import Node, StateFiles, Status, Unit
-from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
-
-ANSWER: "dict[str, Any]" = {
-    "instance": "vtpm0",
-    "version": swtpm_svc.__version__,
-    "pid": 812,
-    "tpm": {"version": "2.0", "power": "running", "locality": 0, "buffer_size": 4096, "pcr_banks": ["sha1", "sha256"]},
-    "device": {"path": "/dev/null", "major": 1, "minor": 3},
-    "state": {"directory": "/var/lib/vtpm/vtpm0", "generation": "1700000000.000000001", "bytes": {"permall": 5821}},
-    "openers": [
-        {"handle": 2, "pid": 900, "uid": 0, "pending": True},
-        {"handle": 4, "pid": 901, "uid": 4242, "pending": False},
-    ],
-    "opener_count": 3,
-    "commands": 17,
-    "restarts": 2,
-    "started": 1700000000.5,
-    "last_error": {"time": 1700000001.0, "code": "state-full", "message": "no room"},
-}
-
-ACTIVE = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success", "NRestarts": "0"}
-
-
-class System:
-    """A system of a test's own: configurations, run directory, systemctl."""
-
-    def __init__(self, root: Path) -> None:
-        self.places = Places(str(root / "config"), str(root / "run"), str(root / "sys"))
-        for directory in self.places:
-            os.mkdir(directory)
-        self.bin = root / "bin"
-        self.bin.mkdir()
-        self.systemctl("echo 'System has not been booted with systemd' >&2; exit 1")
-
-    def configure(self, name: str, text: str = '[device]\ngroup = "root"\n') -> None:
-        Path(self.places.config, f"{name}.toml").write_text(text)
-
-    def systemctl(self, script: str) -> None:
-        file = self.bin / "systemctl"
-        file.write_text(f"#!/bin/sh\n{script}\n")
-        file.chmod(0o755)
-
-    def unit(self, **properties: str) -> None:
-        lines = "".join(f"echo '{key}={value}'\n" for key, value in {**ACTIVE, **properties}.items())
-        self.systemctl(f'while [ "$1" != -- ]; do shift; done; shift; for unit; do echo "Id=$unit"; {lines} echo; done')
-
-    @contextmanager
-    def daemon(self, answer: object, instance: str = "vtpm0") -> Iterator[None]:
-        """`answer`: JSON for whoever connects, or raw bytes."""
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        Path(self.places.run, instance).mkdir()
-        path = f"{self.places.run}/{instance}/status"
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path)
-            listener.listen()
-
-            def serve() -> None:
-                while True:
-                    try:
-                        client = listener.accept()[0]
-                    except OSError:
-                        return
-                    with client:
-                        client.sendall(content)
-
-            thread = threading.Thread(target=serve)
-            thread.start()
-            try:
-                yield
-            finally:
-                listener.shutdown(socket.SHUT_RDWR)
-                thread.join()
-                os.unlink(path)
-                os.rmdir(os.path.dirname(path))
-
-
-@pytest.fixture
-def system(tmp_path, monkeypatch) -> System:
-    made = System(tmp_path)
-    monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
-    monkeypatch.setenv("TZ", "UTC")
-    return made
-
-
-@pytest.fixture
-def run(system, capsys):
-    def run(*arguments: str) -> "tuple[int, str, str]":
-        return (entry.main(list(arguments), system.places), *capsys.readouterr())
-
-    return run
-
-
-# --- status ----------------------------------------------------------------------------------------------------------
-
 
 FAILURE = {"code": "state-full", "message": "no room", "remedy": "make room", "since": 1700000001.0, "heals": True}
 
@@ -450,176 +353,6 @@ def test_any_answer_can_be_shown(answer):
     )
     assert all(line.isprintable() for line in render.status_text(shown).splitlines())
     json.dumps(render.status_values(shown))
-
-
-# --- list ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_list(system, run):
-    system.configure("vtpm0")
-    system.configure("vtpm1", '[tpm]\nversion = "1.2"\n[device]\nname = "tpm-old"\n')
-    system.configure("wrong", "[tpm]\nversion = 2\n")
-    system.unit()
-    with system.daemon(ANSWER), system.daemon({"tpm": {"power": "stopped"}}, instance="lonely"):
-        result, out, err = run("list")
-        as_json = json.loads(run("list", "--json")[1])
-    assert (result, err) == (0, "")
-    assert out == (
-        "NAME    TPM  DEVICE        UNIT    POWER\n"
-        "lonely  ?    ?             active  stopped\n"
-        "vtpm0   2.0  /dev/vtpm0    active  running\n"
-        "vtpm1   1.2  /dev/tpm-old  active  -\n"
-        "wrong   ?    ?             active  -\n"
-        f"lonely: {system.places.config}/lonely.toml does not exist\n"
-        "  remedy: create it; an empty file is a TPM 2.0 at /dev/lonely: touch "
-        + system.places.config
-        + "/lonely.toml\n"
-        f'wrong: {system.places.config}/wrong.toml: [tpm] version: found the integer 2, expected "1.2" or "2.0"\n'
-        '  remedy: write for example: version = "2.0"\n'
-    )
-    assert [entry["instance"] for entry in as_json] == ["lonely", "vtpm0", "vtpm1", "wrong"]
-    assert as_json[1] == {
-        "instance": "vtpm0",
-        "version": "2.0",
-        "device": "/dev/vtpm0",
-        "active": "active",
-        "power": "running",
-        "error": None,
-    }
-    assert as_json[3]["error"]["code"] == "config-invalid"
-
-
-def test_an_empty_list(system, run):
-    system.systemctl("echo 'must not be asked' >&2; exit 99")
-    assert run("list") == (0, "NAME  TPM  DEVICE  UNIT  POWER\n", "")
-    assert run("list", "--json") == (0, "[]\n", "")
-
-
-def test_no_directory_to_list(system, run):
-    os.rmdir(system.places.config)
-    result, _, err = run("list")
-    assert (result, err.splitlines()[0]) == (78, f"vtpmctl: {system.places.config} does not exist")
-
-
-# --- check -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_good_configuration_is_shown_whole(system, run):
-    system.configure("vtpm0")
-    result, out, err = run("check", "vtpm0")
-    assert (result, err) == (0, "")
-    assert out.startswith(
-        f"# {system.places.config}/vtpm0.toml is good; these values are in force, defaults included\n"
-    )
-    assert loading.parse(out, f"{system.places.config}/vtpm0.toml", "vtpm0") == loading.load(
-        f"{system.places.config}/vtpm0.toml", "vtpm0"
-    )
-    as_json = json.loads(run("check", "vtpm0", "--json")[1])
-    assert as_json["config"]["device"]["mode"] == "0660"
-
-
-def test_a_file_is_checked_wherever_it_is(system, run, tmp_path):
-    (tmp_path / "tpm9.toml").write_text('[device]\ngroup = "root"\n')
-    result, out, _ = run("check", str(tmp_path / "tpm9.toml"))
-    assert (result, 'name = "tpm9"' in out) == (0, True)
-    (tmp_path / "tpm9.toml").write_text("[tpm\n")
-    assert run("check", str(tmp_path / "tpm9.toml"))[0] == 78
-
-
-def test_notes_about_what_is_hardly_meant(system, run):
-    system.configure(
-        "vtpm0",
-        '[tpm]\npower-on = "manual"\nstartup = "clear"\n[device]\ngroup = "root"\n[control]\ngroup = "no-such-group"\n',
-    )
-    result, out, _ = run("check", "vtpm0")
-    assert result == 0
-    assert (
-        "# note: there is no group no-such-group: only root and the service's user may use the control operations\n"
-        in out
-    )
-    assert '# note: startup = "clear" has no effect with power-on = "manual"\n' in out
-
-
-@pytest.mark.parametrize(
-    ("text", "status_expected", "message"),
-    [
-        ('[device]\ngroup = "no-such-group"\n', 67, "there is no group no-such-group"),
-        ('[device]\nowner = "no-such-user"\n', 67, "there is no user no-such-user"),
-        ('[device]\ngroup = "root"\nname = "shared"\n', 73, '[device] name: found "shared", which '),
-        (
-            '[device]\ngroup = "root"\n[state]\ndirectory = "/srv/shared"\n',
-            75,
-            '[state] directory: found "/srv/shared", which ',
-        ),
-    ],
-)
-def test_what_a_configuration_names_is_checked_too(system, run, text, status_expected, message):
-    system.configure("other", '[device]\nname = "shared"\n[state]\ndirectory = "/srv/shared/"\n')
-    system.configure("broken", "[[[")
-    system.configure("vtpm0", text)
-    result, out, err = run("check", "vtpm0")
-    assert (result, out) == (status_expected, "")
-    assert message in err
-
-
-def test_what_is_in_the_place_of_something(system, run, tmp_path):
-    """All of this was called good, and failed at the start."""
-    (tmp_path / "file").touch()
-    (tmp_path / "folder").mkdir()
-    head = '[device]\ngroup = "root"\n'
-    for text, status_expected, message in (
-        (
-            f'[state]\ndirectory = "{tmp_path}/file"',
-            66,
-            f'[state] directory: found "{tmp_path}/file", which is not a directory',
-        ),
-        (f'[fuse]\nenabled = true\ndirectory = "{tmp_path}/file"', 73, "[fuse] directory: found"),
-        (f'[socket]\ndata = "{tmp_path}/file"', 75, f'[socket] data: found "{tmp_path}/file", which is not a socket'),
-        (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is not a socket"),
-        (f'[provision]\nenabled = true\nca = "{tmp_path}/file"', 65, "[provision] ca: found"),
-        ('name = "null"', 73, '[device] name: found "null", but there is a /dev/null, which is not ours'),
-        ('name = "fd"', 73, '[device] name: found "fd", but there is a /dev/fd'),
-    ):
-        system.configure("vtpm0", f"{head}{text}\n")
-        result, out, err = run("check", "vtpm0")
-        assert (result, out) == (status_expected, "")
-        assert message in err
-        assert "remedy: see what it is: ls -ld " in err
-    os.mkdir(f"{system.places.sysfs}/null")  # a device of CUSE: it may be this instance's own
-    system.configure("vtpm0", f'{head}name = "null"\n')
-    assert run("check", "vtpm0")[0] == 0
-
-
-def test_a_state_directory_that_is_not_mounted_is_said(system, run, tmp_path):
-    system.configure("vtpm0", f'[device]\ngroup = "root"\n[state]\ndirectory = "{tmp_path}/none"\n')
-    result, out, _ = run("check", "vtpm0")
-    assert (
-        result,
-        f"# note: there is no {tmp_path}/none: mount what belongs there, or make it: install -d " in out,
-    ) == (0, True)
-
-
-def test_links_do_not_hide_that_two_share_a_place(system, run, tmp_path):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "state")
-    system.configure("other", f'[state]\ndirectory = "{tmp_path}/state"\n')
-    system.configure("vtpm0", f'[device]\ngroup = "root"\n[state]\ndirectory = "{tmp_path}/link"\n')
-    assert run("check", "vtpm0")[0] == 75
-
-
-def test_two_with_one_number(system, run):
-    for name in ("other", "vtpm0"):
-        system.configure(name, '[device]\ngroup = "root"\nmajor = 240\nminor = 7\n')
-    result, _, err = run("check", "vtpm0")
-    assert (result, "[device] major, minor: found 240 and 7, which " in err) == (73, True)
-    system.configure("other", "[device]\nmajor = 240\nminor = 8\n")
-    assert run("check", "vtpm0")[0] == 0
-
-
-def test_an_instance_does_not_clash_with_itself(system):
-    system.configure("vtpm0")
-    loaded, _ = inventory.check("vtpm0", system.places)
-    assert loaded.instance == "vtpm0"
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
