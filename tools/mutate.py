@@ -55,7 +55,8 @@ TESTS = {
     "service/kernel_tpm/*": "unit/service/* integration/frontends/test_vtpm*",
     "service/*": "unit/service/* integration/continuity/* integration/service/*",
     "provision/ca*": "unit/provision/* integration/provision/test_ca*",
-    "provision/*": "unit/provision/* integration/provision/* integration/cli/test_create.py",
+    "provision/*": "unit/provision/* integration/provision/* integration/cli/test_create.py "
+    "integration/cli/test_create_refused.py integration/cli/test_first_start.py",
 }
 #: So that a mutant that takes memory without an end takes no more than this.
 MEMORY_BYTES = 8 << 30

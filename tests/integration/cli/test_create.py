@@ -8,25 +8,19 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from created_host import Host, Tools, served
-from daemon_process import DaemonProcess
+from created_host import Host, served
 from socket_service import free_ports
 from tcsd import Tcsd
 
 from swtpm_svc.config import loading
-from swtpm_svc.errors import Code
-from swtpm_svc.provision import ca, ca_directory, device_keys
+from swtpm_svc.provision import ca, device_keys
 from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
-from swtpm_svc.state import newborn
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.store import Store
 from swtpm_svc.wire.tpm2_public import encode_public
@@ -299,127 +293,6 @@ def test_a_tpm_1_2_is_certified_owned_and_locked(host: Host) -> None:
         process.wait(20)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (("../x",), Code.USAGE, "instance name"),
-        (("vm1", "--tpm-version", "3"), Code.CONFIG_INVALID, "[tpm] version"),
-        (("vm1", "--ek", "dsa"), Code.CONFIG_INVALID, "[provision] endorsement-keys"),
-        (("vm1", "--ek", "rsa2048,rsa2048"), Code.CONFIG_INVALID, "[provision] endorsement-keys"),
-        (("vm1", "--pcr-banks", ""), Code.CONFIG_INVALID, "[provision] pcr-banks"),
-        (("vm1", "--srk", "x"), Code.CONFIG_INVALID, "[provision] storage-key"),
-        (("vm1", "--platform-model", "ä"), Code.CONFIG_INVALID, "[provision] platform-model"),
-        (("vm1", "--platform-version", ""), Code.CONFIG_INVALID, "[provision] platform-version"),
-        (("vm1", "--idevid", "--platform-serial", "SN_1@b*c"), Code.CONFIG_INVALID, "[provision] platform-serial"),
-        (("vm1", "--group", "no-such-group"), Code.USER_MISSING, "no-such-group"),
-        (("vm1", "--tpm-version", "1.2", "--iak"), Code.CONFIG_INVALID, "idevid, iak"),
-        (("vm1", "--iak", "--no-certificates"), Code.CONFIG_INVALID, "certificates"),
-        (("vm1", "--key-file", "/no/such/key"), Code.KEY_UNUSABLE, "/no/such/key"),
-        (("vm1", "--key-file", "/no/such/key\udcff"), Code.USAGE, "--key-file"),
-        (("vm1", "--platform-model", "\udcff"), Code.USAGE, "--platform-model"),
-        (("vm1", "--profile", "/no/such\x7f"), Code.USAGE, "--profile"),
-        (("vm1", "--ca", ""), Code.USAGE, "--ca"),
-        (("vm1", "--passphrase-file", ""), Code.USAGE, "--passphrase-file"),
-        (("vm1", "--key-mode", "aes-cbc"), Code.CONFIG_INVALID, "no key"),
-        (("vm1", "--key-file", __file__, "--key-format", "rot13"), Code.CONFIG_INVALID, "[state] key-format"),
-        (("vm1", "--tpm-version", "1.2", "--profile", "null"), Code.CONFIG_INVALID, "[provision] profile"),
-        (("vm1", "--tpm-version", "1.2", "--ek", "ecc-p384", "--srk", "rsa2048"), Code.USAGE, "--ek, --srk"),
-        (("vm1", "--profile", "a b"), Code.CONFIG_INVALID, "[provision] profile"),
-        (("vm1", "--profile", "/no/such/profile"), Code.STATE_UNREADABLE, "/no/such/profile"),
-        (("vm1", "--profile", __file__), Code.CONFIG_INVALID, "not a JSON object"),
-        (("vm1", "--profile", "no-such-profile"), Code.TPM_REFUSED, "profile"),
-        (("vm1", "-pwdo", "word"), Code.USAGE, "ownership of a TPM 1.2 only"),
-        (("vm1", "--srk-password-file", __file__), Code.TOO_LARGE, "not a password"),
-        (("vm1", "--ek", "rsa4096"), Code.TPM_REFUSED, "CreatePrimary"),
-    ],
-)
-def test_what_cannot_be_made_is_said_and_leaves_nothing(host: Host, words: Any, code: Code, says: str) -> None:
-    if "rsa4096" in words and _has_rsa4096():
-        pytest.skip("unobtainable: a libtpms without RSA 4096")
-    error = host.refused(*words)
-    assert (error["code"], says in error["message"]) == (code.value, True), error
-    assert [path for path in host.tree() if not path.startswith(str(host.ca))] == []
-
-
-def test_a_profile_that_is_a_pipe_keeps_nobody_waiting(host: Host, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    error = host.refused("vm1", "--profile", str(tmp_path / "pipe"))
-    assert (error["code"], "not a JSON object" in error["message"]) == ("config-invalid", True)
-
-
-def _has_rsa4096() -> bool:
-    from swtpm_svc.tpm import libtpms
-
-    return tuple(map(int, libtpms.version().split("."))) >= (0, 10, 0)
-
-
-def test_a_failure_does_not_wait_for_the_ca(host: Host) -> None:
-    """Another process has the CA's lock, and this one needs no CA any more."""
-    with ca_directory.CaDirectory(str(host.ca)).locked():
-        begin = time.monotonic()
-        assert host.refused("vm1", "--profile", __file__)["code"] == "config-invalid"
-    assert time.monotonic() - begin < ca_directory.LOCK_TIME_S / 2
-
-
-def test_nothing_that_is_there_is_touched(host: Host) -> None:
-    host.made("vm1", "--no-certificates")
-    (host.config / "vm2.toml").symlink_to("/nowhere")
-    before = host.tree()
-    assert host.refused("vm1")["code"] == "already-provisioned"
-    assert host.refused("vm2")["code"] == "already-provisioned"
-    os.unlink(host.config / "vm1.toml")
-    del before[str(host.config / "vm1.toml")]
-    error = host.refused("vm1")
-    assert "has a TPM already" in error["message"]
-    assert host.tree() == before
-
-
-def test_a_state_that_was_used_is_not_taken_for_one_that_was_not(host: Host) -> None:
-    """The mark of a killed run, and a TPM that has run since."""
-    host.made("vm1", "--no-certificates")
-    os.unlink(host.config / "vm1.toml")
-    (host.state / "vm1" / newborn.MARKER).write_text("0" * 64)
-    before = host.tree()
-    assert host.refused("vm1")["code"] == "already-provisioned"
-    assert host.tree() == before
-
-
-def test_what_a_killed_run_has_left_is_replaced(host: Host) -> None:
-    """The state is there first, with its mark. The next run takes what was not used for what it is."""
-    host.made("vm1", "--no-certificates")
-    state = host.state / "vm1"
-    unused = (state / "tpm2-00.permall").read_bytes()
-    (state / newborn.MARKER).write_text(fingerprint(unused))
-    os.unlink(host.config / "vm1.toml")
-    host.made("vm1", "--tpm-version", "1.2", "--no-certificates")
-    assert sorted(os.listdir(state)) == [".lock", "tpm-00.permall"]
-    assert unused not in host.tree().values()
-
-
-def test_a_full_disk_leaves_nothing(host: Host) -> None:
-    words = host.command("create", "vm1", "--no-certificates")
-    limited = subprocess.run(
-        ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *words], capture_output=True, text=True, check=False
-    )
-    assert limited.returncode == 74, limited.stderr
-    assert "Traceback" not in limited.stderr
-    assert not (host.state / "vm1").exists()
-    assert not list(host.config.iterdir())
-    host.made("vm1", "--no-certificates")
-    assert os.listdir(host.state) == ["vm1"]
-
-
-def test_a_damaged_ca_is_not_replaced(host: Host) -> None:
-    host.made("vm1")
-    (host.ca / "current" / "chain.pem").write_text("nothing")
-    before = host.tree()
-    assert host.refused("vm2")["code"] == "ca-unusable"
-    assert host.tree() == before
-
-
 @pytest.mark.needs("root")
 def test_the_state_is_the_services() -> None:
     """Also where the directory above is the service's own, in which root follows no links of others."""
@@ -466,94 +339,3 @@ def test_of_two_with_the_same_name_one_is_made(host: Host) -> None:
     winner = next(json.loads(text) for process, text in zip(processes, outputs) if process.returncode == 0)
     with served(host.state / "vm1") as tools:
         assert fingerprint(tools.public("0x81010001", "key")) == winner["made"][0]["fingerprint"]
-
-
-# --- [provision] -----------------------------------------------------------------------------------------------------
-
-ATTACH = (
-    "import sys; from swtpm_svc.config import loading; from swtpm_svc.service import attach; "
-    "from swtpm_svc.service.systemd.journal import Journal; from swtpm_svc.service.systemd.notify import Notifier; "
-    "journal = Journal('lab', '2.0', 'info', to_stderr=False); "
-    "attach.USER = 'root'; attach.start(loading.load(sys.argv[1], 'lab'), Notifier(), journal)"
-)
-
-
-def attach(daemon: DaemonProcess, notify: str = "") -> "subprocess.CompletedProcess[str]":
-    """What ExecStartPre= does, without systemd."""
-    words = [sys.executable, "-c", ATTACH, daemon.config]
-    environment = {**os.environ, **({"NOTIFY_SOCKET": notify} if notify else {})}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_first_start_makes_what_is_configured(host: Host) -> None:
-    more = f'[provision]\nenabled = true\nca = "{host.ca}"\nidevid = true\nstorage-key = "ecc-p256"\npcr-banks = "sha384"\n'
-    daemon = DaemonProcess(host.folder, more=more)
-    daemon.spawn()
-    assert daemon.process.wait(60) == 66  # RestartPreventExitStatus= has it
-    assert "the TPM that [provision] describes was not made" in daemon.log()
-    assert os.listdir(daemon.state) == [".lock"]
-
-    messages = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    messages.bind(f"{host.folder}/notify")
-    messages.settimeout(10)
-    done = attach(daemon, f"{host.folder}/notify")
-    assert done.returncode == 0, done.stderr
-    assert "EXTEND_TIMEOUT_USEC=120000000" in messages.recv(4096).decode()
-    assert "STATUS=Making a new TPM 2.0" in messages.recv(4096).decode()
-    messages.close()
-    assert sorted(os.listdir(daemon.state)) == [".lock", "tpm2-00.permall"]
-    daemon.start()
-    try:
-        tools = Tools(daemon.data, host.folder)
-        handles = tools.run("tpm2_getcap", "handles-persistent").lower()
-        assert re.findall(r"0x\w+", handles) == ["0x81000001", "0x81010001", "0x81010016", "0x81020000"]
-        assert tools.certificate("0x1c90000", "der")
-        assert re.search(r"sha256: \[ \]\s+- sha384: \[ 0,", tools.run("tpm2_getcap", "pcrs"))
-        before = tools.public("0x81010001", "key")
-        words = host.command("identity", "lab", "--ca", host.ca, "--json")
-        words[3] = str(host.folder)  # where the daemon's configuration is
-        identity = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-        assert identity.returncode == 0, identity.stderr
-        shown = {
-            one["role"]: (one["key"]["stored_at"], one["local_ca"])
-            for one in json.loads(identity.stdout)["certificates"]
-        }
-        assert shown == {
-            "EK rsa2048": ("0x81010001", True),
-            "EK ecc-p384": ("0x81010016", True),
-            "platform": ("0x81010001", True),
-            "IDevID": ("0x81020000", True),
-        }
-        daemon.stop()
-        assert attach(daemon).returncode == 0  # a second start: there is a state, and it stays
-        daemon.start()
-        assert tools.public("0x81010001", "key") == before
-    finally:
-        daemon.stop()
-
-
-@pytest.mark.needs("root")
-def test_a_first_start_fills_a_file_system_of_its_own(host: Host) -> None:
-    daemon = DaemonProcess(
-        host.folder, more="[provision]\nenabled = true\ncertificates = false\nendorsement-keys = 'ecc-p256'\n"
-    )
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", daemon.state], check=True)
-    try:
-        os.mkdir(f"{daemon.state}/lost+found", 0o700)
-        said = attach(daemon).stderr
-        assert "a new TPM 2.0 was made, with EK NIST P-256" in said
-        assert sorted(os.listdir(daemon.state)) == [".lock", "lost+found", "tpm2-00.permall"]
-        assert attach(daemon).stderr == "", "there is a TPM"
-        daemon.start()
-    finally:
-        daemon.stop()
-        subprocess.run(["umount", daemon.state], check=True)
-
-
-def test_a_first_start_that_fails_leaves_no_state(host: Host) -> None:
-    host.ca.write_text("no directory")
-    daemon = DaemonProcess(host.folder, more=f'[provision]\nenabled = true\nca = "{host.ca}"\n')
-    done = attach(daemon)
-    assert done.returncode != 0
-    assert f"{host.ca}" in done.stderr.splitlines()[-1]
-    assert os.listdir(daemon.state) == []
