@@ -4,6 +4,7 @@ after.
 The kernel's own part is tested in tests/lab/uml.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -43,6 +44,40 @@ def devices(monkeypatch):
     monkeypatch.setattr(handshake.os.path, "lexists", lambda path: path in found)
     monkeypatch.setattr(handshake, "LEAVING_S", 0.05)
     return found
+
+
+def test_cuse_is_opened_for_both_directions_and_for_no_program_that_is_run(tmp_path, monkeypatch):
+    (tmp_path / "cuse").touch()
+    monkeypatch.setattr(handshake, "CUSE_PATH", str(tmp_path / "cuse"))
+    fd = handshake.open_cuse()
+    assert not os.get_inheritable(fd)
+    assert os.write(fd, b"reply") == len(os.pread(fd, 5, 0))
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOENT, Code.CUSE_MISSING),
+        (errno.ENOTDIR, Code.CUSE_MISSING),
+        (errno.ENODEV, Code.CUSE_MISSING),
+        (errno.ENXIO, Code.CUSE_MISSING),
+        (errno.EACCES, Code.CUSE_DENIED),
+        (errno.EPERM, Code.CUSE_DENIED),
+    ],
+    ids=lambda value: errno.errorcode.get(value) if isinstance(value, int) else None,
+)
+def test_why_there_is_no_cuse(monkeypatch, number, code):
+    def refuse(path, _flags):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(handshake.os, "open", refuse)
+    with pytest.raises(VtpmError) as caught:
+        handshake.open_cuse()
+    assert caught.value.code is code
+    assert caught.value.remedy.startswith("modprobe cuse" if code is Code.CUSE_MISSING else "start the service")
+    if code is Code.CUSE_DENIED:
+        assert caught.value.message == f"/dev/cuse cannot be opened: {os.strerror(number)}"
 
 
 @pytest.mark.parametrize(
