@@ -41,7 +41,7 @@ TESTS = {
     "state/newborn.py": "unit/state/* integration/state/test_newborn* integration/cli/test_create*",
     "state/filling.py": "unit/state/* integration/state/test_newborn* integration/cli/test_create*",
     "state/re*.py": "unit/state/* integration/state/* integration/cli/test_rekey.py",
-    "state/*": "unit/state/* integration/state/* integration/service/test_failed*",
+    "state/*": "unit/state/* integration/state/* integration/cli/test_remedies* integration/service/test_failed*",
     "tpm/pcr.py": "unit/tpm/* integration/tpm/* integration/frontends/fuse",
     "tpm/*": "unit/tpm/* integration/tpm/* integration/frontends/cuse integration/frontends/test_sockets.py",
     "continuity/*": "unit/continuity/* integration/continuity/* integration/frontends/cuse",
