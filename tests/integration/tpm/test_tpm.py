@@ -118,6 +118,21 @@ def test_a_snapshot_continues_although_the_tpm_was_shut_down_after_it(make_tpm):
     assert run(again, PCR_READ_16) == extended
 
 
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+def test_a_tpm_that_had_no_power_yet_is_handed_over_as_it_is(make_tpm, version):
+    """A restart before the first PTM_INIT, with `power-on = "manual"`: the guest has not been started."""
+    tpm, successor = make_tpm(version), make_tpm(version)
+    assert not tpm.can_be_asked
+    snapshot = tpm.snapshot()
+    assert (snapshot.power, snapshot.permanent, snapshot.volatile) == ("off", b"", b"")
+    assert (snapshot.is_shut_down, snapshot.volatile_is_stored) == (False, False)
+    successor.resume(snapshot)
+    assert successor.power is Power.OFF
+    assert successor.snapshot() == snapshot
+    successor.power_on(delete_volatile=True)
+    assert result_of(successor.startup("clear")) == 0
+
+
 def test_shutdown_is_sent_once_and_only_to_a_tpm_that_needs_it(make_tpm):
     storage = MemoryStorage()
     tpm = started(make_tpm, storage)

@@ -1,8 +1,10 @@
-"""Mounting by fusermount3(1): what it says is told, and something is told where it says nothing."""
+"""Mounting by fusermount3(1): what it says is told, and something is told where it says nothing. Root does without."""
 
+import errno
 import os
 import stat
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,3 +102,57 @@ def test_an_unmount_that_fails_is_told_where_the_mount_is_still_there(helper, po
         assert caught.value.remedy == f"as root: umount --lazy {point}"
     else:
         mounts.unmount(str(point))
+
+
+@pytest.fixture
+def root(monkeypatch, tmp_path):
+    """Root, with a file for /dev/fuse and no fusermount3. `calls` are those of mount(2) and umount2(2), whose errno is
+    `number`."""
+    calls = SimpleNamespace(number=0, made=[])
+    (tmp_path / "fuse").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(mounts, "_FUSE_DEVICE", str(tmp_path / "fuse"))
+    monkeypatch.setattr(mounts, "_run_helper", lambda *_arguments, **_more: pytest.fail("root asks fusermount3"))
+    monkeypatch.setattr(mounts, "_mount", lambda point, options: calls.made.append((point, options)) or calls.number)
+    monkeypatch.setattr(mounts, "_umount2", lambda point: calls.made.append(point) or calls.number)
+    calls.device = tmp_path / "fuse"
+    return calls
+
+
+def descriptors_of(path):
+    own = "/proc/self/fd"
+    return [name for name in os.listdir(own) if os.path.realpath(f"{own}/{name}") == str(path)]
+
+
+def test_root_mounts_by_itself(root, point):
+    fd = mounts.mount(str(point))
+    ((where, options),) = root.made
+    assert where == str(point)
+    assert options.split(",")[0] == f"fd={fd}"
+    assert "allow_other" in options
+    assert descriptors_of(root.device) == [str(fd)]
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_a_mount_that_root_is_denied_is_told_and_leaves_no_descriptor(root, point):
+    root.number = errno.EPERM
+    with pytest.raises(VtpmError) as caught:
+        mounts.mount(str(point))
+    assert caught.value.code is Code.MOUNT_FAILED
+    assert caught.value.message == f"cannot mount at {point}: Operation not permitted"
+    assert caught.value.remedy == "mounting takes CAP_SYS_ADMIN, which a container may lack"
+    assert descriptors_of(root.device) == []
+
+
+@pytest.mark.parametrize(("number", "goes"), [(0, True), (errno.EINVAL, True), (errno.EBUSY, False)])
+def test_root_unmounts_by_itself(root, point, monkeypatch, number, goes):
+    root.number = number
+    answers = iter([True, not goes])
+    monkeypatch.setattr(mounts, "is_ours", lambda _directory: next(answers))
+    if goes:
+        mounts.unmount(str(point))
+    else:
+        with pytest.raises(VtpmError, match="cannot be unmounted: Device or resource busy"):
+            mounts.unmount(str(point))
+    assert root.made == [str(point)]
