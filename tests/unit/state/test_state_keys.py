@@ -91,6 +91,16 @@ def test_somebody_elses_file_is_refused(file):
     assert load(file, trusted=Trusted(uids=(SOMEBODY,))) == KEY
 
 
+@pytest.mark.parametrize(("size", "can_be_a_key"), [(1, True), (512, True), (513, False)])
+def test_only_what_can_be_a_key_is_to_be_hidden(file, size, can_be_a_key):
+    """/etc/passwd, named by mistake, stays readable."""
+    file.write_text("x" * size)
+    file.chmod(0o666)
+    remedy = refused(file).remedy
+    assert ("chmod" in remedy) is can_be_a_key
+    assert remedy.startswith("if it is the key: " if can_be_a_key else "name the file that holds the key, and nothing")
+
+
 def test_what_is_no_file_is_refused(tmp_path, file):
     os.mkfifo(tmp_path / "fifo", 0o600)
     assert "is not a regular file" in refused(tmp_path / "fifo").message
