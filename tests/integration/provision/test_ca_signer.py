@@ -107,34 +107,44 @@ def test_a_pkcs11_token_signs(tmp_path, kind, monkeypatch):
     assert "PIN" in caught.value.message
 
 
+NO_SIGNATURE = "are not a signature by the key of the CA's certificate"
+BY_HAND = "try it by hand; vtpmctl ca show has all of the command"
+ONLY_THE_SIGNATURE = "let it write the signature to standard output, and nothing else"
+WAITS = "see what it waits for; it has no terminal"
+WITH_THAT_KEY = "let it sign standard input with that key and sha256, see vtpmctl(8)"
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "words", "remedy"),
     [
-        ("exit 3", "failed with status 3"),
-        ("echo no token >&2; exit 1", "failed with status 1: no token"),
-        ("kill -9 $$", "failed with status -9"),
-        ("true", "gave 0 bytes"),
-        ("cat /dev/zero | head -c 100000", "gave 100000 bytes"),
-        ("cat /dev/zero", " bytes, and more"),
-        ("cat /dev/zero >&2", "gave no answer in"),
-        ("head -c 10000000 /dev/zero >&2; echo the end >&2; exit 1", "the end"),
-        ("echo nonsense", "are not a signature by the key"),
-        ("head -c 64 /dev/zero", "are not a signature by the key"),
-        ("openssl dgst -sha256 -sign OTHER", "are not a signature by the key"),
-        ("openssl dgst -sha512 -sign KEY", "are not a signature by the key"),
-        ("exec <&-; sleep 0.1; openssl dgst -sha256 -sign KEY /etc/hostname", "are not a signature by the key"),
+        ("exit 3", "failed with status 3", BY_HAND),
+        ("echo no token >&2; exit 1", "failed with status 1: no token", BY_HAND),
+        ("kill -9 $$", "failed with status -9", BY_HAND),
+        ("true", "gave 0 bytes", ONLY_THE_SIGNATURE),
+        ("head -c 1 /dev/zero", f"gave 1 bytes that {NO_SIGNATURE}", WITH_THAT_KEY),
+        ("head -c 4096 /dev/zero", f"gave 4096 bytes that {NO_SIGNATURE}", WITH_THAT_KEY),
+        ("head -c 4097 /dev/zero", "gave 4097 bytes", ONLY_THE_SIGNATURE),
+        ("cat /dev/zero | head -c 100000", "gave 100000 bytes", ONLY_THE_SIGNATURE),
+        ("cat /dev/zero", " bytes, and more", ONLY_THE_SIGNATURE),
+        ("cat /dev/zero >&2", "gave no answer in 5 s", WAITS),
+        ("head -c 10000000 /dev/zero >&2; echo the end >&2; exit 1", "the end", BY_HAND),
+        ("echo nonsense", NO_SIGNATURE, WITH_THAT_KEY),
+        ("head -c 64 /dev/zero", NO_SIGNATURE, WITH_THAT_KEY),
+        ("openssl dgst -sha256 -sign OTHER", NO_SIGNATURE, WITH_THAT_KEY),
+        ("openssl dgst -sha512 -sign KEY", NO_SIGNATURE, WITH_THAT_KEY),
+        ("exec <&-; sleep 0.1; openssl dgst -sha256 -sign KEY /etc/hostname", NO_SIGNATURE, WITH_THAT_KEY),
     ],
-)
-def test_a_signer_that_does_not_sign_is_refused(tmp_path, monkeypatch, capsys, text, words):
+)  # fmt: skip
+def test_a_signer_that_does_not_sign_is_refused(tmp_path, monkeypatch, capsys, text, words, remedy):
     monkeypatch.setattr(ca_signer, "SIGN_TIME_S", 5.0)
     key, certificate = make_issuer(tmp_path, "p256")
     other, _ = make_issuer(tmp_path, "p384")
     signer = script(tmp_path / "signer", text.replace("KEY", str(key)).replace("OTHER", str(other)))
     status = entry.main(["ca", "import", str(certificate), "--signer", signer, "--ca", str(tmp_path / "ca")])
-    cause, remedy = capsys.readouterr().err.splitlines()
+    cause, told = capsys.readouterr().err.splitlines()
     assert status == 75
-    assert words in cause
-    assert remedy.startswith("  remedy: ")
+    assert cause.endswith(words)
+    assert told == f"  remedy: {remedy}"
     assert not (tmp_path / "ca").exists()
 
 
