@@ -26,6 +26,7 @@ from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.dynamic_launch import get_established, hash_data, hash_end, hash_start, reset_established
 from swtpm_svc.tpm.pcr import pcr_banks
 from swtpm_svc.tpm.power import Power
+from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.tpm_header import HEADER
 
@@ -116,6 +117,39 @@ def test_a_snapshot_continues_although_the_tpm_was_shut_down_after_it(make_tpm):
     again = make_tpm("2.0", storage)
     again.resume(snapshot)
     assert run(again, PCR_READ_16) == extended
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+@pytest.mark.parametrize("is_foreseen", [True, False], ids=["refused", "a fault"])
+def test_what_storage_says_of_a_state_that_it_cannot_load_is_told(make_tpm, version, is_foreseen):
+    """It is asked in the midst of libtpms, which knows only that it got none; and it does not make a new TPM of that."""
+    storage = MemoryStorage()
+    tpm = make_tpm(version, storage)
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
+    tpm.stop()
+    permanent = dict(storage.blobs)
+    asked, load = [], storage.load
+    error = VtpmError(Code.STATE_UNREADABLE, "the disk is broken") if is_foreseen else RuntimeError("unforeseen")
+
+    def fail(wanted):
+        asked.append(wanted)
+        if (
+            wanted == PERMANENT_STATE and asked.count(wanted) == 2
+        ):  # the first time it was looked at by ourselves, before libtpms
+            raise error
+        return load(wanted)
+
+    storage.load = fail
+    with pytest.raises(VtpmError) as caught:
+        tpm.power_on(delete_volatile=True)
+    assert caught.value.code is (Code.STATE_UNREADABLE if is_foreseen else Code.INTERNAL)
+    assert ("the disk is broken" if is_foreseen else "in a storage callback: RuntimeError") in caught.value.message
+    assert tpm.power is Power.STOPPED
+    assert storage.blobs == permanent
+    storage.load = load
+    tpm.power_on(delete_volatile=True)
+    assert result_of(tpm.startup("clear")) == 0
 
 
 @pytest.mark.parametrize("version", ["1.2", "2.0"])
