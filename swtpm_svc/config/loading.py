@@ -208,8 +208,8 @@ def _refuse_contradictions(config: Config) -> None:
             'remove them, or write version = "2.0" in [tpm]',
         ),
         (
-            provision.profile != "none" and tpm.version == "1.2",
-            f'[provision] profile: found "{provision.profile}", expected "none": a TPM 1.2 has no profiles',
+            tpm.profile != "none" and tpm.version == "1.2",
+            f'[tpm] profile: found "{one_line(tpm.profile)}", expected "none": a TPM 1.2 has no profiles',
             'remove it, or write version = "2.0" in [tpm]',
         ),
         (

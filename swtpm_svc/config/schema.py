@@ -26,12 +26,15 @@ CREDENTIAL_PATTERN = re.compile(
 )  # a part of what credential_name_valid() of systemd takes
 #: What looks like a key, written where its place should be named: it is in no error.
 KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
+PROFILE_MAX = 64 * 1024  # bytes of a profile: libtpms' own have one or two thousand
 PROFILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
 PRINTABLE_PATTERN = re.compile(
     r"[ -~]{1,128}"
 )  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
 SERIAL_PATTERN = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{0,64}")  # X.680, PrintableString; RFC 5280, ub-serial-number
 MODE_PATTERN = re.compile(r"0?[0-7]{3}")
+
+BUFFER_SIZE_MAX = 4096  # bytes, and what libtpms has by itself (TPMLIB_SetBufferSize(3))
 
 # register_chrdev_region() takes majors below CHRDEV_MAJOR_MAX; a minor has 20 bits (include/linux/fs.h, kdev_t.h).
 MAJOR_MAX = 511
@@ -46,6 +49,9 @@ class TpmConfig(NamedTuple):
     version: str
     power_on: str
     startup: str
+    disable_auto_shutdown: bool
+    buffer_size: int
+    profile: str
 
 
 class DeviceConfig(NamedTuple):
@@ -147,7 +153,6 @@ class ProvisionConfig(NamedTuple):
     storage_key: str
     idevid: bool
     iak: bool
-    profile: str
     certificates: bool
     ca: str
     platform_manufacturer: str
@@ -296,7 +301,18 @@ def _read_file(value: str) -> str:
 
 
 def _read_profile(value: str) -> str:
-    return value if PROFILE_PATTERN.fullmatch(value) else _read_directory(value)
+    if PROFILE_PATTERN.fullmatch(value):
+        return value
+    if value.startswith("{"):
+        import json  # few say it so
+
+        try:
+            if len(value) > PROFILE_MAX or not value.isprintable() or not isinstance(json.loads(value), dict):
+                raise ValueError
+        except RecursionError:  # it has braces by the thousand
+            raise ValueError from None
+        return value
+    return _read_directory(value)
 
 
 def _read_credential(value: str) -> str:
@@ -337,7 +353,9 @@ ADDRESS = Kind(
     _read_address,
 )
 PORT_PAIR = Kind(str, f'"none" or "tcp:[HOST:]PORT" with a port below {PORT_MAX}', _read_port_pair)
-PROFILE = Kind(str, '"none", the name of a profile of libtpms, or an absolute path without ..', _read_profile)
+PROFILE = Kind(
+    str, '"none", the name of a profile of libtpms, one JSON object, or an absolute path without ..', _read_profile
+)
 WORDS = _text(PRINTABLE_PATTERN, "1 to 128 printable ASCII characters")
 SERIAL = _text(SERIAL_PATTERN, "at most 64 letters, digits, spaces and '()+,-./:=?")
 BOOLEAN = Kind(bool, "true or false", bool)
@@ -349,6 +367,9 @@ SCHEMA = (
         Key("version", _one_of("1.2", "2.0"), "2.0", "the TPM specification that is served"),
         Key("power-on", _one_of("auto", "manual"), "auto", "power the TPM when the service starts, or wait for vtpmctl init"),
         Key("startup", _one_of("none", "clear", "state", "deactivated"), "none", "the Startup command sent at power-on"),
+        Key("disable-auto-shutdown", BOOLEAN, False, "whether a TPM 2.0 loses its power without TPM2_Shutdown"),
+        Key("buffer-size", _integer(0, BUFFER_SIZE_MAX), 0, "how long a command or response may be; 0: as libtpms has it"),
+        Key("profile", PROFILE, "none", "the profile of a new TPM 2.0: a name, a file or JSON (libtpms 0.10)"),
     )),
     Table("device", DeviceConfig, (
         Key("enabled", BOOLEAN, True, "whether there is a character device at all"),
@@ -392,7 +413,6 @@ SCHEMA = (
         Key("storage-key", _one_of("none", *STORAGE_KEY_NAMES), "none", "the storage root key of a TPM 2.0, at 0x81000001"),
         Key("idevid", BOOLEAN, False, "whether a TPM 2.0 gets an initial device identity"),
         Key("iak", BOOLEAN, False, "whether a TPM 2.0 gets an initial attestation key"),
-        Key("profile", PROFILE, "none", "the profile of a TPM 2.0, by its name or in a file (libtpms 0.10)"),
         Key("certificates", BOOLEAN, True, "whether the local CA certifies the keys"),
         Key("ca", DIRECTORY, "/var/lib/vtpm-ca", "the directory of the local CA, which is made if there is none"),
         Key("platform-manufacturer", WORDS, "python3-swtpm", "who made the machine, for the platform certificate"),

@@ -5,18 +5,14 @@ fsyncs.
 """
 
 import json
-import os
-import stat
 from typing import NamedTuple, Optional
 
-from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.manufacture import Made, Order, manufacture_1_2, manufacture_2_0
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
-from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.dialect import DIALECTS
@@ -26,7 +22,6 @@ from swtpm_svc.wire.tpm_header import decode_header
 
 #: These are meant for certificates.
 _INFO_FLAGS = InfoFlag.SPECIFICATION | InfoFlag.ATTRIBUTES
-_PROFILE_MAX_BYTES = 64 * 1024
 
 
 class Ownership(NamedTuple):
@@ -73,7 +68,7 @@ def make(
     *,
     profile: str = "none",
 ) -> Product:
-    """`profile`: the name of one of libtpms' profiles, or the path of a file with one.
+    """`profile`: as in profiles.py.
 
     Raises:
         VtpmError LIBTPMS, TPM_REFUSED, and what manufacture raises.
@@ -81,8 +76,7 @@ def make(
     storage = _Memory()
     failures: list[VtpmError] = []
     tpm = Tpm(version, storage, failures.append)
-    if profile != "none":
-        _set_profile(profile)
+    tpm.profile = profile
     tpm.power_on(delete_volatile=True)
     try:
         if issuer is not None:
@@ -97,46 +91,6 @@ def make(
     state = storage.load(PERMANENT_STATE)
     assert state is not None
     return Product(state, made)
-
-
-def _set_profile(profile: str) -> None:
-    text = _read_profile(profile) if profile.startswith("/") else json.dumps({"Name": profile})
-    if not libtpms.has_profiles():
-        cause = f"libtpms {libtpms.version()} has no profiles"
-        raise VtpmError(Code.TPM_REFUSED, cause, remedy="install libtpms 0.10 or later, or leave the profile out")
-    try:
-        libtpms.set_profile(text)
-    except LibtpmsError as error:
-        cause = f"libtpms {libtpms.version()} does not accept the profile {profile} (TPM result {error.result:#x})"
-        raise VtpmError(
-            Code.TPM_REFUSED,
-            cause,
-            remedy="give one that it has: vtpmctl info --flags profiles lists them, of any TPM 2.0 that is served",
-        ) from error
-
-
-def _read_profile(path: str) -> str:
-    remedy = (
-        'name a file with one JSON object, such as {"Name": "default-v1"}, or one of libtpms\' profiles by its name'
-    )
-    try:
-        # O_NONBLOCK: a FIFO in the way is an error, and root's helper does not wait for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(descriptor, "rb") as file:
-            content = file.read(_PROFILE_MAX_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    except OSError as error:
-        raise VtpmError(
-            Code.STATE_UNREADABLE, f"the profile {path} cannot be read: {error.strerror}", remedy=remedy
-        ) from error
-    try:
-        is_object = (
-            len(content) <= _PROFILE_MAX_BYTES and b"\0" not in content and isinstance(json.loads(content), dict)
-        )
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise VtpmError(Code.CONFIG_INVALID, f"the profile {path} is not a JSON object", remedy=remedy)
-    return content.decode()
 
 
 def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":

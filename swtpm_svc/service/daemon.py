@@ -123,7 +123,7 @@ class Daemon:
         store = Store.open(self._config.state.directory, self._config.tpm.version, keys.state)
         with store, RecordFile.open(store, self._journal) as record:
             self._refuse_unprovisioned(store)
-            tpm = Tpm(self._config.tpm.version, store, self._events.failed)
+            tpm = self._make_tpm(store)
             identity = self._watch_identity(tpm, record)
             handover = park.read() if park is not None else None
             resumed = handover is not None and succession.resume(tpm, handover, self._config, self._journal)
@@ -168,6 +168,18 @@ class Daemon:
                 f"{self._config.state.directory} is empty: the TPM that [provision] describes was not made",
                 remedy=f"see why, in the entry before: journalctl -u vtpm@{self._config.instance}; then start it again",
             )
+
+    def _make_tpm(self, store: Store) -> Tpm:
+        """Without power yet, and as [tpm] wants it."""
+        wanted = self._config.tpm
+        tpm = Tpm(wanted.version, store, self._events.failed)
+        tpm.profile, tpm.shuts_down = wanted.profile, not wanted.disable_auto_shutdown
+        if wanted.buffer_size:
+            size = tpm.buffer_size(wanted.buffer_size).size
+            if size != wanted.buffer_size:
+                words = f"[tpm] buffer-size: found {wanted.buffer_size}; libtpms takes {size}"
+                self._journal.log("warning", words)
+        return tpm
 
     def _watch_identity(self, tpm: Tpm, record: RecordFile) -> IdentityWatch:
         """It is looked at whenever the TPM was started: from the loop, as READY does not wait for it."""

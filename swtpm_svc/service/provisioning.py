@@ -67,7 +67,7 @@ def provision(
         )
         issuer = Issuer(wanted.ca, platform)
     order = Order(wanted.endorsement_keys, wanted.pcr_banks, wanted.storage_key, wanted.idevid, wanted.iak)
-    product = factory.make(config.tpm.version, order, issuer, ownership, profile=wanted.profile)
+    product = factory.make(config.tpm.version, order, issuer, ownership, profile=config.tpm.profile)
     complaint = issuer.complaint() if issuer is not None else None
     if complaint is not None:
         warn(complaint)

@@ -4,7 +4,7 @@ INIT powers on or, when running, is a hardware reset; STOP powers off so that st
 
 Rule 1: a TPM 2.0 that was started is shut down in order (TPM2_Shutdown) before its power goes, so that the
 dictionary-attack counter does not rise (TPM 2.0 Part 1, "Dictionary Attack Protection"), unless its volatile state was
-just stored and will be resumed, in which case nothing was interrupted.
+just stored and will be resumed, in which case nothing was interrupted; and unless `shuts_down` says not to.
 Rule 2: a TPM that is resumed from volatile state gets fresh entropy before it serves: libtpms restores its generator
 too, and would give the random bytes once more that it gave after the snapshot (measured).
 Rule 3: a command that could not be stored has not happened: the TPM is the one before it again, with its PCRs and
@@ -52,6 +52,10 @@ class Tpm:
         self.power = Power.OFF
         self.locality = 0
         self._storage = Staging(storage)
+        #: Of a TPM 2.0 that is made at a power-on: as in profiles.py.
+        self.profile = "none"
+        #: Does it get a TPM2_Shutdown before its power goes (rule 1)?
+        self.shuts_down = True
         #: While `power` is FAILED.
         self.failure: Optional[Failure] = None
         #: How often a failed TPM has gone on.
@@ -113,6 +117,8 @@ class Tpm:
             self._storage.blobs = {VOLATILE_STATE: None, SAVE_STATE: None}
         try:
             volatile = offered.get(VOLATILE_STATE) or self._storage.load(VOLATILE_STATE)
+            if self.profile != "none" and PERMANENT_STATE not in offered:
+                self._choose_profile()
             self._main_init(offered)
         finally:
             self._storage.blobs = {}
@@ -131,6 +137,12 @@ class Tpm:
             if not delete_volatile:
                 self._take(Step.STORE)
             self.on_started()
+
+    def _choose_profile(self) -> None:
+        if self.version == "2.0" and self._storage.load(PERMANENT_STATE) is None:
+            from swtpm_svc.tpm import profiles  # and json: once in a TPM's life
+
+            profiles.set_profile(self.profile)
 
     def startup(self, kind: str) -> bytes:
         """Send TPM_Startup / TPM2_Startup: `kind` is clear, state, or (1.2) deactivated. Returns the response."""
@@ -211,8 +223,9 @@ class Tpm:
 
     def _power_off(self, event: Event) -> None:
         if self.is_powered:
-            if self.revive() and self.dialect.shutdown is not None and self._last is Last.WORK:
-                self._send_shutdown(self.dialect.shutdown)
+            shutdown = self.dialect.shutdown if self.shuts_down else None
+            if self.revive() and shutdown is not None and self._last is Last.WORK:
+                self._send_shutdown(shutdown)
             self._terminate(event)
         else:
             self._go(event)

@@ -32,7 +32,7 @@ _KEYS = (
     ("--ek", "provision", "endorsement-keys"),
     ("--pcr-banks", "provision", "pcr-banks"),
     ("--srk", "provision", "storage-key"),
-    ("--profile", "provision", "profile"),
+    ("--profile", "tpm", "profile"),
     ("--ca", "provision", "ca"),
     ("--key-file", "state", "key-file"),
     ("--passphrase-file", "state", "passphrase-file"),
@@ -123,7 +123,7 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
     for option, table, key in _KEYS:
         value = values[option[2:].replace("-", "_")]
         if value is not None:
-            is_path = option in _PATHS or (option == "--profile" and "/" in value)
+            is_path = option in _PATHS or (option == "--profile" and "/" in value and value[0] != "{")
             tables[table][key] = os.path.abspath(value) if is_path else value
     if STATE != loading.STATE_DIRECTORY:
         tables["state"]["directory"] = f"{STATE}/{name}"

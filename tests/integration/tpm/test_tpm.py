@@ -182,6 +182,15 @@ def test_shutdown_is_sent_once_and_only_to_a_tpm_that_needs_it(make_tpm):
     assert storage.stores == ["permall"]
 
 
+def test_no_shutdown_is_sent_where_none_is_wanted(make_tpm):
+    storage = MemoryStorage()
+    tpm = started(make_tpm, storage)
+    tpm.shuts_down = False
+    storage.stores.clear()
+    tpm.stop()
+    assert storage.stores == []
+
+
 def lockout_counter(tpm):
     """TPM_PT_LOCKOUT_COUNTER by TPM2_GetCapability(TPM_CAP_TPM_PROPERTIES)."""
     response = run(tpm, h("8001000000160000017a 00000006 0000020e 00000001"))

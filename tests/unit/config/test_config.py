@@ -30,7 +30,9 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
     assert loading.parse("", PATH, "vtpm7") == loading.Config(
         instance="vtpm7",
         path=PATH,
-        tpm=loading.TpmConfig(version="2.0", power_on="auto", startup="none"),
+        tpm=loading.TpmConfig(
+            version="2.0", power_on="auto", startup="none", disable_auto_shutdown=False, buffer_size=0, profile="none"
+        ),
         device=loading.DeviceConfig(
             enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660
         ),
@@ -45,7 +47,6 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
             storage_key="none",
             idevid=False,
             iak=False,
-            profile="none",
             certificates=True,
             ca="/var/lib/vtpm-ca",
             platform_manufacturer="python3-swtpm",
@@ -65,6 +66,8 @@ def test_every_value_is_taken():
         version = "1.2"
         power-on = "manual"
         startup = "deactivated"
+        disable-auto-shutdown = true
+        buffer-size = 3072
         [device]
         name = "tpm-for_tests.1"
         major = 240
@@ -82,12 +85,17 @@ def test_every_value_is_taken():
         PATH,
         "vtpm0",
     )
-    assert loaded.tpm == loading.TpmConfig("1.2", "manual", "deactivated")
+    assert loaded.tpm == loading.TpmConfig("1.2", "manual", "deactivated", True, 3072, "none")
     assert loaded.device == loading.DeviceConfig(True, "tpm-for_tests.1", 240, 1048575, "1000", "Domain.Users", 0o600)
     assert loaded.device.node == "/dev/tpm-for_tests.1"
     assert loaded.state.directory == "/srv/tpm/x"
     assert loaded.control.group == "wheel"
     assert loaded.log.level == "debug"
+
+
+def test_a_profile_is_said_in_three_ways():
+    for written in ('"custom:lab"', '"/etc/vtpm.d/lab.json"', """'{"Name":"custom","Algorithms":"rsa,a/b"}'"""):
+        assert loading.parse(f"[tpm]\nprofile = {written}", PATH, "vtpm0").tpm.profile == written[1:-1]
 
 
 TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [provision], [control], [log]"
@@ -98,6 +106,7 @@ A_GROUP = "the name of a group, or a number up to 4294967294"
 A_MODE = 'three octal digits in quotes, such as "0660"'
 A_PORT = '"none" or "tcp:[HOST:]PORT" with a port below 65535'
 A_SERIAL_NUMBER = "at most 64 letters, digits, spaces and '()+,-./:=?"
+A_PROFILE = '"none", the name of a profile of libtpms, one JSON object, or an absolute path without ..'
 A_PATH = "an absolute path without .."
 NOT_TOML = f"correct the TOML syntax (strings in quotes), then: vtpmctl check {PATH}"
 #: Of late Python refuses to read or write numbers of more than 4300 digits.
@@ -127,12 +136,12 @@ WRONG = [
     # keys
     (
         '[tpm]\npower_on = "auto"',
-        "[tpm]: found the key power_on, expected version, power-on or startup",
+        "[tpm]: found the key power_on, expected version, power-on, startup, disable-auto-shutdown, buffer-size or profile",
         "write power-on instead of power_on",
     ),
     (
         '[tpm]\nmode = "0660"',
-        "[tpm]: found the key mode, expected version, power-on or startup",
+        "[tpm]: found the key mode, expected version, power-on, startup, disable-auto-shutdown, buffer-size or profile",
         "write it below the line [device]",
     ),
     ("[log]\ncolour = 1", "[log]: found the key colour, expected level", "remove colour, or see vtpm.d(5)"),
@@ -313,7 +322,25 @@ WRONG = [
         '[log] level: found "loud", expected "debug", "info", "notice", "warning" or "error"',
         'write for example: level = "info"',
     ),
+    *(
+        (
+            f"[tpm]\nprofile = '{profile}'",
+            f'[tpm] profile: found "{shown}", expected {A_PROFILE}',
+            'write for example: profile = "none"',
+        )
+        for profile, shown in (
+            ("a b", "a b"),
+            ('{"Name": 1', '{"Name": 1'),
+            ("{" * 3000, "{" * 57 + "..."),
+            ('["Name"]', '["Name"]'),
+        )
+    ),
     # values that do not go together
+    (
+        '[tpm]\nversion = "1.2"\nprofile = "null"',
+        '[tpm] profile: found "null", expected "none": a TPM 1.2 has no profiles',
+        'remove it, or write version = "2.0" in [tpm]',
+    ),
     (
         '[vtpm-proxy]\nenabled = true\n[tpm]\npower-on = "manual"',
         '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
