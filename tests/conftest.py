@@ -99,6 +99,10 @@ CAPABILITIES = {
         lambda: importlib.util.find_spec("pyfuse3") is not None, "no pyfuse3: pip install -e .[test]"
     ),
     "fusermount3": command("fusermount3", "fuse3"),
+    "loop": Capability(
+        lambda: os.geteuid() == 0 and os.path.exists("/dev/loop-control") and shutil.which("losetup") is not None,
+        f"no loop devices, which take root: {LABS}",
+    ),
     "vtpm-proxy": Capability(
         lambda: has_module("tpm_vtpm_proxy"), "no tpm_vtpm_proxy in this kernel: make lab-vm LAB_MACHINE=qemu"
     ),

@@ -4,11 +4,11 @@
 PROGRAM = """
 import os, sys
 from swtpm_svc.service.vtpmd import main
-from swtpm_svc.state.store import Store
-opened = Store.open
-def say(*words):
+from swtpm_svc.state.state_directory import StateDirectory
+opened = StateDirectory.open
+def say(*words, **keys):
     sys.stderr.write("state is read as %s\\n" % " ".join(map(str, sorted(set(os.getresuid())))))
-    return opened(*words)
-Store.open = say
+    return opened(*words, **keys)
+StateDirectory.open = say
 sys.exit(main())
 """

@@ -23,6 +23,7 @@ from swtpm_svc.config.schema import (
     KernelTpmConfig,
     Key,
     LogConfig,
+    MigrationConfig,
     ProvisionConfig,
     SocketConfig,
     StateConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "FuseConfig",
     "KernelTpmConfig",
     "LogConfig",
+    "MigrationConfig",
     "ProvisionConfig",
     "SocketConfig",
     "StateConfig",
@@ -183,6 +185,7 @@ def _refuse_contradictions(config: Config) -> None:
         config.provision,
         (config.device.enabled, config.fuse.enabled, config.kernel_tpm.enabled),
     )
+    state, default = config.state, f"{STATE_DIRECTORY}/{config.instance}"
     addresses = (config.socket.control, config.socket.data, config.socket.mssim)
     for is_so, cause, remedy in (
         (
@@ -201,6 +204,22 @@ def _refuse_contradictions(config: Config) -> None:
             '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: '
             "the kernel wants an answer at once",
             'write power-on = "auto"',
+        ),
+        (
+            state.is_file and state.directory != default,
+            f'[state] file: found "{one_line(state.file)}" with directory = "{one_line(state.directory)}", '
+            "expected one of them",
+            "remove the one that the state is not in",
+        ),
+        (
+            state.is_file and state.backup,
+            "[state] backup: found true with file, expected false: a file has room for one generation",
+            "remove one of them",
+        ),
+        (
+            state.is_file and provision.enabled,
+            "[provision] enabled: found true with file in [state], expected false: such a TPM is made elsewhere",
+            "write enabled = false, and put the TPM into the file: vtpm.d(5), [state]",
         ),
         (
             (provision.idevid or provision.iak) and tpm.version == "1.2",

@@ -30,7 +30,11 @@ class Place(NamedTuple):
 
     @property
     def is_directory(self) -> bool:
-        return self.code is not Code.SOCKET_UNAVAILABLE
+        return self.code is not Code.SOCKET_UNAVAILABLE and not self.is_state_file
+
+    @property
+    def is_state_file(self) -> bool:
+        return self.what == "[state] file"
 
 
 def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]":
@@ -41,7 +45,8 @@ def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]"
         texts += [("[socket] mssim", config.socket.mssim), ("the second port of [socket] mssim", str(mssim.next_port))]
     texts.append(("the status socket", f"/run/vtpm/{config.instance}/status"))
     found = [_socket(what, text) for what, text in texts if text != "none"]
-    found.append(Place("[state] directory", config.state.directory, Code.STATE_LOCKED))
+    kept = "[state] file" if config.state.is_file else "[state] directory"
+    found.append(Place(kept, config.state.place, Code.STATE_LOCKED))
     if config.fuse.enabled:
         found.append(Place("[fuse] directory", config.fuse.directory, Code.MOUNT_FAILED))
     return [place if place.network else place._replace(where=resolve(place.where)) for place in found]
@@ -83,10 +88,12 @@ def refuse_shared(config: Config, other: Config, resolve: Callable[[str], str]) 
     """
     for mine, theirs in clashes(places(config, resolve), places(other, resolve)):
         raise VtpmError(
-            mine.code if mine.is_directory else theirs.code,
+            mine.code if mine.is_directory or mine.is_state_file else theirs.code,
             f'{config.path}: {mine.what}: found "{mine.where}", '
             f"which {_relation(mine, theirs)} {theirs.what} in {other.path}",
-            remedy="give each TPM a directory of its own"
+            remedy="give each TPM a place of its own"
+            if mine.is_state_file
+            else "give each TPM a directory of its own"
             if mine.code is Code.STATE_LOCKED
             else "give one of them another place",
         )
@@ -105,9 +112,10 @@ def _clash(one: Place, other: Place) -> bool:
         return True
     if one.is_directory and other.is_directory:
         return _within(one.where, other.where) or _within(other.where, one.where)
-    # a socket may be beside the state, but not below a mount
+    # a socket may be beside the state, but not below a mount; nor another TPM's file, which is in the way there
     file, directory = (other, one) if one.is_directory else (one, other)
-    return directory.code is Code.MOUNT_FAILED and _within(file.where, directory.where)
+    is_in_the_way = directory.code is Code.MOUNT_FAILED or (file.is_state_file and directory.code is Code.STATE_LOCKED)
+    return is_in_the_way and _within(file.where, directory.where)
 
 
 def _within(path: str, directory: str) -> bool:

@@ -98,10 +98,15 @@ class KernelTpmConfig(NamedTuple):
 class StateConfig(NamedTuple):
     """[state]: where what survives power-off is kept, and how it is encrypted.
 
-    Of each three places of a key one may be named.
+    It is in `file`, or if that is "none" in `directory`. Of each three places of a key one may be named.
     """
 
     directory: str
+    file: str
+    mode: int
+    backup: bool
+    fsync: bool
+    lock: bool
     key_credential: str
     key_file: str
     passphrase_file: str
@@ -112,6 +117,15 @@ class StateConfig(NamedTuple):
     migration_passphrase_file: str
     migration_key_format: str
     migration_key_mode: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.file != "none"
+
+    @property
+    def place(self) -> str:
+        """The path of the file or of the directory."""
+        return self.file if self.is_file else self.directory
 
     @property
     def key(self) -> Optional[Source]:
@@ -139,6 +153,13 @@ def _key_source(credential: str, file: str, passphrase_file: str, key_format: st
         if name != "none":
             return Source(kind, name, default if key_format == "auto" else key_format, None if mode == "auto" else mode)
     return None
+
+
+class MigrationConfig(NamedTuple):
+    """[migration]: how the state's lock goes from one host's TPM to another's, where both have the same storage."""
+
+    incoming: bool
+    release_lock: bool
 
 
 class ProvisionConfig(NamedTuple):
@@ -184,6 +205,7 @@ class Config(NamedTuple):
     fuse: FuseConfig
     kernel_tpm: KernelTpmConfig
     state: StateConfig
+    migration: MigrationConfig
     provision: ProvisionConfig
     control: ControlConfig
     log: LogConfig
@@ -395,6 +417,11 @@ SCHEMA = (
     ), alias="kernel_tpm"),  # in the file it is called as the kernel's driver, everywhere else as what the driver makes
     Table("state", StateConfig, (
         Key("directory", DIRECTORY, f"{STATE_DIRECTORY}/{{instance}}", "where the TPM's state is kept"),
+        Key("file", FILE, "none", "the one file or block device that it is kept in, instead of a directory"),
+        Key("mode", MODE, "0600", "the permission bits of the state's files"),
+        Key("backup", BOOLEAN, False, "whether a start goes back to the generation before if the last one is damaged"),
+        Key("fsync", BOOLEAN, True, "whether what is stored is on the disk before a response says so"),
+        Key("lock", BOOLEAN, True, "whether the state is locked against other programs"),
         Key("key-credential", CREDENTIAL, "none", "the credential that holds the key of the state files"),
         Key("key-file", FILE, "none", "the file that holds it"),
         Key("passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
@@ -405,6 +432,10 @@ SCHEMA = (
         Key("migration-passphrase-file", FILE, "none", "the file that holds a passphrase for it"),
         Key("migration-key-format", KEY_FORMAT, "auto", "what is there, as for key-format"),
         Key("migration-key-mode", KEY_MODE, "auto", "the cipher"),
+    )),
+    Table("migration", MigrationConfig, (
+        Key("incoming", BOOLEAN, False, "whether the state is not locked before a state blob comes, or a command"),
+        Key("release-lock", BOOLEAN, False, "whether the lock is given up when all state blobs were given out"),
     )),
     Table("provision", ProvisionConfig, (
         Key("enabled", BOOLEAN, False, "whether the service gives a new TPM what follows, when it starts without a state"),

@@ -6,7 +6,7 @@ The bytes may not be a daemon's, and the process that reads them may be root, so
 from mmap import PAGESIZE
 from typing import Any, NamedTuple
 
-from swtpm_svc.state.store import NAMES
+from swtpm_svc.state.backend import NAMES
 from swtpm_svc.tpm.power import Power, Snapshot
 from swtpm_svc.wire import fuse
 

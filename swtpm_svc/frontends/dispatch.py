@@ -116,15 +116,17 @@ class Dispatcher:
         return self.executor.withdraw(owner)
 
     def is_long(self, code: int) -> bool:
-        """Is the command one for the worker, because it takes long or has to wait? One that is to revive a failed TPM
-        may take long, too."""
-        return self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED
+        """Is the command one for the worker, because it takes long or has to wait? One that is to revive a failed TPM,
+        or that has to take the lock of its state first, may take long, too."""
+        return (
+            self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED or not self.tpm.has_lock
+        )
 
     @property
     def is_free(self) -> bool:
         """May `serve_stream` be called: does the TPM run, with nothing in work, and does nobody want to see each
         command?"""
-        return self.tpm.is_running and not self.executor.busy and not self.trace
+        return self.tpm.is_running and self.tpm.has_lock and not self.executor.busy and not self.trace
 
     def serve_stream(self, fd: int, epoll: int, deadline_s: float) -> Left:
         """Run the plain commands of a stream socket as far as that takes no Python: `Tpm.serve_stream`. What is left

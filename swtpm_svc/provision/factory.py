@@ -56,6 +56,14 @@ class _Memory:
     def probe(self) -> None:
         pass
 
+    is_locked = True
+
+    def lock(self) -> None:
+        pass
+
+    def unlock(self) -> None:
+        pass
+
     def damaged(self, name: str, reason: str) -> VtpmError:
         return internal("making a TPM", RuntimeError(f"{name}: {reason}"))
 

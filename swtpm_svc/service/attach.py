@@ -30,7 +30,7 @@ def start(config: Config, notifier: Notifier, journal: Journal) -> None:
     Raises:
         VtpmError KERNEL_TPM_UNAVAILABLE, FUSE_UNAVAILABLE, MOUNT_FAILED; and as provisioning.provision()
     """
-    if config.provision.enabled:
+    if config.provision.enabled and not config.migration.incoming:  # what comes is made already
         _provision(config, notifier, journal)
     if not config.kernel_tpm.enabled:
         kernel_tpm.forget(config.instance)

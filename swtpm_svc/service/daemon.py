@@ -31,6 +31,7 @@ from swtpm_svc.service.identity.identity_record import RecordFile
 from swtpm_svc.service.identity.identity_watch import Chores, IdentityWatch
 from swtpm_svc.service.kernel_tpm import kernel_tpm
 from swtpm_svc.service.loop import Loop
+from swtpm_svc.service.opened_state import open_state
 from swtpm_svc.service.options import Options
 from swtpm_svc.service.privileges import become, find_account
 from swtpm_svc.service.reload import Reload, Subjects, shows_commands
@@ -120,12 +121,12 @@ class Daemon:
             self._device.make(by_hand=True)
         self._leave_root()
         keys = state_keys.load(self._config.state)
-        store = Store.open(self._config.state.directory, self._config.tpm.version, keys.state)
+        handover = park.read() if park is not None else None
+        store = self._open_state(keys, has_predecessor=handover is not None)
         with store, RecordFile.open(store, self._journal) as record:
             self._refuse_unprovisioned(store)
             tpm = self._make_tpm(store)
             identity = self._watch_identity(tpm, record)
-            handover = park.read() if park is not None else None
             resumed = handover is not None and succession.resume(tpm, handover, self._config, self._journal)
             if not resumed:
                 self._power_on(tpm, store)
@@ -160,9 +161,21 @@ class Daemon:
                 later.import_all(self._config)
             become(account)
 
+    def _open_state(self, keys: Keys, *, has_predecessor: bool) -> Store:
+        is_incoming = self._config.migration.incoming and not has_predecessor
+        store = open_state(self._config.state, self._config.tpm.version, keys.state, is_incoming=is_incoming)
+        self._tell_remarks(store)
+        if is_incoming:
+            self._journal.log("info", f"{store.path} is locked when a state blob or a command comes")
+        return store
+
+    def _tell_remarks(self, store: Store) -> None:
+        for remark in store.take_remarks():
+            self._journal.log("warning", remark)
+
     def _refuse_unprovisioned(self, store: Store) -> None:
         """A TPM that vtpm-attach should have made is not made here, where it would get no keys and certificates."""
-        if self._config.provision.enabled and not store.sizes():
+        if self._config.provision.enabled and store.is_locked and not store.sizes():
             raise VtpmError(
                 Code.STATE_MISSING,
                 f"{self._config.state.directory} is empty: the TPM that [provision] describes was not made",
@@ -174,6 +187,14 @@ class Daemon:
         wanted = self._config.tpm
         tpm = Tpm(wanted.version, store, self._events.failed)
         tpm.profile, tpm.shuts_down = wanted.profile, not wanted.disable_auto_shutdown
+        tpm.is_incoming = self._config.migration.incoming
+
+        def tell_lock() -> None:
+            did = "has taken" if tpm.has_lock else "has given up, for another host,"
+            self._journal.log("notice", f"{did} the lock of {store.path}", message_id=entries.LOCK_ID)
+            self._tell_remarks(store)
+
+        tpm.on_lock = tell_lock
         if wanted.buffer_size:
             size = tpm.buffer_size(wanted.buffer_size).size
             if size != wanted.buffer_size:
@@ -192,10 +213,10 @@ class Daemon:
         wanted = self._config.tpm
         if wanted.power_on == "manual":
             return
-        if not store.sizes():
+        if store.is_locked and not store.sizes():
             self._notifier.extend_timeout(LONG_WORK_S)
             self._notifier.status(f"Making a new TPM {wanted.version}")
-            self._journal.log("notice", f"{self._config.state.directory} is empty: a new TPM {wanted.version} is made")
+            self._journal.log("notice", f"{store.path} is empty: a new TPM {wanted.version} is made")
         tpm.power_on(delete_volatile=True)
         if wanted.startup != "none":
             response = tpm.startup(wanted.startup)
@@ -227,9 +248,11 @@ class Daemon:
         park: Park,
         handover: Optional[Handover],
     ) -> Parts:
+        controller = Controller(tpm, on_shutdown=self._ending.shut_down, on_error=self._events.failed, keys=keys)
+        controller.releases_lock = self._config.migration.release_lock
         dispatcher = Dispatcher(
             tpm,
-            Controller(tpm, on_shutdown=self._ending.shut_down, on_error=self._events.failed, keys=keys),
+            controller,
             self._executor,
             self._authorization.rights,
             events=self._events,

@@ -98,7 +98,8 @@ def describe(parts: Parts) -> "dict[str, Any]":
         },
         "device": parts.device.describe(),
         "state": {
-            "directory": config.state.directory,
+            "directory": config.state.place,
+            "locked": parts.store.is_locked,
             "generation": generation,
             "bytes": sizes,
             "stalled": parts.stall.stalled,

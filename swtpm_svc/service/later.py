@@ -25,6 +25,8 @@ MODULES = (
     "swtpm_svc.provision.ek_templates",
     "swtpm_svc.provision.subject_public_key",
     "swtpm_svc.provision.tpm2_owner",
+    "swtpm_svc.state.state_file",
+    "swtpm_svc.tpm.profiles",
     "swtpm_svc.wire.pcr_banks",
     "swtpm_svc.wire.public_key",
 )

@@ -20,7 +20,7 @@ from swtpm_svc.wire import cuse as wire
 
 def resume(tpm: Tpm, handover: Handover, config: Config, journal: Journal) -> bool:
     """Go on with the TPM of a handover. False: it is to be powered on, and the clients of before meet another one."""
-    if (handover.tpm_version, handover.state_directory) != (config.tpm.version, config.state.directory):
+    if (handover.tpm_version, handover.state_directory) != (config.tpm.version, config.state.place):
         journal.log("notice", "another TPM is configured now: clients meet a TPM that was just powered on")
         return False
     if handover.snapshot.power == Power.OFF.value and config.tpm.power_on == "auto":
@@ -66,7 +66,7 @@ def leave(park: Park, parts: Parts) -> None:
     park.leave(
         Handover(
             tpm_version=parts.tpm.version,
-            state_directory=parts.config.state.directory,
+            state_directory=parts.config.state.place,
             commands=parts.dispatcher.commands,
             restarts=parts.restarts,
             snapshot=parts.tpm.snapshot(),

@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from itertools import islice
+from types import TracebackType
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -60,6 +61,10 @@ class Directory:
     def __init__(self, path: str, fd: Optional[int] = None) -> None:
         """Open it, unless it is open already: `fd`. Raises: VtpmError STATE_MISSING, STATE_UNREADABLE."""
         self.path = path
+        #: The permission bits of files that are written.
+        self.mode = MODE
+        #: Is each step durable before the next? Without, all of it takes part in what a loss of power takes.
+        self.syncs = True
         if fd is not None:
             self.fd = fd
             return
@@ -86,6 +91,14 @@ class Directory:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.close(fd)
+
+    def __enter__(self) -> "Directory":
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
 
     def path_of(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -169,7 +182,7 @@ class Directory:
             self._discard(temporary)
             raise write_error(self.path_of(name), error, is_kept=True) from None
         try:
-            os.fsync(self.fd)
+            self._sync(self.fd)
         except OSError as error:
             if kept:
                 self._put_back(kept, name)
@@ -187,7 +200,7 @@ class Directory:
             self._write(temporary, data)
             os.rename(temporary, renamed, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             os.unlink(renamed, dir_fd=self.fd)
-            os.fsync(self.fd)
+            self._sync(self.fd)
         except OSError as error:
             self._discard(temporary)
             self._discard(renamed)
@@ -197,12 +210,46 @@ class Directory:
         """Remove a file, durably. False when there was none. Raises: VtpmError STATE_UNWRITABLE."""
         try:
             os.unlink(name, dir_fd=self.fd)
-            os.fsync(self.fd)
+            self._sync(self.fd)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise write_error(self.path_of(name), error) from None
         return True
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Of a file that is there; durable. Raises: VtpmError STATE_UNWRITABLE."""
+        try:
+            os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            self._sync(self.fd)
+        except OSError as error:
+            raise write_error(self.path_of(name), error) from None
+
+    def exchange(self, name: str, other: str, temporary: str) -> None:
+        """Each gets the other's name, durably. A crash on the way leaves `name` missing, or what it was as `temporary`.
+
+        Raises: VtpmError STATE_UNWRITABLE.
+        """
+        try:
+            for old, new in ((name, temporary), (other, name), (temporary, other)):
+                os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            self._sync(self.fd)
+        except OSError as error:
+            raise write_error(self.path_of(name), error) from None
+
+    def change_mode(self, name: str) -> None:
+        """To `mode`, of a file that is there. Raises: VtpmError STATE_UNWRITABLE."""
+        try:
+            fd = os.open(name, _READ_FLAGS, dir_fd=self.fd)
+        except OSError:
+            return  # there is none, or it is refused when it is read
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) != self.mode:
+                os.fchmod(fd, self.mode)
+        except OSError as error:
+            raise write_error(self.path_of(name), error) from None
+        finally:
+            os.close(fd)
 
     def tidy(self, name: str) -> None:
         """Remove a leftover.
@@ -216,6 +263,14 @@ class Directory:
         except OSError as error:
             raise write_error(self.path_of(name), error) from None
 
+    def _sync(self, fd: int) -> None:
+        if self.syncs:
+            os.fsync(fd)
+
+    def _set_mode(self, fd: int) -> None:
+        if self.mode != MODE:  # whatever the umask says
+            os.fchmod(fd, self.mode)
+
     def _create(self, name: str, data: bytes) -> bool:
         """Make a file that was not there, without a temporary name: a crash during a TPM's first store leaves nothing
         behind.
@@ -223,14 +278,15 @@ class Directory:
         False when the file system cannot do that.
         """
         try:
-            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, MODE, dir_fd=self.fd)
+            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, self.mode, dir_fd=self.fd)
         except OSError as error:
             if error.errno in _NO_NAMELESS:
                 return False
             raise
         try:
+            self._set_mode(fd)
             _write_all(fd, data)
-            os.fsync(fd)
+            self._sync(fd)
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self.fd, follow_symlinks=True)
         except OSError as error:
             if error.errno in _NO_NAMELESS:
@@ -241,10 +297,11 @@ class Directory:
         return True
 
     def _write(self, temporary: str, data: bytes) -> None:
-        fd = os.open(temporary, _WRITE_FLAGS, MODE, dir_fd=self.fd)
+        fd = os.open(temporary, _WRITE_FLAGS, self.mode, dir_fd=self.fd)
         try:
+            self._set_mode(fd)
             _write_all(fd, data)
-            os.fsync(fd)
+            self._sync(fd)
         finally:
             os.close(fd)
 
@@ -266,8 +323,9 @@ class Directory:
 
     def _copy(self, name: str, target: str) -> None:
         data = self.read(name)
-        fd = os.open(target, _WRITE_FLAGS, MODE, dir_fd=self.fd)
+        fd = os.open(target, _WRITE_FLAGS, self.mode, dir_fd=self.fd)
         try:
+            self._set_mode(fd)
             _write_all(fd, data or b"")
         finally:
             os.close(fd)

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.state.backend import PERMALL
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.lock import LOCK_NAME
-from swtpm_svc.state.store import LOST_AND_FOUND, PERMALL, file_name, open_locked
+from swtpm_svc.state.state_directory import LOST_AND_FOUND, file_name, open_locked
 
 NEW, MARKER = ".new-", ".created"
 _DRAFT = NEW + "file"

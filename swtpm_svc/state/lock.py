@@ -4,6 +4,8 @@ swtpm 0.7.1 takes a classic POSIX write lock on the whole file (fcntl F_SETLK, l
 take an open file description lock (F_OFD_SETLK) on the same bytes: the kernel lets the two kinds exclude each other,
 but ours belongs to the open file, so neither a fork nor the closing of another descriptor of the same file loses it
 (fcntl(2), "Open file description locks").
+
+State that is all in one file has its lock on that file.
 """
 
 import fcntl
@@ -64,7 +66,7 @@ class StateLock:
                     continue  # someone removed or replaced the file between open and lock: ours would exclude nobody
                 pid = _blocking_pid(fd)
                 if pid is not None:
-                    raise _locked(path, fd, pid)
+                    raise _locked(path, find_holder(fd, pid))
             finally:
                 if fd >= 0:
                     os.close(fd)
@@ -84,6 +86,22 @@ class StateLock:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
+
+
+def lock_file(fd: int, path: str) -> None:
+    """Take the lock on an open file that is itself the state (state_file.py). It goes with the last descriptor.
+
+    Raises:
+        VtpmError: STATE_LOCKED, STATE_UNWRITABLE
+    """
+    while not _try_lock(fd, path):
+        pid = _blocking_pid(fd)
+        if pid is not None:
+            raise _locked(path, find_holder(fd, pid, os.path.basename(path)))
+
+
+def unlock_file(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
 
 
 def _sign(fd: int) -> None:
@@ -110,15 +128,17 @@ def _read_signature(fd: int) -> Optional[Holder]:
     return Holder(int(words[0]), words[1], unit, words[3] == "user")
 
 
-def find_holder(fd: int, pid: int) -> Optional[Holder]:
-    """Who holds a lock on this open file.
+def find_holder(fd: int, pid: int, name: str = LOCK_NAME) -> Optional[Holder]:
+    """Who holds a lock on this open file, whose name has `name` in it.
 
-    `pid` when it is above 0 (a POSIX lock), else whoever /proc shows with an OFD lock, else who signed the file.
+    `pid` when it is above 0 (a POSIX lock), else whoever /proc shows with an OFD lock, else who signed the lock file.
     """
     if pid <= 0:
         file = os.fstat(fd)
-        pid = next((other for other in _pids() if _has_lock(other, file)), 0)
-    return _describe(pid) if pid > 0 else _read_signature(fd)
+        pid = next((other for other in _pids() if _has_lock(other, file, name)), 0)
+    if pid > 0:
+        return _describe(pid)
+    return _read_signature(fd) if name == LOCK_NAME else None
 
 
 def _open_lock_file(directory_fd: int, path: str) -> int:
@@ -164,8 +184,7 @@ def _blocking_pid(fd: int) -> Optional[int]:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _locked(path: str, fd: int, pid: int) -> VtpmError:
-    holder = find_holder(fd, pid)
+def _locked(path: str, holder: Optional[Holder]) -> VtpmError:
     if holder is None:
         cause = f"{path} is held by a process that this one may not see"
         return VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {quote(path)}; and stop it")
@@ -190,7 +209,7 @@ def _pids() -> Iterator[int]:
             yield int(name)
 
 
-def _has_lock(pid: int, file: os.stat_result) -> bool:
+def _has_lock(pid: int, file: os.stat_result, name: str) -> bool:
     """Whether the process has the file open with a lock on that open file.
 
     A descriptor that may not be looked at has none.
@@ -203,7 +222,7 @@ def _has_lock(pid: int, file: os.stat_result) -> bool:
     for number in numbers:
         try:
             # readlink before stat: stat would ask the file's own file system, which may not answer
-            if LOCK_NAME not in os.readlink(f"{base}/{number}"):
+            if name not in os.readlink(f"{base}/{number}"):
                 continue
             found = os.stat(f"{base}/{number}")
             if os.path.samestat(found, file) and "\nlock:" in _read(f"/proc/{pid}/fdinfo/{number}"):

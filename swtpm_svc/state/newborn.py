@@ -27,11 +27,13 @@ from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import blob
+from swtpm_svc.state.backend import PERMALL
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import Directory, is_draft, read_error, write_error
 from swtpm_svc.state.filling import MARKER, NEW, OURS, Owner, become, fill, filling
 from swtpm_svc.state.lock import LOCK_NAME, StateLock
-from swtpm_svc.state.store import PERMALL, Store, file_name, traces, wrong_place
+from swtpm_svc.state.state_directory import file_name, traces, wrong_place
+from swtpm_svc.state.store import Store
 
 LOCK = ".create.lock"
 #: The lock is held for as long as some fsyncs take.

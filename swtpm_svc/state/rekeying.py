@@ -4,9 +4,12 @@ from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, replacement
+from swtpm_svc.state.backend import NAMES
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import Directory
-from swtpm_svc.state.store import BAD, is_leftover, is_state_file, open_locked, unwrap
+from swtpm_svc.state.payloads import unwrap
+from swtpm_svc.state.state_directory import BAD, is_leftover, is_state_file, open_locked
+from swtpm_svc.state.state_file import StateFile
 
 #: What a file is before it is rewritten.
 CLEAR, OLD, NEW = "in clear", "the old key", "the new key"
@@ -34,7 +37,7 @@ def rekey(directory: str, version: str, old: Optional[StateKey], new: Optional[S
     Raises:
         VtpmError: STATE_MISSING: there is no state; STATE_KEY: a file is under a third key; STATE_CORRUPT,
             STATE_FOREIGN; as
-            Store.open(). No file was changed then.
+            Store.of(). No file was changed then.
     """
     opened, lock = open_locked(directory)
     try:
@@ -56,6 +59,38 @@ def rekey(directory: str, version: str, old: Optional[StateKey], new: Optional[S
         opened.close()
 
 
+def rekey_file(path: str, version: str, old: Optional[StateKey], new: Optional[StateKey]) -> Rekeyed:
+    """The same of state that is all in one file. Raises: VtpmError as rekey()."""
+    backend = StateFile.open(path)
+    try:
+        backend.lock()
+        found = {}
+        for name in NAMES:
+            data = backend.read(name)
+            if data is not None:
+                found[name] = _open(backend.path_of(name), data, version, old, new)
+        if not found:
+            raise _nothing(version, path)
+        target = NEW if new is not None else CLEAR
+        contents = {
+            name: blob.encode_checked(payload, new) for name, (payload, form) in found.items() if form != target
+        }
+        if contents:
+            backend.replace_all(contents)
+        unchanged = tuple(sorted(name for name in found if name not in contents))
+        return Rekeyed({name: found[name][1] for name in sorted(contents)}, unchanged, ())
+    finally:
+        backend.close()
+
+
+def _nothing(version: str, path: str) -> VtpmError:
+    return VtpmError(
+        Code.STATE_MISSING,
+        f"there is no state of a TPM {version} in {path}",
+        remedy="nothing is to be done if the TPM is yet to be made, with the key that is configured; else see [state]",
+    )
+
+
 def _read_all(
     opened: Directory, version: str, old: Optional[StateKey], new: Optional[StateKey]
 ) -> "tuple[dict[str, tuple[bytes, str]], tuple[str, ...]]":
@@ -73,13 +108,7 @@ def _read_all(
                 raise
             left.append(name)
     if not found:
-        raise VtpmError(
-            Code.STATE_MISSING,
-            f"there is no state of a TPM {version} in {opened.path}",
-            remedy=(
-                "nothing is to be done if the TPM is yet to be made, with the key that is configured; else see [state]"
-            ),
-        )
+        raise _nothing(version, opened.path)
     return found, tuple(left)
 
 

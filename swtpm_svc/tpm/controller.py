@@ -5,6 +5,7 @@ TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARA
 (decisions/0022) is `VtpmError` NOT_PERMITTED, which the front end turns into EPERM.
 """
 
+import time
 from typing import Any, Callable, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
@@ -39,8 +40,25 @@ class Rights(NamedTuple):
 #: Requests that neither change nor wait for the TPM: answered at once, also while a long command runs.
 _IMMEDIATE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.CancelTpmCommand, ptm.SetDataFd)
 
-#: Requests that load, store or remove state, or can.
-_STORING = (ptm.Init, ptm.Stop, ptm.Shutdown, ptm.StoreVolatile, ptm.ResetTpmEstablished, ptm.HashStart, ptm.HashEnd)
+#: Requests that load, store, remove or lock state, or can.
+_STORING = (
+    ptm.Init,
+    ptm.Stop,
+    ptm.Shutdown,
+    ptm.StoreVolatile,
+    ptm.ResetTpmEstablished,
+    ptm.HashStart,
+    ptm.HashEnd,
+    ptm.SetStateBlob,
+    ptm.LockStorage,
+)
+
+#: How long each further attempt at the lock waits, as swtpm does.
+_LOCK_RETRY_S = 0.01
+#: QEMU asks for 300. Whoever asks for more keeps the TPM's worker for a minute.
+_LOCK_RETRIES_MAX = 6000
+#: What the lock is given up after: the last of these that is asked for is the saved state.
+_ALL_BLOBS = frozenset(BLOB_NAMES.values())
 
 #: Requests that anyone may make who may open the device.
 _FREE = (ptm.GetCapability, ptm.GetConfig, ptm.GetInfo, ptm.GetTpmEstablished, ptm.SetDataFd)
@@ -109,6 +127,10 @@ class Controller:
         self._keys = keys
         #: The encrypted blob that was given out last, and which it is.
         self._sealed: Optional[tuple[tuple[int, bool], bytes]] = None
+        #: Is the lock given up when all blobs were given out?
+        self.releases_lock = False
+        #: Those that were.
+        self._given: set[str] = set()
         self._on_shutdown = on_shutdown
         self._on_error = on_error
 
@@ -196,6 +218,8 @@ class Controller:
         else:
             name = BLOB_NAMES.get(request.type)
             payload = self._tpm.blobs.get(name) if name else None
+            if name:
+                self._give(name)
             if payload is None:
                 return ptm.Result(TpmResult.RETRY)
             whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
@@ -203,6 +227,13 @@ class Controller:
         # encrypted: with the key for files; that of the migration key is not told (measured)
         is_encrypted = self._keys.state is not None and not decrypted
         return ptm.StateBlobReply(TpmResult.SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)
+
+    def _give(self, name: str) -> None:
+        self._given.add(name)
+        if name == SAVE_STATE and self._given == _ALL_BLOBS and self.releases_lock:
+            self._tpm.release()
+        if name == SAVE_STATE:
+            self._given = set()
 
     def _set_state_blob(self, request: ptm.SetStateBlob) -> ptm.Reply:
         name = BLOB_NAMES.get(request.type)
@@ -221,6 +252,7 @@ class Controller:
             return ptm.Result(TpmResult.DECRYPT_ERROR)
         except BlobError:
             return ptm.Result(TpmResult.BAD_PARAMETER)
+        self._tpm.hold()
         self._tpm.blobs.offer(name, payload)
         return ptm.Result(TpmResult.SUCCESS)
 
@@ -243,8 +275,15 @@ class Controller:
             return ptm.Result(TpmResult.BAD_PARAMETER)
         return ptm.InfoReply(TpmResult.SUCCESS, len(text), text[request.offset :])
 
-    def _lock_storage(self, _request: ptm.LockStorage) -> ptm.Reply:
-        # the lock was taken before anything was served, and is never let go
+    def _lock_storage(self, request: ptm.LockStorage) -> ptm.Reply:
+        for left in range(min(request.retries, _LOCK_RETRIES_MAX), -1, -1):
+            try:
+                self._tpm.hold()
+                break
+            except VtpmError as error:
+                if not left or error.code is not Code.STATE_LOCKED:
+                    raise
+            time.sleep(_LOCK_RETRY_S)
         return ptm.Result(TpmResult.SUCCESS)
 
 

@@ -15,8 +15,16 @@ class Storage(Loader, Protocol):
     """The storage proper.
 
     `damaged` is the error that tells a person what to do when libtpms refuses what `load` gave. `probe` raises, as
-    `store` would, when nothing can be stored.
+    `store` would, when nothing can be stored. `lock` says nobody else has it, or raises; `unlock` lets another one have
+    it.
     """
+
+    @property
+    def is_locked(self) -> bool: ...
+
+    def lock(self) -> None: ...
+
+    def unlock(self) -> None: ...
 
     def damaged(self, name: str, reason: str) -> VtpmError: ...
 
@@ -81,6 +89,17 @@ class Staging:
             self._storage.probe()
         finally:
             self.since = None
+
+    @property
+    def is_locked(self) -> bool:
+        return self._storage.is_locked
+
+    def lock(self) -> None:
+        """Raises: VtpmError: somebody else has it."""
+        self._storage.lock()
+
+    def unlock(self) -> None:
+        self._storage.unlock()
 
     def damaged(self, name: str, reason: str) -> VtpmError:
         if self.blobs.get(name) is None:

@@ -9,6 +9,8 @@ Rule 2: a TPM that is resumed from volatile state gets fresh entropy before it s
 too, and would give the random bytes once more that it gave after the snapshot (measured).
 Rule 3: a command that could not be stored has not happened: the TPM is the one before it again, with its PCRs and
 sessions, and has failed until something can be stored again, which each command finds out (docs/decisions/0014).
+Rule 4: where storage is shared with another host, the one that has its lock executes commands. A TPM that is powered on
+without it stores nothing, and is powered on once more when it has it; one that gave it up goes on as it was.
 """
 
 import time
@@ -52,6 +54,13 @@ class Tpm:
         self.power = Power.OFF
         self.locality = 0
         self._storage = Staging(storage)
+        #: May it be powered on without the lock?
+        self.is_incoming = False
+        #: Called when the lock of what is stored was taken, or given up: see `has_lock`. From any thread.
+        self.on_lock: Callable[[], None] = lambda: None
+        #: It has run no command yet that others could know of, and was powered on without the lock: the Startup it was
+        #: sent, "" for none.
+        self._unlocked: Optional[str] = None
         #: Of a TPM 2.0 that is made at a power-on: as in profiles.py.
         self.profile = "none"
         #: Does it get a TPM2_Shutdown before its power goes (rule 1)?
@@ -89,6 +98,11 @@ class Tpm:
         return self.power is _RUNNING or self.power is Power.FAILED
 
     @property
+    def has_lock(self) -> bool:
+        """Has it what is stored for itself? Without, it executes no command, and stores nothing (rule 4)."""
+        return self._storage.is_locked
+
+    @property
     def storing_since(self) -> Optional[float]:
         """When storage was asked for what it has not done yet, of time.monotonic(); None: it is idle. From any
         thread."""
@@ -98,7 +112,7 @@ class Tpm:
     def can_be_asked(self) -> bool:
         """It runs, and the last command was not TPM2_Shutdown, which the next one undoes (TPM 2.0 Part 3, section
         9.4)."""
-        return self.is_running and not self._last.is_shut_down
+        return self.is_running and self.has_lock and not self._last.is_shut_down
 
     # --- power ---------------------------------------------------------------------------------------------------
 
@@ -111,6 +125,8 @@ class Tpm:
             VtpmError: the state cannot be read, was not accepted, or cannot be stored; the TPM is then off.
         """
         self._power_off(Event.STOP)
+        if not self.has_lock and not self.is_incoming:
+            self.hold()
         offered = self.blobs.take_offered()
         if PERMANENT_STATE in offered:
             # what else is stored belongs to the TPM that the new permanent state replaces
@@ -128,6 +144,9 @@ class Tpm:
             self._stir()
             if delete_volatile:
                 self._storage.delete(VOLATILE_STATE, must_exist=False)
+        if not self.has_lock:
+            self._unlocked = ""
+            return
         try:
             self._storage.commit()
         except VtpmError:
@@ -146,7 +165,60 @@ class Tpm:
 
     def startup(self, kind: str) -> bytes:
         """Send TPM_Startup / TPM2_Startup: `kind` is clear, state, or (1.2) deactivated. Returns the response."""
-        return self.execute(memoryview(bytearray(self.dialect.startup[kind])), self.dialect.startup_code)
+        command = memoryview(bytearray(self.dialect.startup[kind]))
+        if self._unlocked is None:
+            return self.execute(command, self.dialect.startup_code)
+        self._unlocked = kind
+        return self.begin(command, self.dialect.startup_code)
+
+    def hold(self) -> None:
+        """Have the lock of what is stored; what may be stored was read with it then.
+
+        Raises:
+            VtpmError STATE_LOCKED: another host has it; and as power_on().
+        """
+        if self.has_lock:
+            return
+        self._storage.lock()
+        startup, self._unlocked = self._unlocked, None
+        try:
+            if startup is not None:
+                self._terminate(Event.STOP)
+                self.power_on(delete_volatile=True)
+                if startup:
+                    self.startup(startup)
+            elif self.is_running:
+                self._store_what_differs()
+        except VtpmError:
+            self._storage.unlock()
+            raise
+        self.on_lock()
+
+    def _store_what_differs(self) -> None:
+        """Storage has what another one left, who did not go on with it after all."""
+        permanent = libtpms.get_state(libtpms.PERMANENT)
+        if self._storage.load(PERMANENT_STATE) != permanent:
+            self._storage.store(PERMANENT_STATE, permanent)
+            self._storage.commit()
+
+    def release(self) -> None:
+        """Give the lock up, for another host that goes on with this TPM.
+
+        Raises:
+            VtpmError: what the last command left cannot be stored; the lock stays.
+        """
+        if self.has_lock:
+            self._storage.commit()
+            self._storage.unlock()
+            self.on_lock()
+
+    def _holds(self) -> bool:
+        try:
+            self.hold()
+        except VtpmError as error:
+            self._on_storage_failure(error)
+            return False
+        return True
 
     def stop(self) -> None:
         """PTM_STOP: power off; state blobs can then be set."""
@@ -222,8 +294,9 @@ class Tpm:
         self._last = STEPS[self._last, step]
 
     def _power_off(self, event: Event) -> None:
+        self._unlocked = None
         if self.is_powered:
-            shutdown = self.dialect.shutdown if self.shuts_down else None
+            shutdown = self.dialect.shutdown if self.shuts_down and self.has_lock else None
             if self.revive() and shutdown is not None and self._last is Last.WORK:
                 self._send_shutdown(shutdown)
             self._terminate(event)
@@ -258,11 +331,15 @@ class Tpm:
 
     def execute(self, command: memoryview, code: int) -> bytes:
         """Execute a command, whose header has `code`; always gives a response, if only "the TPM failed"."""
+        if not self.has_lock and not self._holds():
+            return self.dialect.fatal
         response = self.begin(command, code)
         return self.finish(response) if self.unstored else response
 
     def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
         """Execute one command at another locality than that of the others."""
+        if not self.has_lock and not self._holds():
+            return self.dialect.fatal
         response = self.begin_at(locality, command, code)
         return self.finish(response) if self.unstored else response
 
@@ -308,6 +385,8 @@ class Tpm:
     @property
     def unstored(self) -> bool:
         """Did the last command change what is stored, or fail to load it?"""
+        if self._unlocked is not None:
+            return False
         return bool(self._storage.staged) or libtpms.Callbacks.failure is not None
 
     def finish(self, response: bytes) -> bytes:
@@ -375,6 +454,7 @@ class Tpm:
 
     def _heal(self) -> bool:
         try:
+            self.hold()
             self._storage.probe()
         except VtpmError:
             return False
@@ -435,7 +515,7 @@ class Tpm:
 
     def guarded(self, operation: Callable[[], int]) -> int:
         """An operation that is not a command and may change what is stored; returns its TPM result code."""
-        if not self.is_running:
+        if not self.is_running or (not self.has_lock and not self._holds()):
             return TpmResult.FAIL
         self._take(Step.BEGIN)
         self._before = self.snapshot()
@@ -446,6 +526,7 @@ class Tpm:
 
     def store_volatile(self) -> None:
         """PTM_STORE_VOLATILE: the next power-on goes on from here. Raises: VtpmError: it cannot be stored."""
+        self.hold()
         self._storage.store(VOLATILE_STATE, libtpms.volatile_state())
         try:
             self._storage.commit()

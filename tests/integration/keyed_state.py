@@ -6,8 +6,10 @@ from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
+from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
 from swtpm_svc.state.encryption import Keys, StateKey
-from swtpm_svc.state.store import PERMALL, PREVIOUS, SAVESTATE, VOLATILESTATE, Store, file_name
+from swtpm_svc.state.state_directory import PREVIOUS, file_name
+from swtpm_svc.state.store import Store
 
 A, B, C = (StateKey(bytes([value]) * size) for value, size in ((1, 16), (2, 32), (3, 16)))
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}

@@ -11,6 +11,18 @@ class MemoryStorage:
         self.stores = []
         self.failure = None
 
+    is_locked = True
+    #: Whether somebody else has it.
+    is_taken = False
+
+    def lock(self):
+        if self.is_taken:
+            raise VtpmError(Code.STATE_LOCKED, "another one has it")
+        self.is_locked = True
+
+    def unlock(self):
+        self.is_locked = False
+
     def load(self, name):
         return self.blobs.get(name)
 

@@ -23,7 +23,7 @@ from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.frontends.fuse import mounts
 from swtpm_svc.service.identity import clones
-from swtpm_svc.state import store
+from swtpm_svc.state import state_directory
 
 #: The version in packaging/swtpm.te.
 POLICY_VERSION = "1.0.0"
@@ -154,8 +154,10 @@ def _instance(found: Status) -> "list[Finding]":
         problems = found.problems
         findings = [good(name, _served(found))] if not problems else []
     # systemd fails such a unit before its daemon can say why (238/STATE_DIRECTORY)
-    directory = found.config.state.directory if found.config is not None else None
-    misplaced = store.wrong_place(directory) if directory is not None and not mounts.has_on_it(directory) else None
+    directory = found.config.state.directory if found.config is not None and not found.config.state.is_file else None
+    misplaced = (
+        state_directory.wrong_place(directory) if directory is not None and not mounts.has_on_it(directory) else None
+    )
     problems = [*problems, misplaced] if misplaced is not None else problems
     return findings + [Finding(FAIL, name, one.message, one.of(name)) for one in problems]
 

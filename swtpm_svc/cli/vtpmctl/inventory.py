@@ -106,7 +106,7 @@ def _notes(loaded: Config) -> "list[str]":
         notes.append(f"{error.message}: only root and the service's user may use the control operations")
     if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
         notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
-    missing = loaded.state.directory
+    missing = os.path.dirname(loaded.state.file) if loaded.state.is_file else loaded.state.directory
     if missing != f"{loading.STATE_DIRECTORY}/{loaded.instance}" and not (
         _is_on_mount(missing) or os.path.lexists(missing)
     ):
@@ -191,7 +191,11 @@ def _refuse_obstacles(loaded: Config, places: Places) -> None:
         if mode and place.is_directory and not stat.S_ISDIR(mode):
             code = Code.STATE_MISSING if place.code is Code.STATE_LOCKED else place.code
             raise _obstacle(loaded, code, f'{place.what}: found "{place.where}", which is not a directory', place.where)
-        if mode and not place.is_directory and place.what.startswith("[") and not stat.S_ISSOCK(mode):
+        if place.is_state_file:
+            if mode and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+                cause = f'{place.what}: found "{place.where}", which is neither a file nor a block device'
+                raise _obstacle(loaded, Code.STATE_MISSING, cause, place.where)
+        elif mode and not place.is_directory and place.what.startswith("[") and not stat.S_ISSOCK(mode):
             cause = f'{place.what}: found "{place.where}", which is not a socket'
             raise _obstacle(loaded, place.code, cause, place.where)
     mode = _mode(provision.ca) if provision.enabled and provision.certificates else None

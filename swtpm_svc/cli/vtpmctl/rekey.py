@@ -17,7 +17,7 @@ from swtpm_svc.state import keys
 from swtpm_svc.state.encryption import KDFS, MODES, StateKey
 from swtpm_svc.state.files import read_error
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source, Trusted
-from swtpm_svc.state.rekeying import CLEAR, rekey
+from swtpm_svc.state.rekeying import CLEAR, rekey, rekey_file
 
 _AS_OWNER = "run this as root: it then works as the user that owns the state"
 
@@ -58,7 +58,7 @@ def run(places: Places, *, name: str, old: Optional[Place], new: Optional[Place]
         USAGE.
     """
     loaded = loading.load(f"{places.config}/{loading.check_instance(name)}.toml", name)
-    owner = _owner(loaded.state.directory)
+    owner = _owner(loaded.state.place)
     trusted = Trusted((owner.st_uid,), (owner.st_gid,))
     source = new.source if new is not None else loaded.state.key
     old_key = _key(old.source, trusted, "Old") if old is not None and old.source is not None else None
@@ -66,7 +66,8 @@ def run(places: Places, *, name: str, old: Optional[Place], new: Optional[Place]
     import json  # noqa: F401 - the report's, before who this runs as may not be allowed to read it (nor any other module)
 
     _become(owner)
-    done = rekey(loaded.state.directory, loaded.tpm.version, old_key, new_key)
+    change = rekey_file if loaded.state.is_file else rekey
+    done = change(loaded.state.place, loaded.tpm.version, old_key, new_key)
     form = f"encrypted with {new_key.mode}" if new_key is not None else CLEAR
     lines = [f"{name}: {file}: was {before}, is now {form}" for file, before in done.files.items()]
     lines += [f"{name}: {file}: is {form} already" for file in done.unchanged]

@@ -190,7 +190,7 @@ def _tpm_lines(status: Status, tpm: "dict[str, Any]") -> "list[str]":
 
 
 def _state_lines(status: Status, state: "dict[str, Any]") -> "list[str]":
-    directory = state.get("directory") or (status.config.state.directory if status.config else None)
+    directory = state.get("directory") or (status.config.state.place if status.config else None)
     if not directory:
         return []
     text = str(directory)

@@ -21,7 +21,8 @@ from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state import store
+from swtpm_svc.state import state_directory
+from swtpm_svc.state.backend import NAMES, PERMALL
 
 ANSWER_TIME_S = 5.0
 ANSWER_MAX_BYTES = 1024 * 1024
@@ -332,17 +333,33 @@ def _state_files(loaded: Optional[Config]) -> Optional[StateFiles]:
     """Needs no daemon, but the rights to look: the directory is the service's own, 0700."""
     from swtpm_svc.frontends.fuse import mounts
 
-    if loaded is None or mounts.has_on_it(loaded.state.directory):
+    if loaded is None or mounts.has_on_it(loaded.state.place):
         return None
+    if loaded.state.is_file:
+        return _in_one_file(loaded.state.file)
     sizes, generation = {}, None
-    for name in store.NAMES:
+    for name in NAMES:
         try:
-            found = os.stat(os.path.join(loaded.state.directory, store.file_name(loaded.tpm.version, name)))
+            found = os.stat(os.path.join(loaded.state.directory, state_directory.file_name(loaded.tpm.version, name)))
         except FileNotFoundError:
             continue
         except OSError:
             return None
         sizes[name] = found.st_size
-        if name == store.PERMALL:
+        if name == PERMALL:
             generation = f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09d}"  # as store.Store.generation
     return StateFiles(sizes, generation)
+
+
+def _in_one_file(path: str) -> Optional[StateFiles]:
+    from swtpm_svc.state import linear, state_file
+
+    try:
+        header, size, generation = state_file.look(path)
+        layout = linear.decode(header, size) if linear.is_linear(header) else {}
+    except FileNotFoundError:
+        return StateFiles({}, None)
+    except (OSError, ValueError):
+        return None
+    sizes = {name: layout[number].length for name, number in linear.NUMBERS.items() if number in layout}
+    return StateFiles(sizes, generation if PERMALL in sizes else None)

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, Optional
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.state.files import Directory
-from swtpm_svc.state.store import IDENTITY, Store
+from swtpm_svc.state.state_directory import IDENTITY
+from swtpm_svc.state.store import Store
 
 FORMAT = 1
 STORAGE = "storage"
@@ -59,7 +60,7 @@ class RecordFile:
             own.check_writable()
         except VtpmError as error:
             journal.error(error, level="warning")
-            journal.log("warning", f"the record of the TPM's keys is kept in {store.directory}, and is lost with it")
+            journal.log("warning", f"the record of the TPM's keys is kept in {store.path}, and is lost with it")
             if own is not None:
                 own.close()
             return cls(store, None)
@@ -84,12 +85,12 @@ class RecordFile:
 
     @property
     def path(self) -> str:
-        return (self._own.path if self._own is not None else self._store.directory) + f"/{IDENTITY}"
+        return (self._own.path if self._own is not None else self._store.path) + f"/{IDENTITY}"
 
     @property
     def state_directory(self) -> str:
         """Of the TPM that it is about."""
-        return self._store.directory
+        return self._store.path
 
     def load(self) -> Record:
         """Raises: VtpmError STATE_UNREADABLE, STATE_CORRUPT. ValueError: it is not a record, or of a format

@@ -22,10 +22,11 @@ from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision import ca
 from swtpm_svc.state import keys, newborn
+from swtpm_svc.state.backend import PERMALL, VOLATILESTATE
 from swtpm_svc.state.keys import Source
 from swtpm_svc.state.lock import StateLock
 from swtpm_svc.state.newborn import Owner, Place
-from swtpm_svc.state.store import PERMALL, VOLATILESTATE, Store
+from swtpm_svc.state.store import Store
 
 pytestmark = pytest.mark.needs("root")
 

@@ -16,8 +16,9 @@ from keyed_state import A, B, C, contents, is_under, make, payloads
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, files, replacement
+from swtpm_svc.state.backend import PERMALL, VOLATILESTATE
 from swtpm_svc.state.rekeying import CLEAR, OLD, rekey
-from swtpm_svc.state.store import BAD, PERMALL, VOLATILESTATE, file_name
+from swtpm_svc.state.state_directory import BAD, file_name
 
 ROUNDS = 60
 

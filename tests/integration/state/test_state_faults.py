@@ -20,7 +20,9 @@ from counted_calls import Steps
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import files
-from swtpm_svc.state.store import PERMALL, VOLATILESTATE, Store, file_name
+from swtpm_svc.state.backend import PERMALL, VOLATILESTATE
+from swtpm_svc.state.state_directory import file_name
+from swtpm_svc.state.store import Store
 
 DEADLINE_S = 60.0
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}

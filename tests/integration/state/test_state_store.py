@@ -10,7 +10,9 @@ from plain_blob import encode_plain
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, files
-from swtpm_svc.state.store import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name
+from swtpm_svc.state.backend import NAMES, PERMALL, SAVESTATE, VOLATILESTATE
+from swtpm_svc.state.state_directory import file_name
+from swtpm_svc.state.store import Store
 
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}
 VERSIONS = list(HEADS)
@@ -372,7 +374,7 @@ def test_a_file_with_all_of_a_tpm_is_named_whatever_it_is_called(tmp_path, name,
     assert error.code is Code.STATE_FOREIGN
     assert f"{tmp_path}/{name}" in error.message
     assert "swtpm's file back end" in error.message
-    assert "vtpmctl load" in error.remedy
+    assert "[state] file" in error.remedy
 
 
 def test_a_file_with_all_of_a_tpm_in_the_directory_s_place(tmp_path):

@@ -14,7 +14,9 @@ from swtpm_svc.cli.vtpmctl import entry
 from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
-from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name
+from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
+from swtpm_svc.state.state_directory import file_name
+from swtpm_svc.state.store import Store
 
 pytestmark = pytest.mark.needs("swtpm", "swtpm_ioctl")
 
@@ -184,7 +186,7 @@ def test_the_restored_generation_is_served_by_swtpm(version, tmp_path):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_way_out_of_one_file(version, tmp_path):
-    """What the message about such a file says, as vtpm@.service(8) has it, step by step."""
+    """By its blobs; [state] file serves it where it is."""
     single, saved = tmp_path / "vm1.tpm", tmp_path / "vm1.permanent"
     with swtpm(version, f"file://{single}") as tpm:
         tpm.remember(SECRET)

@@ -10,9 +10,11 @@ from swtpm_process import PASSWORD, SECRET, VERSIONS, files, swtpm
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, keys
+from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
 from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.state.keys import Source
-from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store, file_name
+from swtpm_svc.state.state_directory import file_name
+from swtpm_svc.state.store import Store
 
 pytestmark = pytest.mark.needs("swtpm", "swtpm_ioctl")
 

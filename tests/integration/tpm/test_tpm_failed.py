@@ -30,7 +30,8 @@ from tpm_commands import (
 from tpm_service import put_away
 
 from swtpm_svc.errors import Code, VtpmError
-from swtpm_svc.state.store import PERMALL, SAVESTATE, VOLATILESTATE, Store
+from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
+from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.dynamic_launch import get_established, hash_data, hash_end, hash_start
 from swtpm_svc.tpm.power import Power

@@ -262,7 +262,7 @@ def test_a_file_of_swtpm_s_other_back_end_is_named(system, run):
     status, text = run("vm1")
     assert status != 0
     assert "swtpm's file back end keeps all of a TPM" in text
-    assert "vtpmctl load vm1 permanent BLOB" in text
+    assert "name it in [state] file" in text
 
 
 def test_an_instance_that_is_nowhere(run):

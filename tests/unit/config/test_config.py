@@ -39,7 +39,10 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         socket=loading.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mssim="none", mode=0o660),
         fuse=loading.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         kernel_tpm=loading.KernelTpmConfig(enabled=False),
-        state=loading.StateConfig("/var/lib/vtpm/vtpm7", *("none", "none", "none", "auto", "auto") * 2),
+        state=loading.StateConfig(
+            *("/var/lib/vtpm/vtpm7", "none", 0o600, False, True, True), *("none", "none", "none", "auto", "auto") * 2
+        ),
+        migration=loading.MigrationConfig(incoming=False, release_lock=False),
         provision=loading.ProvisionConfig(
             enabled=False,
             endorsement_keys=("rsa2048", "ecc-p384"),
@@ -98,7 +101,7 @@ def test_a_profile_is_said_in_three_ways():
         assert loading.parse(f"[tpm]\nprofile = {written}", PATH, "vtpm0").tpm.profile == written[1:-1]
 
 
-TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [provision], [control], [log]"
+TABLES = "[tpm], [device], [socket], [fuse], [vtpm-proxy], [state], [migration], [provision], [control], [log]"
 
 A_NAME = "1 to 87 letters, digits, dots, dashes and underscores, the first a letter or digit"
 A_USER = "the name of a user, or a number up to 4294967294"
@@ -345,6 +348,21 @@ WRONG = [
         '[vtpm-proxy]\nenabled = true\n[tpm]\npower-on = "manual"',
         '[vtpm-proxy] enabled: found true with power-on = "manual", expected false: the kernel wants an answer at once',
         'write power-on = "auto"',
+    ),
+    (
+        '[state]\nfile = "/dev/vg/vm1"\ndirectory = "/srv/vm1"',
+        '[state] file: found "/dev/vg/vm1" with directory = "/srv/vm1", expected one of them',
+        "remove the one that the state is not in",
+    ),
+    (
+        '[state]\nfile = "/srv/vm1"\nbackup = true',
+        "[state] backup: found true with file, expected false: a file has room for one generation",
+        "remove one of them",
+    ),
+    (
+        '[state]\nfile = "/srv/vm1"\n[provision]\nenabled = true',
+        "[provision] enabled: found true with file in [state], expected false: such a TPM is made elsewhere",
+        "write enabled = false, and put the TPM into the file: vtpm.d(5), [state]",
     ),
     (
         '[device]\nenabled = false\n[socket]\ncontrol = "none"',

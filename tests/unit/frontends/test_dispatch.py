@@ -25,6 +25,8 @@ RESPONSE, REFUSED = h("8001 0000000a 00000000"), h("8001 0000000a 00000907")
 class FakeTpm:
     version, power, failure, unstored = "2.0", Power.RUNNING, None, False
 
+    has_lock = True
+
     def __init__(self):
         self.executed = []
 
