@@ -10,21 +10,23 @@ from swtpm_svc.state.state_directory import StateDirectory
 from swtpm_svc.state.store import Store
 
 
-def open_state(state: StateConfig, version: str, key: Optional[StateKey], *, is_incoming: bool = False) -> Store:
-    """`is_incoming`: another host may have it still; it is locked later.
+def open_state(
+    state: StateConfig, version: str, key: Optional[StateKey], *, is_incoming: bool = False, formats: bool = False
+) -> Store:
+    """`is_incoming`: another host may have it still; it is locked later. `formats`: as StateFile.open().
 
     Raises:
         VtpmError: as Store.of(), and StateFile.open() or StateDirectory.open()
     """
-    return Store.of(_backend(state, version), version, key, is_incoming=is_incoming)
+    return Store.of(_backend(state, version, formats=formats), version, key, is_incoming=is_incoming)
 
 
-def _backend(state: StateConfig, version: str) -> Backend:
+def _backend(state: StateConfig, version: str, *, formats: bool) -> Backend:
     mode = None if state.mode == MODE else state.mode
     if state.is_file:
         from swtpm_svc.state.state_file import StateFile  # few have one
 
-        return StateFile.open(state.file, mode=mode, locks=state.lock, syncs=state.fsync)
+        return StateFile.open(state.file, mode=mode, locks=state.lock, syncs=state.fsync, formats=formats)
     return StateDirectory.open(
         state.directory, version, mode=mode, locks=state.lock, syncs=state.fsync, backs_up=state.backup
     )

@@ -90,10 +90,6 @@ class Staging:
         finally:
             self.since = None
 
-    @property
-    def is_locked(self) -> bool:
-        return self._storage.is_locked
-
     def lock(self) -> None:
         """Raises: VtpmError: somebody else has it."""
         self._storage.lock()

@@ -54,6 +54,8 @@ class Tpm:
         self.power = Power.OFF
         self.locality = 0
         self._storage = Staging(storage)
+        #: Has it what is stored for itself? Without, it executes no command, and stores nothing (rule 4).
+        self.has_lock = storage.is_locked
         #: May it be powered on without the lock?
         self.is_incoming = False
         #: Called when the lock of what is stored was taken, or given up: see `has_lock`. From any thread.
@@ -96,11 +98,6 @@ class Tpm:
     @property
     def is_powered(self) -> bool:
         return self.power is _RUNNING or self.power is Power.FAILED
-
-    @property
-    def has_lock(self) -> bool:
-        """Has it what is stored for itself? Without, it executes no command, and stores nothing (rule 4)."""
-        return self._storage.is_locked
 
     @property
     def storing_since(self) -> Optional[float]:
@@ -180,6 +177,7 @@ class Tpm:
         if self.has_lock:
             return
         self._storage.lock()
+        self.has_lock = True
         startup, self._unlocked = self._unlocked, None
         try:
             if startup is not None:
@@ -190,9 +188,13 @@ class Tpm:
             elif self.is_running:
                 self._store_what_differs()
         except VtpmError:
-            self._storage.unlock()
+            self._let_go()
             raise
         self.on_lock()
+
+    def _let_go(self) -> None:
+        self.has_lock = False
+        self._storage.unlock()
 
     def _store_what_differs(self) -> None:
         """Storage has what another one left, who did not go on with it after all."""
@@ -209,7 +211,7 @@ class Tpm:
         """
         if self.has_lock:
             self._storage.commit()
-            self._storage.unlock()
+            self._let_go()
             self.on_lock()
 
     def _holds(self) -> bool:

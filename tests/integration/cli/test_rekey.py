@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 from daemon_process import DaemonProcess
-from keyed_state import A, B, contents, is_under, make
+from keyed_state import HEADS, A, B, contents, is_under, make
 from swtpm_process import SECRET, swtpm
 
 from swtpm_svc.cli.vtpmctl import inventory
 from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service.privileges import Account
+from swtpm_svc.state.backend import PERMALL, VOLATILESTATE
 from swtpm_svc.state.rekeying import OLD
+from swtpm_svc.state.state_file import StateFile
+from swtpm_svc.state.store import Store
 
 HEX_A, HEX_B = "01" * 16, "02" * 32
 
@@ -263,3 +266,32 @@ def test_it_is_refused_while_the_daemon_runs(lab):
         assert daemon.status()["state"]["encryption"] == "aes-cbc"
     finally:
         daemon.stop(signal.SIGKILL)
+
+
+def test_state_in_one_file(lab):
+    """To a key, and back into clear; not while somebody has it."""
+    path = lab.directory / "vm1.tpm"
+    with Store.of(StateFile.open(str(path)), "2.0") as store:
+        for name in (PERMALL, VOLATILESTATE):
+            store.store(name, HEADS["2.0"] + name.encode() * 300)
+    first = lab.key("first", HEX_A)
+
+    def configure(keys: str) -> None:
+        lab.config.write_text(f'[state]\nfile = "{path}"\n{keys}\n')
+
+    configure(f'key-file = "{first}"')
+    done = lab.rekey()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"lab: {PERMALL}: was in clear, is now encrypted with aes-cbc\n" in done.stdout
+    assert "is encrypted with aes-cbc already" in lab.rekey().stdout
+    with Store.of(StateFile.open(str(path)), "2.0", A) as store:
+        assert store.load(VOLATILESTATE) == HEADS["2.0"] + VOLATILESTATE.encode() * 300
+        locked = lab.rekey()
+    assert (locked.returncode, str(path) in locked.stderr) == (75, True)
+    before = path.read_bytes()
+    configure("")
+    assert lab.rekey().returncode == 65
+    assert path.read_bytes() == before
+    assert lab.rekey("--from", f"file={first}").returncode == 0
+    with Store.of(StateFile.open(str(path)), "2.0") as store:
+        assert store.load(PERMALL) == HEADS["2.0"] + PERMALL.encode() * 300

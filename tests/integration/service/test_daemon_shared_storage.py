@@ -7,14 +7,23 @@ import tempfile
 
 import pytest
 from daemon_process import DaemonProcess
-from tpm_commands import GET_RANDOM, PCR_EXTEND_16, PCR_READ_16, STARTUP_CLEAR, result_of
+from tpm_commands import (
+    GET_RANDOM,
+    PCR_EXTEND_16,
+    PCR_READ_16,
+    STARTUP_CLEAR,
+    TPM12_GET_RANDOM,
+    TPM12_PCR_EXTEND_10,
+    TPM12_PCR_READ_10,
+    result_of,
+)
 
 from swtpm_svc.wire import ptm, ptm_socket
+from swtpm_svc.wire.dialect import DIALECTS
 
 pytestmark = pytest.mark.needs("binding")
 
 KINDS = (ptm.BlobType.PERMANENT, ptm.BlobType.VOLATILE, ptm.BlobType.SAVESTATE)
-FAILURE = bytes.fromhex("80010000000a00000101")
 
 
 @pytest.fixture
@@ -72,18 +81,27 @@ def shared(folder, kind):
     return f'directory = "{folder}/storage"' if kind == "directory" else f'file = "{folder}/storage/vm1.tpm"'
 
 
-@pytest.mark.parametrize("kind", ["directory", "file"])
-def test_a_machine_moves(make, folder, kind):
-    state = shared(folder, kind)
-    source = make("source", state, "[migration]\nrelease-lock = true").start()
-    target = make("target", state, "[migration]\nincoming = true").start()
+#: Startup, a random number, and a PCR: extended, and read.
+COMMANDS = {
+    "1.2": (DIALECTS["1.2"].startup["clear"], TPM12_GET_RANDOM, TPM12_PCR_EXTEND_10, TPM12_PCR_READ_10),
+    "2.0": (STARTUP_CLEAR, GET_RANDOM, PCR_EXTEND_16, PCR_READ_16),
+}
+FAILURES = {"1.2": bytes.fromhex("00c40000000a00000009"), "2.0": bytes.fromhex("80010000000a00000101")}
+
+
+@pytest.mark.parametrize(("kind", "version"), [("directory", "2.0"), ("file", "2.0"), ("file", "1.2")])
+def test_a_machine_moves(make, folder, kind, version):
+    state, tpm = shared(folder, kind), f'version = "{version}"'
+    startup, random, extend, read = COMMANDS[version]
+    source = make("source", state, "[migration]\nrelease-lock = true", tpm=tpm).start()
+    target = make("target", state, "[migration]\nincoming = true", tpm=tpm).start()
     assert (source.status()["state"]["locked"], target.status()["state"]["locked"]) == (True, False)
-    assert result_of(ask(source, STARTUP_CLEAR)) == 0
-    assert result_of(ask(source, PCR_EXTEND_16)) == 0
-    extended = ask(source, PCR_READ_16)
+    assert result_of(ask(source, startup)) == 0
+    assert result_of(ask(source, extend)) == 0
+    extended = ask(source, read)
 
     # too early: the other one has it, and says who
-    assert ask(target, GET_RANDOM) == FAILURE
+    assert ask(target, random) == FAILURES[version]
     assert f"is held by process {source.process.pid}" in target.log()
     assert control(target, ptm.LockStorage(retries=1)) == bytes.fromhex("00000009")
 
@@ -96,13 +114,13 @@ def test_a_machine_moves(make, folder, kind):
         assert give(target, one, blobs[one]) == 0
     assert target.status()["state"]["locked"]
     assert result(control(target, ptm.Init())) == 0
-    assert ask(target, PCR_READ_16) == extended
-    assert result_of(ask(target, PCR_EXTEND_16)) == 0
+    assert ask(target, read) == extended
+    assert result_of(ask(target, extend)) == 0
 
     # the source comes to its end without a word to the storage
-    assert ask(source, GET_RANDOM) == FAILURE
+    assert ask(source, random) == FAILURES[version]
     assert source.stop() == 0
-    assert result_of(ask(target, GET_RANDOM)) == 0
+    assert result_of(ask(target, random)) == 0
     assert target.stop() == 0
     assert "Traceback" not in source.log() + target.log()
 

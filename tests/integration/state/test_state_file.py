@@ -11,6 +11,8 @@ from unittest import mock
 import pytest
 from swtpm_process import SECRET, VERSIONS, swtpm
 
+from swtpm_svc.cli.vtpmctl import entry
+from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, linear
 from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
@@ -356,3 +358,29 @@ def test_what_can_be_no_state(tmp_path):
     (tmp_path / "target").touch()
     os.symlink("target", tmp_path / "link")
     assert refused(tmp_path / "link").code is Code.STATE_UNREADABLE
+
+
+# --- what vtpmctl says of it -----------------------------------------------------------------------------------------
+
+
+def vtpmctl(capsys, folder, *words):
+    status = entry.main(list(words), Places(config=str(folder)))
+    told = capsys.readouterr()
+    return status, told.out + told.err
+
+
+def test_vtpmctl_looks_into_it(capsys, tmp_path, path):
+    (tmp_path / "vm1.toml").write_text(f'[device]\nenabled = false\n[state]\nfile = "{path}"\n')
+    assert f"{path}: no state yet" in vtpmctl(capsys, tmp_path, "status", "vm1")[1]
+    with opened(path) as store:
+        store.store(PERMALL, payload("2.0", bytes(1000)))
+        size = store.sizes()[PERMALL]
+        assert f"{path}: permall {size} bytes, generation of " in vtpmctl(capsys, tmp_path, "status", "vm1")[1]
+    assert vtpmctl(capsys, tmp_path, "check", "vm1")[0] == 0
+    path.write_bytes(b"nilmptws" + bytes(10))
+    assert "sizes not known" in vtpmctl(capsys, tmp_path, "status", "vm1")[1]
+    path.unlink()
+    path.mkdir()
+    status, told = vtpmctl(capsys, tmp_path, "check", "vm1")
+    assert status == 66
+    assert "which is neither a file nor a block device" in told

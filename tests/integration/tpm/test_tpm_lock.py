@@ -60,7 +60,8 @@ KINDS = (ptm.BlobType.PERMANENT, ptm.BlobType.VOLATILE, ptm.BlobType.SAVESTATE)
 
 @pytest.fixture
 def incoming(storage, tpm):
-    storage.is_locked, tpm.is_incoming = False, True
+    storage.is_locked = tpm.has_lock = False
+    tpm.is_incoming = True
     return tpm
 
 

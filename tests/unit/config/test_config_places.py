@@ -154,6 +154,8 @@ def test_two_in_one_place_are_refused(text, message):
         '[socket]\ncontrol = "tcp:10.0.0.1:2322"\ndata = "tcp:10.0.0.2:2322"',
         '[socket]\ncontrol = "tcp:2323"\nmssim = "tcp:2321"\ndata = "tcp:2320"',
         '[socket]\ndata = "/var/lib/vtpm/vtpm0/data.sock"',
+        '[state]\nfile = "/var/lib/vtpm/vtpm0/state"',
+        '[state]\nfile = "/var/lib/vtpm/vtpm0/state"\n[socket]\ndata = "/var/lib/vtpm/vtpm0/data.sock"',
         "[fuse]\nenabled = true",
         '[fuse]\ndirectory = "/var/lib/vtpm/vtpm0"',
         '[fuse]\nenabled = true\ndirectory = "/var/lib/vtpm/vtpm01"',
@@ -222,6 +224,24 @@ def test_what_can_be(text):
             '[state] directory: found "/var/lib/vtpm/vtpm0", which has within it [state] directory',
         ),
         (
+            '[state]\nfile = "/var/lib/vtpm/vtpm1/tpm2-00.permall"',
+            "",
+            Code.STATE_LOCKED,
+            '[state] file: found "/var/lib/vtpm/vtpm1/tpm2-00.permall", which lies within [state] directory',
+        ),
+        (
+            "",
+            '[state]\nfile = "/var/lib/vtpm/vtpm0/state"',
+            Code.STATE_LOCKED,
+            '[state] directory: found "/var/lib/vtpm/vtpm0", which has within it [state] file',
+        ),
+        (
+            '[state]\nfile = "/dev/vg/tpm"',
+            '[state]\nfile = "/dev/vg/tpm"',
+            Code.STATE_LOCKED,
+            '[state] file: found "/dev/vg/tpm", which is that of [state] file',
+        ),
+        (
             '[fuse]\nenabled = true\ndirectory = "/run/vtpm/vtpm1/fs"',
             "[fuse]\nenabled = true",
             Code.MOUNT_FAILED,
@@ -246,10 +266,10 @@ def test_two_instances_in_one_place_are_refused(mine, theirs, code, message):
         places.refuse_shared(parse(mine), parse(theirs, "vtpm1"), lambda path: path.replace("/var/run/", "/run/"))
     assert caught.value.code is code
     assert caught.value.message == f"/etc/vtpm.d/vtpm0.toml: {message} in /etc/vtpm.d/vtpm1.toml"
-    is_state = code is Code.STATE_LOCKED
-    assert caught.value.remedy == (
-        "give each TPM a directory of its own" if is_state else "give one of them another place"
-    )
+    remedy = "give one of them another place"
+    if code is Code.STATE_LOCKED:
+        remedy = f"give each TPM a {'place' if 'file' in mine else 'directory'} of its own"
+    assert caught.value.remedy == remedy
 
 
 def test_two_instances_with_nothing_but_defaults():
