@@ -10,6 +10,8 @@ LAB_SELINUX ?= enforcing
 # how long `make fuzz` looks at each target
 SECONDS ?= 600
 FUZZ    := control data mssim cuse
+# 1: `make install` brings the old command names too, swtpm and its like
+COMPAT  ?=
 # where `make selinux` builds
 SELINUX ?= build/selinux
 # for pytest, as in: make test ARGS='-k cuse -x'
@@ -93,9 +95,9 @@ fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control
 completion: env ## packaging/completion from the tables of commands, after a change of one: bash, zsh, fish
 	@$(BIN)/python tools/make_completion.py
 
-install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON): package, commands, units, udev rule, man pages, completion
+install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON; COMPAT=1: swtpm's command names too): package, commands, units, udev rule, man pages, completion
 	@tools/need.sh install
-	$(PYTHON) tools/install_package.py "$(PREFIX)" "$(DESTDIR)"
+	$(PYTHON) tools/install_package.py $(if $(filter-out 0 no,$(COMPAT)),--classic) "$(PREFIX)" "$(DESTDIR)"
 	DESTDIR="$(DESTDIR)" LIBEXECDIR="$(PREFIX)/libexec/vtpm" PYTHON="$(PYTHON)" packaging/install-systemd.sh
 	@for page in docs/man/*.[1-8]; do [ ! -f "$$page" ] || \
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done

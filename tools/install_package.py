@@ -1,8 +1,10 @@
 """Install the Python package, its extension and its commands below DESTDIR, for the Python that runs this.
 
-usage: python3 tools/install_package.py PREFIX [DESTDIR]
+usage: python3 tools/install_package.py [--classic | --classic-only] PREFIX [DESTDIR]
 
-`make install` calls it. Nothing is fetched: setuptools, wheel and cffi are those of this Python.
+--classic: the old command names, too (packaging/classic-commands.ini); --classic-only: these and nothing else, as a
+package build has the rest from elsewhere. `make install` calls it. Nothing is fetched: setuptools, wheel and cffi are
+those of this Python.
 """
 
 import compileall
@@ -17,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent
+CLASSIC_COMMANDS = SOURCE / "packaging/classic-commands.ini"
 COMMAND = "#!{python} -I\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
 
 
@@ -67,26 +70,40 @@ def unpack(wheel: Path, directory: Path) -> None:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
 
 
-def install_commands(directory: Path, bin_directory: Path) -> None:
-    (entry_points,) = directory.glob("swtpm_svc-*.dist-info/entry_points.txt")
+def commands_of(entry_points: Path) -> "dict[str, str]":
+    """What each command calls, as `module:function`."""
     parser = configparser.ConfigParser(delimiters=("=",))
     parser.read(entry_points)
+    return dict(parser["console_scripts"])
+
+
+def install_commands(commands: "dict[str, str]", bin_directory: Path) -> None:
     bin_directory.mkdir(parents=True, exist_ok=True)
-    for name, target in parser["console_scripts"].items():
+    for name, target in commands.items():
         module, _, function = target.partition(":")
         path = bin_directory / name
         path.write_text(COMMAND.format(python=sys.executable, module=module, function=function))
         path.chmod(0o755)
 
 
-def main(prefix: str, destdir: str = "") -> int:
+def main(*words: str) -> int:
     os.umask(0o022)
+    option = words[0] if words[:1] in (("--classic",), ("--classic-only",)) else ""
+    prefix, destdir = (*words[bool(option) :], "")[:2]
+    bin_directory = Path(f"{destdir}{prefix}/bin")
+    if option:
+        install_commands(commands_of(CLASSIC_COMMANDS), bin_directory)
+    return 0 if option == "--classic-only" else install_package(prefix, destdir, bin_directory)
+
+
+def install_package(prefix: str, destdir: str, bin_directory: Path) -> int:
     directory = site_directory(prefix)
     target = Path(destdir + directory)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         unpack(build_wheel(Path(folder)), target)
-    install_commands(target, Path(f"{destdir}{prefix}/bin"))
+    (entry_points,) = target.glob("swtpm_svc-*.dist-info/entry_points.txt")
+    install_commands(commands_of(entry_points), bin_directory)
     # the daemon is started with -B and as a user who may not write here
     compiled = compileall.compile_dir(
         str(target / "swtpm_svc"), quiet=1, stripdir=destdir or None, prependdir="/" if destdir else None

@@ -1,0 +1,56 @@
+"""The table of the old command names, and what installs them: launchers beside the package's own, or alone."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swtpm_svc import start
+
+ROOT = Path(__file__).resolve().parents[3]
+INSTALLER = runpy.run_path(str(ROOT / "tools/install_package.py"))
+COMMANDS = INSTALLER["commands_of"](INSTALLER["CLASSIC_COMMANDS"])
+
+
+def test_each_name_calls_a_function_that_is_there():
+    """They are small ones in swtpm_svc/start.py, as an interrupt while a command is imported is to be a quiet end."""
+    for name, target in COMMANDS.items():
+        module, _, function = target.partition(":")
+        assert (name, module) == (name, "swtpm_svc.start")
+        assert callable(getattr(start, function, None)), name
+
+
+def test_none_is_a_command_of_the_package_itself():
+    """swtpm's own package has these names: two packages with one path cannot be installed."""
+    text = (ROOT / "pyproject.toml").read_text()
+    own = text.split("[project.scripts]\n", 1)[1].split("\n\n", 1)[0]
+    assert {line.split(" = ")[0] for line in own.splitlines()} == {"vtpmd", "vtpmctl"}
+
+
+def test_a_launcher_ends_with_what_its_function_gives(tmp_path):
+    INSTALLER["install_commands"]({"old-name": "sys:getrecursionlimit"}, tmp_path / "bin")
+    launcher = tmp_path / "bin/old-name"
+    assert launcher.stat().st_mode & 0o777 == 0o755
+    assert launcher.read_text().startswith(f"#!{sys.executable} -I\n")
+    assert subprocess.run([launcher]).returncode == sys.getrecursionlimit() & 0xFF
+
+
+def test_make_install_brings_them_only_if_asked():
+    def said(*words):
+        command = ["make", "-n", "-C", ROOT, "install", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "install_package.py --classic " in said("COMPAT=1")
+    assert "--classic" not in said()
+    assert "--classic" not in said("COMPAT=0")
+
+
+@pytest.mark.parametrize("destdir", ["", "/root-of-a-package"])
+def test_they_can_be_installed_without_the_package(tmp_path, destdir):
+    prefix = f"{tmp_path}/usr" if not destdir else "/usr"
+    words = [prefix] if not destdir else [prefix, f"{tmp_path}{destdir}"]
+    assert INSTALLER["main"]("--classic-only", *words) == 0
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {f"{destdir}/usr/bin/{name}".lstrip("/") for name in COMMANDS}
