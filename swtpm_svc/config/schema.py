@@ -459,3 +459,12 @@ SCHEMA = (
     )),
 )
 # fmt: on
+
+
+def defaults(instance: str) -> Config:
+    """What an empty file says, unchecked."""
+    tables = {
+        table.field: table.values(**{key.field: key.kind.read(key.default_for(instance)) for key in table.keys})
+        for table in SCHEMA
+    }
+    return Config(instance=instance, path="", **tables)

@@ -34,6 +34,7 @@ ffibuilder.cdef(
 
     TPM_RESULT vtpm_choose(int tpm2);
     int        vtpm_silence(void);
+    void       vtpm_write_log(int fd, unsigned int level, const char *prefix);
     TPM_RESULT vtpm_register(void);
     TPM_RESULT vtpm_process(unsigned char *command, uint32_t size);
     char      *vtpm_get_info(uint64_t flags);
@@ -42,6 +43,7 @@ ffibuilder.cdef(
     TPM_RESULT vtpm_set_profile(const char *profile);
     void       vtpm_hide_process(void);
     int        vtpm_confine(void);
+    int        vtpm_deny_system_calls(int is_only_logged);
     int        vtpm_is_member(const char *user, uint32_t primary, uint32_t wanted);
 
     uint32_t       vtpm_locality;
@@ -68,7 +70,10 @@ ffibuilder.cdef(
 
 ffibuilder.set_source(
     "swtpm_svc.tpm._libtpms",
-    "".join(Path(__file__).with_name(name).read_text(encoding="ascii") for name in ("confinement.c", "binding.c")),
+    "".join(
+        Path(__file__).with_name(name).read_text(encoding="ascii")
+        for name in ("confinement.c", "system_calls.c", "binding.c")
+    ),
     libraries=["tpms"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

@@ -112,6 +112,8 @@ class Controller:
 
     `keys` encrypt state blobs: the one for files where a blob is not asked for in clear, the one for migration always.
 
+    `max_locality` is the highest that may be set; `result_of` says which TPM result stands for an error.
+
     GET_CAPABILITY is not among them: what can be done is a front end's to say.
     """
 
@@ -122,8 +124,12 @@ class Controller:
         on_shutdown: Callable[[], None],
         on_error: Callable[[VtpmError], None],
         keys: Keys = NO_KEYS,
+        max_locality: int = MAX_LOCALITY,
+        result_of: Callable[[VtpmError], int] = lambda error: error.fault.tpm_result,
     ) -> None:
         self._tpm = tpm
+        self._max_locality = max_locality
+        self._result_of = result_of
         self._keys = keys
         #: The encrypted blob that was given out last, and which it is.
         self._sealed: Optional[tuple[tuple[int, bool], bytes]] = None
@@ -145,7 +151,7 @@ class Controller:
             return ptm.Result(error.result)
         except VtpmError as error:
             self._on_error(error)
-            return ptm.Result(error.fault.tpm_result)
+            return ptm.Result(self._result_of(error))
 
     def gives_clear(self, request: ptm.GetStateBlob) -> bool:
         """Is the state blob that `request` asks for one in clear?"""
@@ -179,7 +185,7 @@ class Controller:
         return ptm.Result(dynamic_launch.reset_established(self._tpm, request.locality))
 
     def _set_locality(self, request: ptm.SetLocality) -> ptm.Reply:
-        if request.locality > MAX_LOCALITY:
+        if request.locality > self._max_locality:
             return ptm.Result(TpmResult.BAD_LOCALITY)
         self._tpm.set_locality(request.locality)
         return ptm.Result(TpmResult.SUCCESS)

@@ -109,6 +109,18 @@ def open_library(*, tpm2: bool, storage: Storage) -> None:
     Raises:
         VtpmError INSTALLATION: what libtpms prints cannot be kept from standard error, which is the journal.
     """
+    silence()
+    Callbacks.storage = storage
+    _check("TPMLIB_RegisterCallbacks", lib.vtpm_register())
+    _check("TPMLIB_ChooseTPMVersion", lib.vtpm_choose(tpm2))
+
+
+def silence() -> None:
+    """Keep what libtpms prints from standard error; once, and before a change of root at the latest.
+
+    Raises:
+        VtpmError INSTALLATION
+    """
     if not Callbacks.is_silent:
         error = lib.vtpm_silence()
         if error:
@@ -116,9 +128,17 @@ def open_library(*, tpm2: bool, storage: Storage) -> None:
                 Code.INSTALLATION, f"/dev/null cannot be opened: {os.strerror(error)}", remedy="see ls -l /dev/null"
             )
         Callbacks.is_silent = True
-    Callbacks.storage = storage
-    _check("TPMLIB_RegisterCallbacks", lib.vtpm_register())
-    _check("TPMLIB_ChooseTPMVersion", lib.vtpm_choose(tpm2))
+
+
+def write_log(fd: int, level: int, prefix: str) -> None:
+    """Have libtpms write its own log to `fd`, each line behind `prefix`. It shows commands, with what is secret in
+    them: only for who asks for it."""
+    lib.vtpm_write_log(fd, level, prefix.encode(errors="surrogateescape"))
+
+
+def supports(version: str) -> bool:
+    """Has the library a TPM of this version? Before `open_library`."""
+    return not lib.vtpm_choose(version == "2.0")
 
 
 def take_failure() -> VtpmError:
@@ -321,6 +341,14 @@ def is_member(user: str, primary: int, group: int) -> bool:
 def hide_process() -> None:
     """Processes of the same user, such as other TPMs, no longer reach this one through /proc (proc(5), "dumpable")."""
     lib.vtpm_hide_process()
+
+
+def deny_system_calls(action: str) -> int:
+    """From here on a system call that a TPM has no use for ends the process ("kill"), or is logged ("log").
+
+    For good (system_calls.c); 0, or the errno.
+    """
+    return int(lib.vtpm_deny_system_calls(action == "log"))
 
 
 def confine() -> int:

@@ -77,6 +77,10 @@ class Tpm:
         self._before: Optional[Snapshot] = None
         #: What this version of the TPM says, and wants to hear.
         self.dialect = DIALECTS[version]
+        #: What it is sent before its power goes, unless it was shut down: the next one where one is refused.
+        self.farewell: tuple[bytes, ...] = () if self.dialect.shutdown is None else (self.dialect.shutdown,)
+        #: Hears of commands of the service's own, with their responses.
+        self.on_own_command: Callable[[bytes, bytes], None] = lambda _command, _response: None
         #: Commands that, if they succeed, do more to the TPM than others.
         self._turning = frozenset((self.dialect.startup_code, self.dialect.shutdown_code))
         #: Called when it can answer from now on: it was started, or goes on with its volatile state. From any thread.
@@ -162,11 +166,14 @@ class Tpm:
 
     def startup(self, kind: str) -> bytes:
         """Send TPM_Startup / TPM2_Startup: `kind` is clear, state, or (1.2) deactivated. Returns the response."""
-        command = memoryview(bytearray(self.dialect.startup[kind]))
+        command = self.dialect.startup[kind]
         if self._unlocked is None:
-            return self.execute(command, self.dialect.startup_code)
-        self._unlocked = kind
-        return self.begin(command, self.dialect.startup_code)
+            response = self.execute(memoryview(bytearray(command)), self.dialect.startup_code)
+        else:
+            self._unlocked = kind
+            response = self.begin(memoryview(bytearray(command)), self.dialect.startup_code)
+        self.on_own_command(command, response)
+        return response
 
     def hold(self) -> None:
         """Have the lock of what is stored; what may be stored was read with it then.
@@ -298,19 +305,22 @@ class Tpm:
     def _power_off(self, event: Event) -> None:
         self._unlocked = None
         if self.is_powered:
-            shutdown = self.dialect.shutdown if self.shuts_down and self.has_lock else None
-            if self.revive() and shutdown is not None and self._last is Last.WORK:
-                self._send_shutdown(shutdown)
+            if self.shuts_down and self.has_lock and self.revive() and self.farewell and self._last is Last.WORK:
+                self._say_farewell()
             self._terminate(event)
         else:
             self._go(event)
 
-    def _send_shutdown(self, command: bytes) -> None:
+    def _say_farewell(self) -> None:
         """A TPM that was not started answers TPM_RC_INITIALIZE, which is as good.
 
         What is not stored is as after a power cut.
         """
-        self.begin(memoryview(bytearray(command)), CommandCode.SHUTDOWN)
+        for command in self.farewell:
+            response = self.begin(memoryview(bytearray(command)), CommandCode.SHUTDOWN)
+            self.on_own_command(command, response)
+            if response[RESULT] == SUCCESS or response == self.dialect.unstarted:
+                break
         try:
             self._storage.commit()
         except VtpmError as error:

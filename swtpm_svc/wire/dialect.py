@@ -60,8 +60,9 @@ class Dialect(NamedTuple):
     startup_code: int
     #: Startup, by the configuration's word for how.
     startup: "dict[str, bytes]"
-    #: Shutdown(CLEAR), which a TPM wants to hear before its power goes, and the code of any; None: it has none.
+    #: Shutdown(CLEAR), which a TPM wants to hear before its power goes, (STATE), the code of any; None: it has none.
     shutdown: Optional[bytes]
+    shutdown_state: Optional[bytes]
     shutdown_code: Optional[int]
     #: What makes a TPM that goes on give other random bytes than the one before; None: they are not part of its state.
     stir: Optional[bytes]
@@ -99,6 +100,7 @@ DIALECTS = {
         startup_code=Ordinal.STARTUP,
         startup={kind.name.lower(): _startup_1_2(kind) for kind in StartupType},
         shutdown=None,
+        shutdown_state=None,
         shutdown_code=None,
         stir=None,  # and any command after TPM_SaveState undoes that
     ),
@@ -114,6 +116,7 @@ DIALECTS = {
         startup={kind.name.lower(): _startup_2_0(kind) for kind in Su},
         # TPM2_Shutdown (section 9.4)
         shutdown=encode_command(ST_NO_SESSIONS, CommandCode.SHUTDOWN, Su.CLEAR.to_bytes(2, "big")),
+        shutdown_state=encode_command(ST_NO_SESSIONS, CommandCode.SHUTDOWN, Su.STATE.to_bytes(2, "big")),
         shutdown_code=CommandCode.SHUTDOWN,
         stir=_begin_of_stir(),
     ),

@@ -56,8 +56,10 @@ class CuseFrontend:
         waiters: Waiters,
         polls: Waiters,
         dispatcher: Dispatcher,
+        make_opener: Callable[[int, Caller], DeviceOpener] = DeviceOpener,
     ) -> None:
         self.fd = fd
+        self._make_opener = make_opener
         self._slot = slot
         self._slots = [slot]
         self._waiters = waiters
@@ -176,7 +178,7 @@ class CuseFrontend:
         return opener
 
     def _add_opener(self, handle: int, caller: Caller) -> DeviceOpener:
-        opener = self._openers[handle] = DeviceOpener(handle, caller)
+        opener = self._openers[handle] = self._make_opener(handle, caller)
         self._shares.add(caller.uid)
         return opener
 

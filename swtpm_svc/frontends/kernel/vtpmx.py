@@ -25,6 +25,9 @@ class KernelTpm(NamedTuple):
 
     fd: int
     number: int
+    #: Of /dev/tpmN; 0: not known any more.
+    major: int = 0
+    minor: int = 0
 
     @property
     def path(self) -> str:
@@ -58,6 +61,6 @@ def create(version: str) -> KernelTpm:
             if missing
             else f"it takes root with CAP_SYS_ADMIN: start the service by systemctl start vtpm@{NAME}",
         ) from error
-    _flags, number, fd, _major, _minor = _NEW_DEVICE.unpack(request)
+    _flags, number, fd, major, minor = _NEW_DEVICE.unpack(request)
     os.set_inheritable(fd, False)
-    return KernelTpm(fd, number)
+    return KernelTpm(fd, number, major, minor)

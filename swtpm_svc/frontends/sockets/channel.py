@@ -24,6 +24,7 @@ class Channel:
         self._unsent = bytearray()
         self._open = True
         self._paused = False
+        self._is_finishing = False
         self._is_tcp = is_tcp(sock)
         if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -93,6 +94,15 @@ class Channel:
         del self._unsent[:sent]
         if not self._unsent:
             self._watcher.want_write(self._socket.fileno(), None)
+            if self._is_finishing:
+                self.close()
+
+    def finish(self) -> None:
+        """Close it when all is sent."""
+        if self._unsent:
+            self._is_finishing = True
+        else:
+            self.close()
 
     def close(self) -> None:
         if self._open:

@@ -29,7 +29,7 @@ class ControlChannel(Channel):
     """A connection that carries control requests, carried out one after another.
 
     `on_data_socket(socket, caller)` is given the socket of a SET_DATAFD. `rights` stand in for the caller's own, where
-    the kernel does not say who calls (TCP).
+    the kernel does not say who calls (TCP). `trace` hears of all that comes ("Ctrl Cmd") and goes ("Ctrl Rsp").
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class ControlChannel(Channel):
         dispatcher: Dispatcher,
         on_data_socket: Callable[[socket.socket, Caller], bool],
         rights: Optional[Rights] = None,
+        trace: Optional[Callable[[str, bytes], None]] = None,
     ) -> None:
+        self._trace = trace
         self._dispatcher = dispatcher
         self._on_data_socket = on_data_socket
         self._rights = rights
@@ -71,6 +73,8 @@ class ControlChannel(Channel):
         if not data:
             self.close()
             return
+        if self._trace is not None:
+            self._trace("Ctrl Cmd", data)
         requests = self._decoder.receive(data)
         if not requests:
             self.expect_rest()
@@ -89,7 +93,7 @@ class ControlChannel(Channel):
         request = self._requests.popleft()
         if isinstance(request, ptm_socket.Refused):
             # where the next message begins is unknown from here on
-            self.send(ptm_socket.encode(ptm.Result(request.tpm_result)))
+            self._send_reply(ptm.Result(request.tpm_result))
             self.close()
         elif isinstance(request, ptm.SetDataFd):
             self._reply(self._set_data_fd())
@@ -119,7 +123,13 @@ class ControlChannel(Channel):
             self.take_turns(self._work)
         else:
             self.go_on()  # first: what the peer sends when it has the reply is in the order in which others' are
-        self.send(ptm_socket.encode(reply))
+        self._send_reply(reply)
+
+    def _send_reply(self, reply: ptm.Reply) -> None:
+        data = ptm_socket.encode(reply)
+        if self._trace is not None:
+            self._trace("Ctrl Rsp", data)
+        self.send(data)
 
     def _set_data_fd(self) -> ptm.Reply:
         if not self._descriptors:

@@ -16,10 +16,11 @@ from typing import Callable, Optional
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.channel import Channel
 from swtpm_svc.frontends.watcher import Watcher
-from swtpm_svc.tpm.controller import Rights
+from swtpm_svc.tpm.controller import MAX_LOCALITY, Rights
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE, Unsent
 from swtpm_svc.wire.caller import Caller
-from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
+from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
+from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
 
 _PREFIX = Struct(">IBI")
 _SEND_COMMAND = b"\x00\x00\x00\x08"
@@ -28,7 +29,11 @@ _SUFFIX = bytes(4)
 
 
 class DataChannel(Channel):
-    """A connection that carries TPM commands."""
+    """A connection that carries TPM commands; one alone, where it `disconnects` after a response.
+
+    `obeys_set_locality`: a command of the kernel's driver vtpm_proxy, which is for us, sets the locality of those that
+    follow.
+    """
 
     def __init__(
         self,
@@ -38,14 +43,20 @@ class DataChannel(Channel):
         on_closed: Callable[[Channel], None],
         dispatcher: Dispatcher,
         rights: Optional[Rights] = None,
+        *,
+        disconnects: bool = False,
+        obeys_set_locality: bool = False,
     ) -> None:
+        self._disconnects = disconnects
+        self._obeys_set_locality = obeys_set_locality
+        self._has_way_in_c = not (disconnects or obeys_set_locality)
         self._dispatcher = dispatcher
         self._rights = rights
         self._received = bytearray()
         super().__init__(sock, caller, watcher, on_closed)
 
     def on_readable(self) -> None:
-        is_plain = not self._received and not self._unsent and self._dispatcher.is_free
+        is_plain = self._has_way_in_c and not self._received and not self._unsent and self._dispatcher.is_free
         data = self._serve_plain() if is_plain else self._receive()
         if data is None:
             return
@@ -84,6 +95,9 @@ class DataChannel(Channel):
         return None
 
     def _run(self, received: bytearray, start: int) -> None:
+        if self._obeys_set_locality and HEADER.unpack_from(received, start)[2] == VTPM_PROXY_SET_LOCALITY:
+            self._answer(self._set_locality(received[start:]))
+            return
         if not start:
             is_done = self._dispatcher.run(self.caller, received, self._answer)
         else:
@@ -97,6 +111,16 @@ class DataChannel(Channel):
         if not is_done:
             self.pause()  # a peer that does not wait for its response waits now
 
+    def _set_locality(self, command: bytearray) -> bytes:
+        tpm = self._dispatcher.tpm
+        locality = command[HEADER_SIZE] if len(command) > HEADER_SIZE else 0
+        if locality > MAX_LOCALITY:
+            return tpm.dialect.bad_locality
+        tpm.set_locality(locality)
+        return encode_response(ERROR_TAG[tpm.version], 0)
+
     def _answer(self, answer: bytes) -> None:
         self.go_on()  # first: what the peer sends when it has the answer is in the order in which others' are
         self.send(answer)
+        if self._disconnects:
+            self.finish()

@@ -12,7 +12,7 @@ import stat
 import struct
 from array import array
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.config.addresses import Address
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -45,17 +45,34 @@ NETWORK_RIGHTS = Rights(control=True, secrets=False)
 _Add = Callable[[socket.socket, Caller, Optional[Rights]], bool]
 
 
+class Manners(NamedTuple):
+    """How connections are served, where it is not as QEMU wants it of a service."""
+
+    #: Of a client over a network.
+    network_rights: Rights = NETWORK_RIGHTS
+    #: A data connection ends with a response; not one that came over control (SET_DATAFD).
+    disconnects: bool = False
+    #: A data channel takes the command of the kernel's driver that sets the locality.
+    obeys_set_locality: bool = False
+    #: Hears of all that goes over control channels: what it is, and the bytes.
+    trace: Optional[Callable[[str, bytes], None]] = None
+    #: Called with a service when its last connection has ended.
+    on_last_closed: Callable[[str], None] = lambda _service: None
+
+
 class SocketFrontend:
     """Listens and serves; owns every socket. `close` ends all.
 
     What a listening socket is for is its service: `control`, `data`, or `mssim` and `mssim-platform`, a port apart.
     """
 
-    def __init__(self, watcher: Watcher, dispatcher: Dispatcher) -> None:
+    def __init__(self, watcher: Watcher, dispatcher: Dispatcher, manners: Manners = Manners()) -> None:  # noqa: B008
         self._watcher = watcher
         self._dispatcher = dispatcher
+        self._manners = manners
         self._listeners: list[tuple[Listener, str]] = []  # and the file that goes with it
-        self._channels: dict[Channel, None] = {}
+        #: Each with its service.
+        self._channels: dict[Channel, str] = {}
         self._shares = Shares(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE)
         self._services: dict[str, _Add] = {
             "control": self._add_control,
@@ -109,6 +126,10 @@ class SocketFrontend:
             )
         self._accept_connections(listener, service, "")
 
+    def serve(self, sock: socket.socket, service: str) -> None:
+        """Serve a connection that is there already."""
+        self._accept(sock, self._services[service])
+
     def _accept_connections(self, listener: socket.socket, service: str, path: str) -> None:
         add = self._services[service]
         accept = Listener(listener, self._watcher, lambda sock: self._accept(sock, add), self._dispatcher.events.failed)
@@ -120,45 +141,72 @@ class SocketFrontend:
         return [str(_address_of(listener.socket)) for listener, _path in self._listeners]
 
     def _accept(self, sock: socket.socket, add: _Add) -> None:
-        caller, rights = (_peer(sock), None) if sock.family == socket.AF_UNIX else (NETWORK_CALLER, NETWORK_RIGHTS)
-        if not add(sock, caller, rights):
+        rights = self._manners.network_rights
+        if not (add(sock, _peer(sock), None) if sock.family == socket.AF_UNIX else add(sock, NETWORK_CALLER, rights)):
             sock.close()
 
     # --- connections ---------------------------------------------------------------------------------------------
 
-    def _add(self, caller: Caller, make: Callable[[], Channel]) -> bool:
+    def _add(self, service: str, caller: Caller, make: Callable[[], Channel]) -> bool:
         """Make a channel, if there is room for it."""
         if not self._shares.has_room(caller.uid):
             self._dispatcher.events.refused(caller, too_many("connections", self._shares, caller.uid))
             return False
-        self._channels[make()] = None
+        self._channels[make()] = service
         self._shares.add(caller.uid)
         return True
 
     def _add_control(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
         def on_data_socket(data: socket.socket, sender: Caller) -> bool:
-            return self._add_data(data, sender, rights)
+            return self._add_data(data, sender, rights, came_over_control=True)
 
         return self._add(
+            "control",
             caller,
-            lambda: ControlChannel(sock, caller, self._watcher, self._forget, self._dispatcher, on_data_socket, rights),
+            lambda: ControlChannel(
+                sock,
+                caller,
+                self._watcher,
+                self._forget,
+                self._dispatcher,
+                on_data_socket,
+                rights,
+                self._manners.trace,
+            ),
         )
 
-    def _add_data(self, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+    def _add_data(
+        self, sock: socket.socket, caller: Caller, rights: Optional[Rights], *, came_over_control: bool = False
+    ) -> bool:
         return self._add(
-            caller, lambda: DataChannel(sock, caller, self._watcher, self._forget, self._dispatcher, rights)
+            "data",
+            caller,
+            lambda: DataChannel(
+                sock,
+                caller,
+                self._watcher,
+                self._forget,
+                self._dispatcher,
+                rights,
+                disconnects=self._manners.disconnects and not came_over_control,
+                obeys_set_locality=self._manners.obeys_set_locality,
+            ),
         )
 
     def _add_mssim(
         self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]
     ) -> bool:
         return self._add(
-            caller, lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights)
+            "mssim",
+            caller,
+            lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights),
         )
 
     def _forget(self, channel: Channel) -> None:
-        del self._channels[channel]
+        service = self._channels.pop(channel)
         self._shares.remove(channel.caller.uid)
+        if service not in self._channels.values():
+            self._manners.on_last_closed(service)
 
     @property
     def connections(self) -> int:
