@@ -23,3 +23,17 @@ def vtpmd() -> int:
     from swtpm_svc.service.vtpmd import main
 
     return main()
+
+
+def swtpm() -> int:
+    """The classic command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_command import main
+
+    return main()
+
+
+def swtpm_cuse() -> int:
+    """The classic command of that name, and cuse_tpm_server; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_cuse_command import main
+
+    return main()

@@ -1,0 +1,179 @@
+"""From what was given to a run of swtpm: the order in which options are looked at, and the values that they make."""
+
+import os
+from importlib import import_module
+from typing import Optional
+
+from swtpm_svc.cli.classic import swtpm_lists
+from swtpm_svc.cli.classic.swtpm_lists import StateOptions
+from swtpm_svc.cli.classic.swtpm_options import CommandError, Given
+from swtpm_svc.config import schema
+from swtpm_svc.errors import VtpmError
+from swtpm_svc.service.classic import user
+from swtpm_svc.service.classic.emulation import Emulation
+from swtpm_svc.service.classic.emulation_log import EmulationLog
+from swtpm_svc.state.encryption import Keys
+from swtpm_svc.tpm.controller import MAX_LOCALITY
+
+#: What a run imports later, and cannot any more in another root, or as a user to whom it is closed.
+_LATER = (
+    "grp",
+    "json",
+    "pwd",
+    "socket",
+    "threading",
+    "encodings.idna",
+    "swtpm_svc.cli.classic.swtpm_channels",
+    "swtpm_svc.cli.classic.swtpm_keys",
+    "swtpm_svc.cli.classic.swtpm_prints",
+    "swtpm_svc.service.classic.emulator",
+    "swtpm_svc.service.classic.cuse_device",
+    "swtpm_svc.service.classic.kernel_device",
+)
+
+
+def version_of(given: Given) -> str:
+    return "2.0" if "tpm2" in given else "1.2"
+
+
+def change_root(given: Given) -> None:
+    """--chroot, with all that this process needs from its own root taken along. Raises: CommandError."""
+    root = given.get("chroot")
+    if root is None:
+        return
+    import_all(given)
+    try:
+        os.chroot(root)
+        os.chdir("/")
+    except OSError as error:
+        raise CommandError(f"chroot failed: {error.strerror}") from None
+
+
+def import_all(given: Given) -> None:
+    """Raises: CommandError: libtpms cannot be had."""
+    for name in _LATER:
+        import_module(name)
+    if os.environ.get("NOTIFY_SOCKET"):
+        import_module("systemd._daemon")
+    if "key" in given or "migration-key" in given:
+        from swtpm_svc.state.encryption import StateKey
+
+        StateKey(bytes(16))  # what a key brings with it
+    from swtpm_svc.tpm import libtpms
+
+    try:
+        libtpms.silence()
+    except VtpmError as error:
+        raise CommandError(error.message) from None
+
+
+def change_user(given: Given) -> None:
+    """--runas. Raises: CommandError."""
+    name = given.get("runas")
+    if name is None:
+        return
+    import_all(given)
+    try:
+        user.become(name)
+    except VtpmError as error:
+        raise CommandError(f"Error: {error.message}") from None
+    except OSError as error:
+        raise CommandError(f"Error: cannot become user '{name}': {error.strerror}") from None
+
+
+def open_log(given: Given) -> EmulationLog:
+    """Raises: CommandError."""
+    text = given.get("log")
+    return EmulationLog() if text is None else swtpm_lists.log(text)
+
+
+def state_of(given: Given) -> StateOptions:
+    """Raises: CommandError: it is wrong, or of a kind that is not served."""
+    options = swtpm_lists.state(given.get("tpmstate"))
+    if options.file:
+        raise CommandError("SWTPM_NVRAM_Init: Unsupported backend.")
+    return options
+
+
+def read_keys(given: Given) -> Keys:
+    """Raises: CommandError."""
+    found = {}
+    for option, field in (("key", "state"), ("migration-key", "migration")):
+        text = given.get(option)
+        if text is not None:
+            from swtpm_svc.cli.classic import swtpm_keys
+
+            found[field] = swtpm_keys.load(text, "key" if option == "key" else option)
+    return Keys(**found)
+
+
+def common(given: Given, interface: str, *, is_started: bool = False) -> Emulation:
+    """What is the same with every interface. `is_started`: it is powered and started, whatever the flags say.
+
+    Raises:
+        CommandError
+    """
+    keys = read_keys(given)
+    pid = given.get("pid")
+    pid_file = swtpm_lists.pid_file(pid) if pid is not None else None
+    locality = swtpm_lists.locality(given.get("locality"))
+    state = state_of(given)
+    seccomp = swtpm_lists.seccomp(given.get("seccomp"))
+    flags = swtpm_lists.flags(given.get("flags"))
+    swtpm_lists.migration(given.get("migration"))
+    profile = given.get("profile")
+    startup = flags.startup if flags.startup != "none" or not is_started else "clear"
+    defaults = schema.defaults("swtpm")
+    config = defaults._replace(
+        tpm=defaults.tpm._replace(
+            version=version_of(given),
+            power_on="manual" if flags.needs_init and not is_started else "auto",
+            startup=startup,
+        ),
+        state=defaults.state._replace(directory=state.directory),
+    )
+    return Emulation(
+        config=config,
+        interface=interface,
+        keys=keys,
+        pid_file=pid_file,
+        seccomp=seccomp,
+        max_locality=MAX_LOCALITY - 1 if locality.reject_4 else MAX_LOCALITY,
+        obeys_set_locality=locality.allow_set,
+        shuts_down=flags.auto_shutdown,
+        profile=None if profile is None else swtpm_lists.profile(profile),
+    )
+
+
+def print_capabilities(interface: str, given: Given) -> None:
+    from swtpm_svc.cli.classic import swtpm_prints
+
+    print(swtpm_prints.capabilities(interface, version_of(given)))
+
+
+def print_profiles(given: Given) -> None:
+    from swtpm_svc.cli.classic import swtpm_prints
+
+    print(swtpm_prints.profiles(version_of(given)), end="")
+
+
+def print_states(given: Given) -> None:
+    """Raises: CommandError."""
+    from swtpm_svc.cli.classic import swtpm_prints
+
+    if "tpmstate" not in given:
+        raise CommandError("Error: --tpmstate option is required for --print-states")
+    print(swtpm_prints.states(state_of(given).directory, version_of(given)), end="")
+
+
+def print_info(given: Given, flags: int, log: EmulationLog) -> int:
+    """With a state the TPM is started, and made where there is none; then it says more. The exit status."""
+    from swtpm_svc.service.classic import emulator
+
+    emulation: Optional[Emulation] = common(given, "socket") if "tpmstate" in given else None
+    try:
+        print(emulator.describe(version_of(given), flags, emulation))
+    except VtpmError as error:
+        log.error(error)
+        return 1
+    return 0

@@ -1,0 +1,74 @@
+"""The sockets of a classic command: made where its `Endpoint` says, or taken from the caller's descriptors."""
+
+import os
+import socket
+from contextlib import suppress
+
+from swtpm_svc.service.classic.emulation import Endpoint
+
+#: Clients wait here while another one is served; swtpm has room for one.
+_BACKLOG = 16
+
+
+class Listening:
+    """One channel's socket, and the file that goes with it. Whoever takes `sock` closes it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """
+        Raises:
+            OSError: it cannot be listened there, or the descriptor is not that of such a socket.
+        """
+        self.is_connected = endpoint.is_connected
+        self._path = ""
+        if endpoint.fd >= 0:
+            self.sock = socket.socket(fileno=endpoint.fd)
+            self.sock.set_inheritable(False)
+        elif endpoint.path:
+            self.sock = _bind_unix(endpoint)
+            self._path = endpoint.path
+        else:
+            self.sock = _bind_tcp(endpoint)
+        if not self.is_connected:
+            self.sock.listen(_BACKLOG)
+
+    def remove_file(self) -> None:
+        if self._path:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+def _bind_unix(endpoint: Endpoint) -> socket.socket:
+    """A file that is there already goes, as callers of swtpm expect: the folder is theirs."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(endpoint.path)
+        mask = os.umask(0o077)
+        try:
+            sock.bind(endpoint.path)
+        finally:
+            os.umask(mask)
+        if endpoint.uid is not None or endpoint.gid is not None:
+            uid, gid = (-1 if number is None else number for number in (endpoint.uid, endpoint.gid))
+            os.chown(endpoint.path, uid, gid)
+        os.chmod(endpoint.path, endpoint.mode)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_tcp(endpoint: Endpoint) -> socket.socket:
+    is_v6 = ":" in endpoint.host
+    sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_v6:
+            scope = socket.if_nametoindex(endpoint.interface) if endpoint.interface else 0
+            sock.bind((endpoint.host, endpoint.port, 0, scope))
+        else:
+            sock.bind((endpoint.host, endpoint.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
