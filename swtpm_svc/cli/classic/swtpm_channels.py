@@ -35,9 +35,9 @@ class ControlChannel(NamedTuple):
 def port(text: str) -> int:
     """-p. Raises: CommandError."""
     number = c_number(text)
-    if number is None:
+    if number is None or number < 0:
         raise CommandError(f"Cannot parse socket port number '{text}'.")
-    if not 0 <= number <= PORT_MAX:
+    if number > PORT_MAX:
         raise CommandError("Port is outside valid range.")
     return number
 

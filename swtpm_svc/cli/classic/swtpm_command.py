@@ -206,13 +206,12 @@ def _prepare_chardev(given: Given, acting: _Acting) -> Emulation:
 
 
 def _open_device(path: Optional[str], fd: Optional[int], *, is_proxy: bool) -> int:
-    if is_proxy:
-        if fd is not None or path is not None:
-            raise CommandError("Cannot use vTPM proxy with a provided device.")
-        return -1
     if fd is not None:
         _check_descriptor(fd)
-        return fd
+    if is_proxy and (fd is not None or path is not None):
+        raise CommandError("Cannot use vTPM proxy with a provided device.")
+    if is_proxy or fd is not None:
+        return -1 if fd is None else fd
     if path is None:
         raise CommandError("Error: Missing character device or file descriptor")
     try:

@@ -28,6 +28,7 @@ from classic_swtpm import (
 )
 from socket_service import free_ports
 
+pytestmark = pytest.mark.needs("swtpm_ioctl")
 NOBODY = 65534
 
 

@@ -1,0 +1,52 @@
+"""`swtpm chardev` on a character device of the caller's: a terminal's, as there is one everywhere."""
+
+import os
+import tty
+
+import pytest
+from classic_commands import commands_directory
+from classic_swtpm import DEADLINE_S, GET_RANDOM, ioctl, running
+
+pytestmark = pytest.mark.needs("swtpm_ioctl")
+
+
+@pytest.fixture(scope="module")
+def swtpm(tmp_path_factory):
+    return commands_directory(tmp_path_factory.mktemp("commands")) / "swtpm"
+
+
+@pytest.fixture
+def terminal():
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    yield ours, theirs
+    for fd in (ours, theirs):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+def read(fd, size):
+    data = b""
+    while len(data) < size:
+        data += os.read(fd, size - len(data))
+    return data
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_commands_over_a_device_whose_hangup_ends_it(swtpm, terminal, tmp_path, by_path):
+    ours, theirs = terminal
+    (tmp_path / "state").mkdir()
+    words = ["chardev", "--tpm2", "--tpmstate", f"dir={tmp_path}/state", "--flags", "startup-clear"]
+    words += ["-c", os.ttyname(theirs)] if by_path else ["--fd", theirs]
+    words += ["--ctrl", f"type=unixio,path={tmp_path}/ctrl"]
+    with running(swtpm, *words, pass_fds=[theirs]) as process:
+        os.write(ours, GET_RANDOM[:4])
+        os.write(ours, GET_RANDOM[4:])
+        assert read(ours, 20)[:10] == bytes.fromhex("80010000001400000000")
+        assert ioctl(tmp_path / "ctrl", "-c") == (0, "ptm capability is 0x1ffff")
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(DEADLINE_S) == 0
+    assert not (tmp_path / "ctrl").exists()
