@@ -87,6 +87,7 @@ class Dispatcher:
         self.events = events
         self.commands = 0
         self.trace = False
+        self._is_captured = False
         self._long_running = LONG_RUNNING[tpm.version]
         self._notable = NOTABLE[tpm.version]
         #: The failure of the TPM whose commands are not told any more.
@@ -126,7 +127,8 @@ class Dispatcher:
     def is_free(self) -> bool:
         """May `serve_stream` be called: does the TPM run, with nothing in work, and does nobody want to see each
         command?"""
-        return self.tpm.is_running and self.tpm.has_lock and not self.executor.busy and not self.trace
+        is_plain = not self.trace and not self._is_captured
+        return is_plain and self.tpm.is_running and self.tpm.has_lock and not self.executor.busy
 
     def serve_stream(self, fd: int, epoll: int, deadline_s: float) -> Left:
         """Run the plain commands of a stream socket as far as that takes no Python: `Tpm.serve_stream`. What is left
@@ -141,6 +143,18 @@ class Dispatcher:
         return self._finish(
             caller, bytearray(left.command), left.response, lambda response: done(response[left.sent :]), None
         )
+
+    def capture(self, write: Callable[[bytes, bytes], None]) -> None:
+        """`write` hears of each command and its response from here on."""
+        tell = self.tell
+
+        def told(caller: Caller, command: Union[bytes, bytearray, memoryview], response: bytes) -> None:
+            write(bytes(command), response)
+            tell(caller, command, response)
+
+        # in its place, as who captures nothing should not pay for asking
+        self.tell = told  # type: ignore[method-assign]
+        self._is_captured = True
 
     def tell(self, caller: Caller, command: Union[bytes, bytearray, memoryview], response: bytes) -> None:
         """Tell the service of a command that was executed, if it wants to hear of it; of a failure once."""

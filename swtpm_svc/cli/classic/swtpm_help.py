@@ -63,6 +63,8 @@ _COMMON = """\
                  : for a state that two hosts share
 --profile name=NAME|profile=JSON|file=PATH|fd=FD[,remove-disabled=check|fips-host]
                  : the profile of a new TPM 2.0 (libtpms 0.10)
+--pcap file=PATH|fd=FD[,truncate][,mode=0...][,checksums]
+                 : capture commands and responses in the form of pcapng
 --print-capabilities
                  : print what this program can
 --print-states   : print which state there is

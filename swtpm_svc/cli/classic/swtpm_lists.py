@@ -187,6 +187,30 @@ def migration(text: Optional[str]) -> "frozenset[str]":
     return frozenset(name for name in values if comma_list.boolean(values, name))
 
 
+def pcap(text: Optional[str]) -> "tuple[int, bool]":
+    """--pcap: the descriptor of the open file (-1: none), and whether checksums are wanted. Raises: CommandError."""
+    if text is None:
+        return -1, False
+    values = parse(text, "pcap", ("file", "fd", "truncate", "mode", "checksums"))
+    fd = number_of(values, "fd", "pcap")
+    mode = value_of(values, "mode", "pcap", comma_list.mode)
+    checksums = comma_list.boolean(values, "checksums")
+    if "file" not in values and "fd" not in values:
+        raise CommandError("The file or fd parameter is required for the pcap option.")
+    from swtpm_svc.service import capture
+
+    try:
+        if "file" not in values:
+            os.set_inheritable(fd, False)
+            return fd, checksums
+        mode = capture.MODE if mode is None else mode
+        return capture.open_file(values["file"], truncate=comma_list.boolean(values, "truncate"), mode=mode), checksums
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
+        what = values.get("file") or f"descriptor {fd}"
+        raise CommandError(f"Could not open pcap file {what}: {reason}") from None
+
+
 def profile(text: str) -> str:
     """The profile as JSON. Raises: CommandError."""
     values = parse(text, "profile", ("name", "profile", "file", "fd", "remove-disabled"))

@@ -22,6 +22,7 @@ _COMMON = (
     Option("flags", REQUIRED),
     Option("migration", REQUIRED),
     Option("profile", REQUIRED),
+    Option("pcap", REQUIRED),
     Option("print-capabilities", NONE),
     Option("print-states", NONE),
     Option("print-profiles", NONE),

@@ -37,7 +37,7 @@ def capabilities(interface: str, version: str) -> str:
         if libtpms.has_profiles():
             words += ["cmdarg-profile", "cmdarg-print-profiles"]
             profiles = _profiles()
-    words += ["cmdarg-print-info", "systemd-notify"]
+    words += ["cmdarg-print-info", "cmdarg-pcap", "systemd-notify"]
     quoted = ", ".join(f'"{word}"' for word in words)
     return f'{{ "type": "swtpm", "features": [ {quoted} ], "profiles": {profiles}, "version": "{SWTPM_VERSION}" }}'
 

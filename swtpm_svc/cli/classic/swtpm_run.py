@@ -26,6 +26,7 @@ _LATER = (
     "swtpm_svc.cli.classic.swtpm_channels",
     "swtpm_svc.cli.classic.swtpm_keys",
     "swtpm_svc.cli.classic.swtpm_prints",
+    "swtpm_svc.service.capture",
     "swtpm_svc.service.classic.emulator",
     "swtpm_svc.service.classic.cuse_device",
     "swtpm_svc.service.classic.kernel_device",
@@ -122,6 +123,8 @@ def common(given: Given, interface: str, *, is_started: bool = False) -> Emulati
     flags = swtpm_lists.flags(given.get("flags"))
     swtpm_lists.migration(given.get("migration"))
     profile = given.get("profile")
+    profile_json = None if profile is None else swtpm_lists.profile(profile)
+    capture_fd, checksums = swtpm_lists.pcap(given.get("pcap"))
     startup = flags.startup if flags.startup != "none" or not is_started else "clear"
     defaults = schema.defaults("swtpm")
     config = defaults._replace(
@@ -141,7 +144,9 @@ def common(given: Given, interface: str, *, is_started: bool = False) -> Emulati
         max_locality=MAX_LOCALITY - 1 if locality.reject_4 else MAX_LOCALITY,
         obeys_set_locality=locality.allow_set,
         shuts_down=flags.auto_shutdown,
-        profile=None if profile is None else swtpm_lists.profile(profile),
+        profile=profile_json,
+        capture_fd=capture_fd,
+        captures_checksums=checksums,
     )
 
 

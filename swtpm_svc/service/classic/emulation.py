@@ -66,3 +66,6 @@ class Emulation(NamedTuple):
     obeys_set_locality: bool = False
     #: The profile of a new TPM 2.0, JSON.
     profile: Optional[str] = None
+    #: The open file that commands are captured in; -1: none.
+    capture_fd: int = -1
+    captures_checksums: bool = False

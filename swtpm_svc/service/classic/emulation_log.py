@@ -5,7 +5,7 @@ on libtpms writes its own log (swtpm(8), --log).
 """
 
 import os
-from typing import Optional
+from typing import Optional, Union
 
 from swtpm_svc.errors import VtpmError
 
@@ -41,7 +41,7 @@ class EmulationLog:
     def has_traffic(self) -> bool:
         return self.fd is not None and self.level >= TRAFFIC_LEVEL
 
-    def traffic(self, what: str, data: "bytes | bytearray | memoryview") -> None:
+    def traffic(self, what: str, data: Union[bytes, bytearray, memoryview]) -> None:
         """What went over a channel: its length, and its bytes in hexadecimal."""
         self.line(f" {what}: length {len(data)}")
         for start in range(0, len(data), _LINE):

@@ -108,6 +108,7 @@ class Emulator:
                 self._write_pid()
             tpm = self._make_tpm()
             dispatcher = self._make_dispatcher(tpm)
+            self._capture(tpm, dispatcher)
             self._power_on(tpm)
             self._serve_sockets(dispatcher, sockets)
             if device is not None:
@@ -222,6 +223,22 @@ class Emulator:
         dispatcher = Dispatcher(tpm, controller, self._executor, lambda _caller: ALL_RIGHTS, self._traffic)
         dispatcher.trace = self._log.has_traffic
         return dispatcher
+
+    def _capture(self, tpm: Tpm, dispatcher: Dispatcher) -> None:
+        if self._emulation.capture_fd < 0:
+            return
+        from swtpm_svc.service.capture import Capture
+
+        capture = Capture(self._emulation.capture_fd, checksums=self._emulation.captures_checksums)
+        self._undo.append(capture.close)
+        dispatcher.capture(capture.exchange)
+        show = tpm.on_own_command
+
+        def own_command(command: bytes, response: bytes) -> None:
+            capture.exchange(command, response)
+            show(command, response)
+
+        tpm.on_own_command = own_command
 
     def _init_result(self, error: VtpmError) -> int:
         if self._emulation.config.tpm.version == "2.0" and error.code in _STATE_IS_BAD:

@@ -450,3 +450,24 @@ def test_a_command_in_pieces_and_one_too_long(swtpm, place):
         with connect(place / "data") as connection:
             connection.sendall(GET_RANDOM[:5])
             assert len(ask(connection, GET_RANDOM[5:])) == 20
+
+
+def test_commands_are_captured(swtpm, place):
+    """The sizes are those of swtpm 0.11: a run without a command leaves 772 octets, one with a Startup appends 968."""
+    capture = place / "capture"
+    for flags, more, size in (("not-need-init", [], 772), ("startup-clear", ["checksums"], 1740)):
+        words = [*unix(place, flags=flags), "--pcap", ",".join([f"file={capture}", *more])]
+        with running(swtpm, *words) as process:
+            serves(place / "data", process)
+            assert ioctl(place / "ctrl", "-s") == (0, "")
+            assert process.wait(DEADLINE_S) == 0
+        assert capture.stat().st_size == size
+    assert capture.stat().st_mode & 0o777 == 0o640
+    with running(swtpm, *unix(place), "--pcap", f"file={capture},truncate,mode=0600") as process:
+        serves(place / "data", process)
+        random_bytes(place / "data")
+        assert ioctl(place / "ctrl", "-s") == (0, "")
+        assert process.wait(DEADLINE_S) == 0
+    assert GET_RANDOM in capture.read_bytes()
+    assert capture.stat().st_size == 772 + 196 + 100 + 108
+    assert capture.stat().st_mode & 0o777 == 0o600
