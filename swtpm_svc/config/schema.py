@@ -189,9 +189,10 @@ class ControlConfig(NamedTuple):
 
 
 class LogConfig(NamedTuple):
-    """[log]: how much is written to the journal."""
+    """[log]: how much is written to the journal, and where commands are captured."""
 
     level: str
+    pcap: str
 
 
 class Config(NamedTuple):
@@ -456,6 +457,7 @@ SCHEMA = (
     )),
     Table("log", LogConfig, (
         Key("level", LEVEL, "info", "the least severe message that is logged", reloads=True),
+        Key("pcap", FILE, "none", "the file in which commands and responses are captured, secrets among them"),
     )),
 )
 # fmt: on

@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import time
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.loading import Config
@@ -52,6 +52,9 @@ from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.power import Failure
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import return_codes
+
+if TYPE_CHECKING:
+    from swtpm_svc.service.capture import Capture
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
@@ -126,6 +129,7 @@ class Daemon:
         with store, RecordFile.open(store, self._journal) as record:
             self._refuse_unprovisioned(store)
             tpm = self._make_tpm(store)
+            capture = self._open_capture(tpm)
             identity = self._watch_identity(tpm, record)
             resumed = handover is not None and succession.resume(tpm, handover, self._config, self._journal)
             if not resumed:
@@ -136,12 +140,16 @@ class Daemon:
                     self._device.make(by_hand=False)
                 park = self._device.park()
             parts = self._put_together(keys, store, tpm, identity, park, handover)
+            if capture is not None:
+                parts.dispatcher.capture(capture.exchange)
             try:
                 parts.ways_in.open(passed, kernel, lambda: description.describe(parts))
                 requests = succession.succeed(park, handover, parts.cuse, self._journal, resumed=resumed)
                 return self._serve_clients(parts, park, requests)
             finally:
                 parts.ways_in.close(has_successor=self._notifier.active)
+                if capture is not None:
+                    capture.close()
 
     # --- start ---------------------------------------------------------------------------------------------------
 
@@ -201,6 +209,21 @@ class Daemon:
                 words = f"[tpm] buffer-size: found {wanted.buffer_size}; libtpms takes {size}"
                 self._journal.log("warning", words)
         return tpm
+
+    def _open_capture(self, tpm: Tpm) -> "Optional[Capture]":
+        """Of what the service sends itself, too; a file that cannot be had keeps nobody from his TPM."""
+        path = self._config.log.pcap
+        if path == "none":
+            return None
+        from swtpm_svc.service import capture
+
+        try:
+            opened = capture.Capture(capture.open_file(path))
+        except OSError as error:
+            self._journal.log("warning", f"[log] pcap: nothing is captured: {path}: {error.strerror}")
+            return None
+        tpm.on_own_command = opened.exchange
+        return opened
 
     def _watch_identity(self, tpm: Tpm, record: RecordFile) -> IdentityWatch:
         """It is looked at whenever the TPM was started: from the loop, as READY does not wait for it."""

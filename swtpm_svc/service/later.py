@@ -57,6 +57,8 @@ def import_all(config: Config) -> None:
         from swtpm_svc.state.encryption import StateKey
 
         StateKey(bytes(16))  # what a key brings with it
+    if config.log.pcap != "none":
+        import_module("swtpm_svc.service.capture")
     if config.fuse.enabled:
         from swtpm_svc.frontends.fuse import fuse_frontend
 

@@ -58,7 +58,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
             platform_serial="",
         ),
         control=loading.ControlConfig(group="vtpm-admin"),
-        log=loading.LogConfig(level="info"),
+        log=loading.LogConfig(level="info", pcap="none"),
     )
 
 
@@ -147,8 +147,8 @@ WRONG = [
         "[tpm]: found the key mode, expected version, power-on, startup, disable-auto-shutdown, buffer-size or profile",
         "write it below the line [device]",
     ),
-    ("[log]\ncolour = 1", "[log]: found the key colour, expected level", "remove colour, or see vtpm.d(5)"),
-    ('[log]\n"a\\nb" = 1', "[log]: found the key a\\nb, expected level", "remove a\\nb, or see vtpm.d(5)"),
+    ("[log]\ncolour = 1", "[log]: found the key colour, expected level or pcap", "remove colour, or see vtpm.d(5)"),
+    ('[log]\n"a\\nb" = 1', "[log]: found the key a\\nb, expected level or pcap", "remove a\\nb, or see vtpm.d(5)"),
     # types
     (
         "[tpm]\nversion = 2.0",

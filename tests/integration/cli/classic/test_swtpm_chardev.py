@@ -1,6 +1,8 @@
 """`swtpm chardev` on a character device of the caller's: a terminal's, as there is one everywhere."""
 
 import os
+import socket
+import sys
 import tty
 
 import pytest
@@ -50,3 +52,33 @@ def test_commands_over_a_device_whose_hangup_ends_it(swtpm, terminal, tmp_path, 
         os.close(ours)
         assert process.wait(DEADLINE_S) == 0
     assert not (tmp_path / "ctrl").exists()
+
+
+#: The kernel's driver is in few kernels: in its place stands one end of a pair of sockets, whose number is the first word.
+WITHOUT_DRIVER = """
+import sys
+from swtpm_svc.frontends.kernel import vtpmx
+from swtpm_svc.start import swtpm
+fd = int(sys.argv.pop(1))
+vtpmx.create = lambda version: vtpmx.KernelTpm(fd, 5, 253, 5)
+sys.exit(swtpm())
+"""
+
+
+def test_a_tpm_of_the_kernel_is_started_and_told_of(tmp_path):
+    """incus reads the line; the kernel sets the locality, and its end is the end."""
+    (tmp_path / "state").mkdir()
+    kernel, driver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel, driver:
+        words = ["chardev", "--vtpm-proxy", "--tpm2", "--tpmstate", f"dir={tmp_path}/state"]
+        fd = driver.fileno()
+        with running(sys.executable, "-c", WITHOUT_DRIVER, fd, *words, pass_fds=[fd]) as process:
+            driver.close()
+            assert process.stdout.readline() == "New TPM device: /dev/tpm5 (major/minor = 253/5)\n"
+            kernel.settimeout(DEADLINE_S)
+            for command, size in (("80010000000b2000100003", 10), (GET_RANDOM.hex(), 20)):
+                kernel.send(bytes.fromhex(command))
+                response = kernel.recv(4096)
+                assert (len(response), response[6:10]) == (size, bytes(4))
+            kernel.close()
+            assert process.wait(DEADLINE_S) == 0
