@@ -6,6 +6,7 @@ default is a quiet end; a command that can end in order takes over when it is th
 """
 
 import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this
+import gc
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else whoever started us wants it ignored
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -27,6 +28,7 @@ def vtpmd() -> int:
 
 def swtpm() -> int:
     """The classic command of that name; its exit status."""
+    gc.disable()  # until it is ready, as the daemon
     from swtpm_svc.cli.classic.swtpm_command import main
 
     return main()
@@ -34,6 +36,7 @@ def swtpm() -> int:
 
 def swtpm_cuse() -> int:
     """The classic command of that name, and cuse_tpm_server; its exit status."""
+    gc.disable()
     from swtpm_svc.cli.classic.swtpm_cuse_command import main
 
     return main()

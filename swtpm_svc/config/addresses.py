@@ -2,7 +2,9 @@
 
 import os
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
+
+from swtpm_svc.wire.values import NamedTuple
 
 #: sun_path of struct sockaddr_un without its terminating zero (unix(7)), in bytes.
 UNIX_PATH_MAX = 107

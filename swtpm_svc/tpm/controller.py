@@ -6,7 +6,7 @@ TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARA
 """
 
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
@@ -18,6 +18,7 @@ from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STAT
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.results import TpmResult
+from swtpm_svc.wire.values import NamedTuple
 
 MAX_LOCALITY = 4
 

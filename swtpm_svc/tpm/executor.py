@@ -8,8 +8,12 @@ the serving thread again, so nothing above this module needs a lock.
 """
 
 from collections import deque
-from threading import Thread
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from swtpm_svc.wire.values import NamedTuple
+
+if TYPE_CHECKING:
+    from threading import Thread
 
 
 class _Job(NamedTuple):
@@ -94,6 +98,8 @@ class Executor:
         self._running = job = queue.popleft()
         if not queue:
             del self._queues[user]
+        from threading import Thread  # most starts have no use for it
+
         # One thread a job: starting it costs 50 us, next to nothing beside a job of milliseconds, and an idle daemon
         # then has one thread, whose signals, stack and memory are plain to see.
         self._thread = Thread(target=self._run, args=(job,), name="tpm-worker", daemon=True)

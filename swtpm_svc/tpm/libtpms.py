@@ -6,11 +6,12 @@ libtpms' man pages TPMLIB_*(3) and TPM_IO_*(3).
 """
 
 import os
-from typing import Any, NamedTuple, Optional, Protocol, Union
+from typing import Any, Optional, Protocol, Union
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.tpm._libtpms import ffi, lib
 from swtpm_svc.wire.results import TpmResult
+from swtpm_svc.wire.values import NamedTuple
 
 PERMANENT = lib.TPMLIB_STATE_PERMANENT
 VOLATILE = lib.TPMLIB_STATE_VOLATILE

@@ -6,9 +6,9 @@ it does not heal first.
 """
 
 from enum import Enum, unique
-from typing import NamedTuple
 
 from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.wire.values import NamedTuple
 
 
 @unique

@@ -13,11 +13,12 @@ outcome depends on the bytes alone, never on how they arrive.
 
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
+from swtpm_svc.wire.values import NamedTuple
 
 #: Bytes of data that one message may carry, in either direction. The protocol's own limit is 2**32 - 1, but what a peer
 #: announces is kept in memory until it is whole. A TPM's state has less than 300 KB; swtpm_ioctl hashes 4096 bytes a

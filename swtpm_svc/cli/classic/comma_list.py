@@ -1,10 +1,9 @@
 """The comma lists of swtpm's options: `dir=/var/lib/tpm,mode=0600,lock`."""
 
-import re
 from typing import Optional
 
-_NUMBER = re.compile(r"-?[0-9]{1,20}", re.ASCII)
-_OCTAL = re.compile(r"[0-7]{1,20}", re.ASCII)
+_DIGITS_MAX = 20
+_OCTAL_DIGITS = frozenset("01234567")
 
 
 class CommaListError(Exception):
@@ -63,7 +62,8 @@ def number(text: str) -> int:
     Raises:
         CommaListError: not a number in decimal.
     """
-    if not _NUMBER.fullmatch(text):
+    digits = text[1:] if text.startswith("-") else text
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > _DIGITS_MAX:
         raise CommaListError(f"invalid number '{text}'")
     return int(text)
 
@@ -73,7 +73,7 @@ def mode(text: str) -> int:
     Raises:
         CommaListError: not permission bits in octal.
     """
-    if not _OCTAL.fullmatch(text):
+    if not text or len(text) > _DIGITS_MAX or not _OCTAL_DIGITS.issuperset(text):
         raise CommaListError(f"invalid mode type '{text}'")
     if int(text, 8) > 0o777:
         raise CommaListError(f"mode {text} is invalid")

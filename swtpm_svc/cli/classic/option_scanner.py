@@ -5,7 +5,9 @@ reads (`swtpm --help`) does so before what follows is wrong.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
+
+from swtpm_svc.wire.values import NamedTuple
 
 #: Whether an option takes an argument.
 NONE, REQUIRED, OPTIONAL = "none", "required", "optional"

@@ -3,7 +3,6 @@
 Most options are looked at when all are read; some act while they are (swtpm(8); measured with swtpm 0.7.1 and later).
 """
 
-import re
 from typing import Callable, Optional
 
 from swtpm_svc.cli.classic.option_scanner import NONE, REQUIRED, Found, Option, Problem, Word, scan
@@ -47,8 +46,6 @@ CUSE_OPTIONS = (
 )
 #: Of these the first one counts that was given, of all others the last.
 FIRST_COUNTS = frozenset(("chardev", "name"))
-
-_C_NUMBER = re.compile(r"\s*[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+)", re.ASCII)
 
 
 class CommandError(Exception):
@@ -114,12 +111,13 @@ def read(
 
 def c_number(text: str) -> Optional[int]:
     """A number as strtoul(3) reads it with base 0: decimal, 0x hexadecimal, 0 octal; None: it is not one."""
-    if not _C_NUMBER.fullmatch(text):
+    digits = text.strip().lower()
+    sign = -1 if digits.startswith("-") else 1
+    digits = digits[1:] if digits.startswith(("+", "-")) else digits
+    base, digits = (16, digits[2:]) if digits.startswith("0x") else (8 if digits.startswith("0") else 10, digits)
+    if not digits.isascii() or not digits.isalnum():  # int() takes blanks and underscores
         return None
-    digits = text.strip()
-    if re.fullmatch(r"[+-]?0[0-9]+", digits):
-        try:
-            return int(digits, 8)
-        except ValueError:
-            return None
-    return int(digits, 0)
+    try:
+        return sign * int(digits, base)
+    except ValueError:
+        return None

@@ -12,7 +12,7 @@ import stat
 import struct
 from array import array
 from functools import partial
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from swtpm_svc.config.addresses import Address
 from swtpm_svc.errors import Code, VtpmError, quote
@@ -22,11 +22,10 @@ from swtpm_svc.frontends.sockets.channel import Channel
 from swtpm_svc.frontends.sockets.control_channel import ControlChannel
 from swtpm_svc.frontends.sockets.data_channel import DataChannel
 from swtpm_svc.frontends.sockets.listener import Listener
-from swtpm_svc.frontends.sockets.mssim_channel import MssimChannel
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.caller import Caller
-from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT, Ordinal
+from swtpm_svc.wire.values import NamedTuple
 
 #: Connections of all users at a time, and of one (Shares); an account cannot keep the others out.
 MAX_CONNECTIONS = 256
@@ -77,8 +76,8 @@ class SocketFrontend:
         self._services: dict[str, _Add] = {
             "control": self._add_control,
             "data": self._add_data,
-            "mssim": partial(self._add_mssim, COMMAND_PORT),
-            "mssim-platform": partial(self._add_mssim, PLATFORM_PORT),
+            "mssim": partial(self._add_mssim, "mssim"),
+            "mssim-platform": partial(self._add_mssim, "mssim-platform"),
         }
 
     # --- listening -----------------------------------------------------------------------------------------------
@@ -193,11 +192,14 @@ class SocketFrontend:
             ),
         )
 
-    def _add_mssim(
-        self, ordinals: "frozenset[Ordinal]", sock: socket.socket, caller: Caller, rights: Optional[Rights]
-    ) -> bool:
+    def _add_mssim(self, service: str, sock: socket.socket, caller: Caller, rights: Optional[Rights]) -> bool:
+        # few have these ports
+        from swtpm_svc.frontends.sockets.mssim_channel import MssimChannel
+        from swtpm_svc.wire.mssim import COMMAND_PORT, PLATFORM_PORT
+
+        ordinals = COMMAND_PORT if service == "mssim" else PLATFORM_PORT
         return self._add(
-            "mssim",
+            service,
             caller,
             lambda: MssimChannel(sock, caller, self._watcher, self._forget, self._dispatcher, ordinals, rights),
         )

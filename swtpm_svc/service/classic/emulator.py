@@ -5,6 +5,7 @@ system calls, and then READY, at which the first process ends if this one is in 
 leaves neither sockets nor pid. A failed INIT of a client ends nothing.
 """
 
+import gc
 import os
 import signal
 from contextlib import suppress
@@ -306,6 +307,8 @@ class Emulator:
 
     def _announce(self) -> None:
         self._background.ready()
+        gc.freeze()  # what there is now stays
+        gc.enable()
         if os.environ.get("NOTIFY_SOCKET"):
             from systemd._daemon import notify
 
