@@ -15,6 +15,7 @@ from swtpm_svc.cli.classic.swtpm_options import (
     c_number,
     read,
 )
+from swtpm_svc.cli.classic.swtpm_output import complain, guarded, say
 from swtpm_svc.service.classic.emulation import CHARDEV, SOCKET, Emulation
 from swtpm_svc.service.classic.emulation_log import EmulationLog
 
@@ -31,19 +32,23 @@ class Done(Exception):
 
 def main() -> int:
     """The exit status of `swtpm WORDS`."""
+    return guarded(_main)
+
+
+def _main() -> int:
     program, words = sys.argv[0], sys.argv[1:]
     if not words:
-        print("Missing TPM interface type.", file=sys.stderr)
+        complain("Missing TPM interface type.\n")
         return 1
     first = words[0]
     if first in ("-v", "--version"):
-        print(f"TPM emulator version {SWTPM_VERSION}, Copyright (c) 2014-2022 IBM Corp. and others")
+        say(f"TPM emulator version {SWTPM_VERSION}, Copyright (c) 2014-2022 IBM Corp. and others\n")
         return 0
     if first in ("-h", "--help"):
-        print(_general_help(program), end="")
+        say(_general_help(program))
         return 0
     if first not in _INTERFACES:
-        print(f"Unsupported TPM interface type '{first}'.\n{_general_help(program)}", end="", file=sys.stderr)
+        complain(f"Unsupported TPM interface type '{first}'.\n{_general_help(program)}")
         return 1
     if first == "cuse":
         from swtpm_svc.cli.classic import swtpm_cuse_command
@@ -76,7 +81,7 @@ def run(usage: str, interface: str, words: "list[str]") -> int:
     except BadWord as problem:
         from swtpm_svc.cli.classic import swtpm_help
 
-        print(f"{interface}: {problem}\n{swtpm_help.of_interface(interface, usage)}", end="", file=sys.stderr)
+        complain(f"{interface}: {problem}\n{swtpm_help.of_interface(interface, usage)}")
         return 1
     except CommandError as error:
         log.line(error.message)
@@ -111,7 +116,7 @@ class _Acting:
     def _help(self, _value: str) -> None:
         from swtpm_svc.cli.classic import swtpm_help
 
-        print(swtpm_help.of_interface(self._interface, self._usage), end="")
+        say(swtpm_help.of_interface(self._interface, self._usage))
         raise Done()
 
     def _port(self, value: str) -> None:

@@ -6,6 +6,7 @@ import sys
 from swtpm_svc.cli.classic import SWTPM_VERSION, swtpm_run
 from swtpm_svc.cli.classic.option_scanner import Found
 from swtpm_svc.cli.classic.swtpm_options import CUSE_OPTIONS, CommandError, Given, c_number, read
+from swtpm_svc.cli.classic.swtpm_output import complain, guarded, say
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.classic import user
 from swtpm_svc.service.classic.emulation import CUSE, Emulation
@@ -27,7 +28,7 @@ class Done(Exception):
 def main() -> int:
     """The exit status of swtpm_cuse, or cuse_tpm_server."""
     program = sys.argv[0]
-    return run(program, os.path.basename(program), sys.argv[1:])
+    return guarded(lambda: run(program, os.path.basename(program), sys.argv[1:]))
 
 
 def run(usage: str, name: str, words: "list[str]") -> int:
@@ -40,10 +41,10 @@ def run(usage: str, name: str, words: "list[str]") -> int:
         if option == "help":
             from swtpm_svc.cli.classic import swtpm_help
 
-            print(swtpm_help.of_interface(CUSE, usage), end="")
+            say(swtpm_help.of_interface(CUSE, usage))
             raise Done()
         if option == "version":
-            print(f"TPM emulator CUSE interface version {SWTPM_VERSION}, Copyright (c) 2014-2015 IBM Corp.")
+            say(f"TPM emulator CUSE interface version {SWTPM_VERSION}, Copyright (c) 2014-2015 IBM Corp.\n")
             raise Done()
         if option in ("maj", "min"):
             numbers[option] = _device_number(value, {"maj": "major", "min": "minor"}[option])
@@ -53,11 +54,8 @@ def run(usage: str, name: str, words: "list[str]") -> int:
                 raise CommandError(f"Cannot parse info value '{value}'.")
             numbers[option] = number
 
-    def complain(message: str) -> None:
-        print(f"{name}: {message}", file=sys.stderr)
-
     try:
-        given = read(CUSE_OPTIONS, words, act, complain)
+        given = read(CUSE_OPTIONS, words, act, lambda message: complain(f"{name}: {message}\n"))
         _become_root()
         swtpm_run.change_root(given)
         _check_user(given)

@@ -7,6 +7,7 @@ from typing import Optional
 from swtpm_svc.cli.classic import swtpm_lists
 from swtpm_svc.cli.classic.swtpm_lists import StateOptions
 from swtpm_svc.cli.classic.swtpm_options import CommandError, Given
+from swtpm_svc.cli.classic.swtpm_output import say
 from swtpm_svc.config import schema
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.classic import user
@@ -153,13 +154,13 @@ def common(given: Given, interface: str, *, is_started: bool = False) -> Emulati
 def print_capabilities(interface: str, given: Given) -> None:
     from swtpm_svc.cli.classic import swtpm_prints
 
-    print(swtpm_prints.capabilities(interface, version_of(given)))
+    say(swtpm_prints.capabilities(interface, version_of(given)) + "\n")
 
 
 def print_profiles(given: Given) -> None:
     from swtpm_svc.cli.classic import swtpm_prints
 
-    print(swtpm_prints.profiles(version_of(given)), end="")
+    say(swtpm_prints.profiles(version_of(given)))
 
 
 def print_states(given: Given) -> None:
@@ -168,7 +169,7 @@ def print_states(given: Given) -> None:
 
     if "tpmstate" not in given:
         raise CommandError("Error: --tpmstate option is required for --print-states")
-    print(swtpm_prints.states(state_of(given).directory, version_of(given)), end="")
+    say(swtpm_prints.states(state_of(given).directory, version_of(given)))
 
 
 def print_info(given: Given, flags: int, log: EmulationLog) -> int:
@@ -177,7 +178,7 @@ def print_info(given: Given, flags: int, log: EmulationLog) -> int:
 
     emulation: Optional[Emulation] = common(given, "socket") if "tpmstate" in given else None
     try:
-        print(emulator.describe(version_of(given), flags, emulation))
+        say(emulator.describe(version_of(given), flags, emulation) + "\n")
     except VtpmError as error:
         log.error(error)
         return 1

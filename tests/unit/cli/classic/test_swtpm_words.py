@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from swtpm_svc import start
-from swtpm_svc.cli.classic import swtpm_help
+from swtpm_svc.cli.classic import swtpm_help, swtpm_run
 from swtpm_svc.cli.classic.swtpm_options import CHARDEV_OPTIONS, CUSE_OPTIONS, SOCKET_OPTIONS
 
 
@@ -95,3 +95,22 @@ def test_help_of_an_interface(monkeypatch, capsys, interface):
     """It acts while words are read: what follows may be wrong."""
     assert run(monkeypatch, start.swtpm, interface, "--help", "--foo") == 0
     assert capsys.readouterr().out.startswith(f"Usage: /usr/bin/program {interface} [options]\n")
+
+
+@pytest.mark.parametrize("function", [start.swtpm, start.swtpm_cuse])
+def test_a_fault_of_ours_is_one_line(monkeypatch, capsys, function):
+    def fail(*_words, **_more):
+        raise RuntimeError("something\nelse")
+
+    monkeypatch.setattr(os, "setuid", lambda _uid: None)
+    monkeypatch.setattr(swtpm_run, "open_log", fail)
+    assert run(monkeypatch, function, *(["socket"] if function is start.swtpm else ["-n", "x"])) == 1
+    assert capsys.readouterr().err == "swtpm: a fault of this program (RuntimeError: something)\n"
+
+
+def test_nobody_reads_what_is_printed(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run(monkeypatch, start.swtpm, "--help") == 141
