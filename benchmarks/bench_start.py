@@ -33,7 +33,10 @@ def install(directory):
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", "--system-site-packages", directory], check=True)
     python = f"{directory}/bin/python"
     done = subprocess.run(
-        [python, f"{ROOT}/tools/install_package.py", directory], capture_output=True, text=True, check=False
+        [python, f"{ROOT}/tools/install_package.py", "--classic", directory],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(
@@ -94,13 +97,15 @@ class Bare:
 
 
 class Swtpm:
-    def __init__(self, version, directory, log):
-        self.label, self._version, self._log = f"swtpm, TPM {version}", version, log
-        self._path = f"{directory}/swtpm-{version}.sock"
-        state = f"{directory}/swtpm-{version}"
+    """The distribution's, or ours of that name."""
+
+    def __init__(self, name, program, version, directory, log):
+        self.label, self._version, self._log = f"{name}, TPM {version}", version, log
+        self._path = f"{directory}/{name}-{version}.sock"
+        state = f"{directory}/{name}-{version}"
         os.mkdir(state)
         self._words = [
-            shutil.which("swtpm"),
+            *program,
             "socket",
             *(["--tpm2"] if version == "2.0" else []),
             "--tpmstate",
@@ -171,7 +176,10 @@ def main():
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         python = install(f"{directory}/installed")
         bare, ours = Bare(python, log), [Ours(python, version, directory, log) for version in ("2.0", "1.2")]
-        theirs = [Swtpm(version, directory, log) for version in ("2.0", "1.2")] if shutil.which("swtpm") else []
+        program = shutil.which("swtpm")
+        theirs = [Swtpm("swtpm", [program], version, directory, log) for version in ("2.0", "1.2")] if program else []
+        launcher = [python, "-IB", f"{directory}/installed/bin/swtpm"]
+        theirs += [Swtpm("our swtpm", launcher, version, directory, log) for version in ("2.0", "1.2")]
         times = {subject: [] for subject in (bare, *theirs, *ours)}
         for run in range(RUNS + 1):
             for subject, taken in times.items():
@@ -189,7 +197,7 @@ def main():
                 else ""
             )
             figures = f"{statistics.median(taken):6.1f} ms (min {min(taken):.1f})"
-            print(f"{subject.label:14} from exec to the first answer {figures}{more}")
+            print(f"{subject.label:18} from exec to the first answer {figures}{more}")
     except BaseException:
         with open(log_path, encoding="utf-8", errors="replace") as file:
             sys.stderr.write("".join(file.readlines()[-20:]))
