@@ -34,7 +34,8 @@ class NewDevice:
         self._is_powered = emulation.config.tpm.power_on == "auto"
         self._log = log
         if os.path.lexists(self._config.node):
-            raise VtpmError(Code.DEVICE_NAME_TAKEN, f"Error: A device '{self._config.node}' already exists.")
+            cause = f"Error: A device '{self._config.node}' already exists."
+            raise VtpmError(Code.DEVICE_NAME_TAKEN, cause, remedy="choose another --name")
 
     def serve(self, loop: Loop, dispatcher: Dispatcher) -> "Callable[[], None]":
         """
@@ -49,7 +50,8 @@ class NewDevice:
         except VtpmError as error:
             if error.code is not Code.CUSE_MISSING:
                 raise
-            raise VtpmError(error.code, "cuse: device not found, try 'modprobe cuse' first") from error
+            cause = "cuse: device not found, try 'modprobe cuse' first"
+            raise VtpmError(error.code, cause, remedy=error.remedy) from error
         handshake.initialise(fd, config.name, config.major, config.minor)
         _wait_for_udev(config.node)
         # nobody comes after this process: what the daemon parks is plain memory here

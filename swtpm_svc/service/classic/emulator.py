@@ -174,7 +174,8 @@ class Emulator:
     def _open_state(self) -> Store:
         config = self._emulation.config
         if not config.state.directory:
-            raise VtpmError(Code.STATE_MISSING, "SWTPM_NVRAM_Init: Missing backend URI.")
+            cause = "SWTPM_NVRAM_Init: Missing backend URI."
+            raise VtpmError(Code.STATE_MISSING, cause, remedy="name the state's folder: --tpmstate, or TPM_PATH")
         store = Store.open(config.state.directory, config.tpm.version, self._emulation.keys.state)
         try:
             self._choose_profile(store)
@@ -189,13 +190,16 @@ class Emulator:
         if profile is None or store.version != "2.0":
             return
         if store.sizes():
-            raise VtpmError(Code.STATE_FOREIGN, "Error: Profile could not be applied to an existing TPM 2 instance.")
+            cause = "Error: Profile could not be applied to an existing TPM 2 instance."
+            raise VtpmError(Code.STATE_FOREIGN, cause, remedy="leave --profile out")
+        cause = f"Error: Could not set profile for TPM2: '{profile}'"
+        if not libtpms.has_profiles():
+            raise VtpmError(Code.LIBTPMS, cause, remedy="install libtpms 0.10 or later, or leave --profile out")
         try:
-            if not libtpms.has_profiles():
-                raise VtpmError(Code.LIBTPMS, "this libtpms has no profiles")
             libtpms.set_profile(profile)
         except VtpmError as error:
-            raise VtpmError(Code.LIBTPMS, f"Error: Could not set profile for TPM2: '{profile}'") from error
+            remedy = "give one that --print-profiles shows"
+            raise VtpmError(Code.LIBTPMS, cause, remedy=remedy) from error
 
     def _make_tpm(self) -> Tpm:
         emulation, log = self._emulation, self._log
@@ -259,7 +263,7 @@ class Emulator:
             tpm.power_on(delete_volatile=False)
         except VtpmError as error:
             self._log.error(error)
-            raise VtpmError(error.code, "Error: Could not initialize libtpms.") from error
+            raise VtpmError(error.code, "Error: Could not initialize libtpms.", remedy=error.remedy) from error
         if config.startup in tpm.dialect.startup:
             tpm.startup(config.startup)
 

@@ -54,4 +54,4 @@ def _make(version: str) -> vtpmx.KernelTpm:
     try:
         return vtpmx.create(version)
     except VtpmError as error:
-        raise VtpmError(error.code, f"Could not open {error.message}") from error
+        raise VtpmError(error.code, f"Could not open {error.message}", remedy=error.remedy) from error

@@ -31,7 +31,8 @@ class LateState:
 
     def damaged(self, name: str, reason: str) -> VtpmError:
         if self._store is None:
-            return VtpmError(Code.STATE_CORRUPT, f"the {name} is damaged: {reason}")
+            remedy = "get the blob again from the TPM that it is of"
+            return VtpmError(Code.STATE_CORRUPT, f"the {name} is damaged: {reason}", remedy=remedy)
         return self._store.damaged(name, reason)
 
     def probe(self) -> None:

@@ -31,5 +31,6 @@ def find(user: str) -> "tuple[int, int]":
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        raise VtpmError(Code.USER_MISSING, f"User '{user}' does not exist.") from None
+        cause = f"User '{user}' does not exist."
+        raise VtpmError(Code.USER_MISSING, cause, remedy="name one that is there: getent passwd") from None
     return entry.pw_uid, entry.pw_gid
