@@ -11,22 +11,30 @@ from swtpm_svc.state.store import Store
 
 
 def open_state(
-    state: StateConfig, version: str, key: Optional[StateKey], *, is_incoming: bool = False, formats: bool = False
+    state: StateConfig, version: str, key: Optional[StateKey], *, is_incoming: bool = False, is_classic: bool = False
 ) -> Store:
-    """`is_incoming`: another host may have it still; it is locked later. `formats`: as StateFile.open().
+    """`is_incoming`: another host may have it still; it is locked later.
+
+    `is_classic`: as swtpm has it, a file without a header is given one, and a directory may have TPMs of both versions.
 
     Raises:
         VtpmError: as Store.of(), and StateFile.open() or StateDirectory.open()
     """
-    return Store.of(_backend(state, version, formats=formats), version, key, is_incoming=is_incoming)
+    return Store.of(_backend(state, version, is_classic=is_classic), version, key, is_incoming=is_incoming)
 
 
-def _backend(state: StateConfig, version: str, *, formats: bool) -> Backend:
+def _backend(state: StateConfig, version: str, *, is_classic: bool) -> Backend:
     mode = None if state.mode == MODE else state.mode
     if state.is_file:
         from swtpm_svc.state.state_file import StateFile  # few have one
 
-        return StateFile.open(state.file, mode=mode, locks=state.lock, syncs=state.fsync, formats=formats)
+        return StateFile.open(state.file, mode=mode, locks=state.lock, syncs=state.fsync, formats=is_classic)
     return StateDirectory.open(
-        state.directory, version, mode=mode, locks=state.lock, syncs=state.fsync, backs_up=state.backup
+        state.directory,
+        version,
+        mode=mode,
+        locks=state.lock,
+        syncs=state.fsync,
+        backs_up=state.backup,
+        shares=is_classic,
     )

@@ -69,10 +69,13 @@ def file_name(version: str, name: str) -> str:
 class StateDirectory:
     """A back end (backend.py). Owns the directory's descriptor and the lock."""
 
-    def __init__(self, directory: Directory, version: str, *, locks: bool, backs_up: bool) -> None:
+    def __init__(
+        self, directory: Directory, version: str, *, locks: bool, backs_up: bool, shares: bool = False
+    ) -> None:
         self._directory = directory
         self._version = version
         self._locks = locks
+        self._shares = shares
         self._lock: Optional[StateLock] = None
         self._is_locked = False
         self._previous = BACKUP if backs_up else PREVIOUS
@@ -89,13 +92,14 @@ class StateDirectory:
         locks: bool = True,
         syncs: bool = True,
         backs_up: bool = False,
+        shares: bool = False,
     ) -> "StateDirectory":
         """Not locked yet. `fd`: the directory, where it is open already.
 
         `mode`: of the state files, also of those that there are; None: their owner's, if they are made. `locks`: False
         leaves it to the caller that nobody else has the state. `syncs`: False trusts that the machine does not lose its
         power. `backs_up`: the generation before has the name that swtpm's option has for it, and a start that cannot
-        read the last one goes back to it.
+        read the last one goes back to it. `shares`: a TPM of the other version may be there too, under the same lock.
 
         Raises: VtpmError as open_directory().
         """
@@ -103,7 +107,7 @@ class StateDirectory:
         directory.syncs = syncs
         if mode is not None:
             directory.mode = mode
-        return cls(directory, version, locks=locks, backs_up=backs_up)
+        return cls(directory, version, locks=locks, backs_up=backs_up, shares=shares)
 
     @property
     def path(self) -> str:
@@ -215,7 +219,7 @@ class StateDirectory:
             cause = f"{self.path_of(PERMALL)} is missing, but {', '.join(ours)} is there"
             raise VtpmError(Code.STATE_CORRUPT, cause, remedy=self._missing_remedy(ours, is_good))
         foreign = [file for file in found if file.startswith(_PREFIX[other])]
-        if foreign:
+        if foreign and not self._shares:
             named = file_name(other, PERMALL) if file_name(other, PERMALL) in foreign else foreign[0]
             raise VtpmError(
                 Code.STATE_FOREIGN,

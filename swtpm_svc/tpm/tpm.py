@@ -343,14 +343,14 @@ class Tpm:
 
     def execute(self, command: memoryview, code: int) -> bytes:
         """Execute a command, whose header has `code`; always gives a response, if only "the TPM failed"."""
-        if not self.has_lock and not self._holds():
+        if not self.has_lock and self.is_powered and not self._holds():
             return self.dialect.fatal
         response = self.begin(command, code)
         return self.finish(response) if self.unstored else response
 
     def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
         """Execute one command at another locality than that of the others."""
-        if not self.has_lock and not self._holds():
+        if not self.has_lock and self.is_powered and not self._holds():
             return self.dialect.fatal
         response = self.begin_at(locality, command, code)
         return self.finish(response) if self.unstored else response

@@ -122,10 +122,11 @@ def _prepare(given: Given, numbers: "dict[str, int]") -> Emulation:
         emulation = swtpm_run.common(given, CUSE)
     except CommandError as error:
         raise CommandError(error.message, BAD_LIST) from None
-    directory = emulation.config.state.directory
-    if not directory:
+    state = emulation.config.state
+    if not state.place:
         raise CommandError("Error: No TPM state directory is defined; TPM_PATH is not set", BAD_START)
-    _make_directory(directory)
+    if not state.is_file:
+        _make_directory(state.directory)
     device = emulation.config.device._replace(
         enabled=True, name=name, major=numbers.get("maj", 0), minor=numbers.get("min", 0)
     )

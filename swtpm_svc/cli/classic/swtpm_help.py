@@ -40,8 +40,8 @@ _CUSE = """\
 -v|--version     : show the version
 """
 _COMMON = """\
---tpmstate dir=PATH|backend-uri=dir://PATH[,mode=0...][,lock]
-                 : where the TPM's state is kept; without it the folder in TPM_PATH
+--tpmstate dir=PATH|backend-uri=dir://PATH|backend-uri=file://PATH[,mode=0...][,lock][,backup][,fsync]
+                 : where the TPM's state is kept; in a folder, a file or a block device
 --tpm2           : a TPM 2.0; without it a TPM 1.2
 --log file=PATH|fd=FD[,level=N][,prefix=TEXT][,truncate]
                  : where the log is written; file=-: nowhere; level 2 shows the traffic, from 5 on libtpms logs too

@@ -6,13 +6,15 @@ Only words are printed that work here, in swtpm's order, with its blanks (classi
 import os
 
 from swtpm_svc.cli.classic import SWTPM_VERSION
+from swtpm_svc.config.schema import StateConfig
 from swtpm_svc.service.classic.emulation import CUSE
+from swtpm_svc.service.opened_state import open_state
+from swtpm_svc.state.backend import NAMES
+from swtpm_svc.state.state_directory import file_name
 from swtpm_svc.tpm import libtpms
 
 #: TPMLIB_GetInfo(3).
 _RSA_KEY_SIZES, _PROFILES, _ALGORITHMS, _COMMANDS = 0x4, 0x40, 0x8, 0x10
-_STATES = ("permall", "volatilestate", "savestate")
-_PREFIX = {"1.2": "tpm-00.", "2.0": "tpm2-00."}
 
 
 def capabilities(interface: str, version: str) -> str:
@@ -28,7 +30,9 @@ def capabilities(interface: str, version: str) -> str:
         "cmdarg-pwd-fd",
         "cmdarg-print-states",
         "cmdarg-chroot",
+        "cmdarg-migration",
         "nvram-backend-dir",
+        "nvram-backend-file",
     ]
     profiles = "{ }"
     if version == "2.0":
@@ -37,7 +41,14 @@ def capabilities(interface: str, version: str) -> str:
         if libtpms.has_profiles():
             words += ["cmdarg-profile", "cmdarg-print-profiles"]
             profiles = _profiles()
-    words += ["cmdarg-print-info", "cmdarg-pcap", "systemd-notify"]
+    words += [
+        "cmdarg-print-info",
+        "tpmstate-opt-lock",
+        "tpmstate-dir-backend-opt-backup",
+        "tpmstate-dir-backend-opt-fsync",
+        "cmdarg-pcap",
+        "systemd-notify",
+    ]
     quoted = ", ".join(f'"{word}"' for word in words)
     return f'{{ "type": "swtpm", "features": [ {quoted} ], "profiles": {profiles}, "version": "{SWTPM_VERSION}" }}'
 
@@ -70,20 +81,20 @@ def _profiles() -> str:
     return f'{{ "names": [ {names} ], {", ".join(lists)} }}'
 
 
-def states(directory: str, version: str) -> str:
-    """--print-states: looks, without lock or key, and creates nothing. A folder that is missing is empty."""
-    entries = []
-    for name in _STATES:
-        try:
-            size = os.stat(os.path.join(directory, _PREFIX[version] + name)).st_size
-        except OSError:
-            continue
-        entries.append(f'{{"name": "{name}", "size": {size}}}')
-    return (
-        f'{{ "type": "swtpm", "states": [ {", ".join(entries)} ] }}'
-        if entries
-        else ('{ "type": "swtpm", "states": [] }')
-    )
+def states(state: StateConfig, version: str) -> str:
+    """--print-states: looks, without lock or key, and creates nothing in a folder. One that is missing is empty.
+
+    Raises:
+        VtpmError: a file cannot be opened.
+    """
+    if state.is_file:
+        with open_state(state, version, None, is_incoming=True, is_classic=True) as store:
+            sizes = store.sizes()
+    else:
+        paths = {name: os.path.join(state.directory, file_name(version, name)) for name in NAMES}
+        sizes = {name: os.stat(path).st_size for name, path in paths.items() if os.path.isfile(path)}
+    entries = ", ".join(f'{{"name": "{name}", "size": {size}}}' for name, size in sizes.items())
+    return f'{{ "type": "swtpm", "states": [ {entries} ] }}' if entries else '{ "type": "swtpm", "states": [] }'
 
 
 def profiles(version: str) -> str:

@@ -5,10 +5,10 @@ from importlib import import_module
 from typing import Optional
 
 from swtpm_svc.cli.classic import swtpm_lists
-from swtpm_svc.cli.classic.swtpm_lists import StateOptions
 from swtpm_svc.cli.classic.swtpm_options import CommandError, Given
 from swtpm_svc.cli.classic.swtpm_output import say
 from swtpm_svc.config import schema
+from swtpm_svc.config.schema import MigrationConfig, StateConfig
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.classic import user
 from swtpm_svc.service.classic.emulation import Emulation
@@ -89,12 +89,17 @@ def open_log(given: Given) -> EmulationLog:
     return EmulationLog() if text is None else swtpm_lists.log(text)
 
 
-def state_of(given: Given) -> StateOptions:
-    """Raises: CommandError: it is wrong, or of a kind that is not served."""
+def state_of(given: Given, state: StateConfig) -> StateConfig:
+    """--tpmstate over what `state` has; no place at all is "". Raises: CommandError."""
     options = swtpm_lists.state(given.get("tpmstate"))
-    if options.file:
-        raise CommandError("SWTPM_NVRAM_Init: Unsupported backend.")
-    return options
+    return state._replace(
+        directory=options.directory,
+        file=options.file or "none",
+        mode=state.mode if options.mode is None else options.mode,
+        # a folder is locked unless that is said, a file if that is said
+        lock=not options.file if options.lock is None else options.lock,
+        backup=options.backup,
+    )
 
 
 def read_keys(given: Given) -> Keys:
@@ -119,22 +124,25 @@ def common(given: Given, interface: str, *, is_started: bool = False) -> Emulati
     pid = given.get("pid")
     pid_file = swtpm_lists.pid_file(pid) if pid is not None else None
     locality = swtpm_lists.locality(given.get("locality"))
-    state = state_of(given)
+    defaults = schema.defaults("swtpm")
+    state = state_of(given, defaults.state)
     seccomp = swtpm_lists.seccomp(given.get("seccomp"))
     flags = swtpm_lists.flags(given.get("flags"))
-    swtpm_lists.migration(given.get("migration"))
+    migration = swtpm_lists.migration(given.get("migration"))
     profile = given.get("profile")
     profile_json = None if profile is None else swtpm_lists.profile(profile)
     capture_fd, checksums = swtpm_lists.pcap(given.get("pcap"))
     startup = flags.startup if flags.startup != "none" or not is_started else "clear"
-    defaults = schema.defaults("swtpm")
     config = defaults._replace(
         tpm=defaults.tpm._replace(
             version=version_of(given),
             power_on="manual" if flags.needs_init and not is_started else "auto",
             startup=startup,
+            disable_auto_shutdown=not flags.auto_shutdown,
+            profile=profile_json or "none",
         ),
-        state=defaults.state._replace(directory=state.directory),
+        state=state,
+        migration=MigrationConfig(incoming="incoming" in migration, release_lock="release-lock-outgoing" in migration),
     )
     return Emulation(
         config=config,
@@ -144,8 +152,6 @@ def common(given: Given, interface: str, *, is_started: bool = False) -> Emulati
         seccomp=seccomp,
         max_locality=MAX_LOCALITY - 1 if locality.reject_4 else MAX_LOCALITY,
         obeys_set_locality=locality.allow_set,
-        shuts_down=flags.auto_shutdown,
-        profile=profile_json,
         capture_fd=capture_fd,
         captures_checksums=checksums,
     )
@@ -169,7 +175,8 @@ def print_states(given: Given) -> None:
 
     if "tpmstate" not in given:
         raise CommandError("Error: --tpmstate option is required for --print-states")
-    say(swtpm_prints.states(state_of(given).directory, version_of(given)))
+    state = state_of(given, schema.defaults("swtpm").state)
+    say(swtpm_prints.states(state, version_of(given)))
 
 
 def print_info(given: Given, flags: int, log: EmulationLog) -> int:

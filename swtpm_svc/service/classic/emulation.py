@@ -58,14 +58,10 @@ class Emulation(NamedTuple):
     pid_file: Optional[PidFile] = None
     #: The user that the process becomes when the device is there (cuse); "": it stays.
     later_user: str = ""
-    #: A TPM 2.0 is shut down before its power goes, as far as its clients have not done that.
-    shuts_down: bool = True
     #: What happens at a forbidden system call: kill, log, none.
     seccomp: str = "kill"
     max_locality: int = 4
     obeys_set_locality: bool = False
-    #: The profile of a new TPM 2.0, JSON.
-    profile: Optional[str] = None
     #: The open file that commands are captured in; -1: none.
     capture_fd: int = -1
     captures_checksums: bool = False

@@ -22,6 +22,7 @@ from swtpm_svc.service.classic.listening import Listening
 from swtpm_svc.service.classic.traffic import Traffic
 from swtpm_svc.service.classic.user import become
 from swtpm_svc.service.loop import Loop
+from swtpm_svc.service.opened_state import open_state
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Controller
@@ -173,33 +174,18 @@ class Emulator:
 
     def _open_state(self) -> Store:
         config = self._emulation.config
-        if not config.state.directory:
+        if not config.state.place:
             cause = "SWTPM_NVRAM_Init: Missing backend URI."
             raise VtpmError(Code.STATE_MISSING, cause, remedy="name the state's folder: --tpmstate, or TPM_PATH")
-        store = Store.open(config.state.directory, config.tpm.version, self._emulation.keys.state)
-        try:
-            self._choose_profile(store)
-        except BaseException:
+        keys, is_incoming = self._emulation.keys, config.migration.incoming
+        store = open_state(config.state, config.tpm.version, keys.state, is_incoming=is_incoming, is_classic=True)
+        for remark in store.take_remarks():
+            self._log.line(remark)
+        if config.tpm.profile != "none" and config.tpm.version == "2.0" and store.sizes():
             store.close()
-            raise
-        return store
-
-    def _choose_profile(self, store: Store) -> None:
-        """Of the TPM that is yet to be made; a TPM 1.2 has none."""
-        profile = self._emulation.profile
-        if profile is None or store.version != "2.0":
-            return
-        if store.sizes():
             cause = "Error: Profile could not be applied to an existing TPM 2 instance."
             raise VtpmError(Code.STATE_FOREIGN, cause, remedy="leave --profile out")
-        cause = f"Error: Could not set profile for TPM2: '{profile}'"
-        if not libtpms.has_profiles():
-            raise VtpmError(Code.LIBTPMS, cause, remedy="install libtpms 0.10 or later, or leave --profile out")
-        try:
-            libtpms.set_profile(profile)
-        except VtpmError as error:
-            remedy = "give one that --print-profiles shows"
-            raise VtpmError(Code.LIBTPMS, cause, remedy=remedy) from error
+        return store
 
     def _make_tpm(self) -> Tpm:
         emulation, log = self._emulation, self._log
@@ -208,10 +194,13 @@ class Emulator:
             libtpms.write_log(log.fd, log.level - LIBRARY_LEVEL + 1, f"{log.prefix}    ")
         tpm.on_own_command = self._traffic.own_command
         tpm.farewell = self._farewell(tpm)
+        config = emulation.config
+        tpm.profile, tpm.shuts_down = config.tpm.profile, not config.tpm.disable_auto_shutdown
+        tpm.is_incoming = config.migration.incoming
         return tpm
 
     def _farewell(self, tpm: Tpm) -> "tuple[bytes, ...]":
-        wanted = (tpm.dialect.shutdown_state, tpm.dialect.shutdown) if self._emulation.shuts_down else ()
+        wanted = (tpm.dialect.shutdown_state, tpm.dialect.shutdown)
         return tuple(command for command in wanted if command is not None)
 
     def _make_dispatcher(self, tpm: Tpm) -> Dispatcher:
@@ -224,6 +213,7 @@ class Emulator:
             max_locality=emulation.max_locality,
             result_of=self._init_result,
         )
+        controller.releases_lock = emulation.config.migration.release_lock
         # the mode of a socket or device has let everybody in who comes
         dispatcher = Dispatcher(tpm, controller, self._executor, lambda _caller: ALL_RIGHTS, self._traffic)
         dispatcher.trace = self._log.has_traffic

@@ -15,10 +15,22 @@ class LateState:
 
     @property
     def opened(self) -> Store:
-        """Raises: VtpmError as Store.open(); the next one who asks tries again."""
+        """Raises: VtpmError as Store.of(); the next one who asks tries again."""
         if self._store is None:
             self._store = self._open_store()
         return self._store
+
+    @property
+    def is_locked(self) -> bool:
+        return self._store is not None and self._store.is_locked
+
+    def lock(self) -> None:
+        """Raises: VtpmError as Store.of(): it cannot be had, or somebody else has it."""
+        if not self.opened.is_locked:  # opening it may have taken the lock
+            self.opened.lock()
+
+    def unlock(self) -> None:
+        self.opened.unlock()
 
     def load(self, name: str) -> Optional[bytes]:
         return self.opened.load(name)

@@ -166,6 +166,8 @@ STATUS_ONLY = [
     "socket --flags startup-clear --tpmstate dir={place}/nowhere",
     "socket --flags not-need-init --tpmstate dir={place}/nowhere --tpm2",
     "socket --flags not-need-init --tpmstate backend-uri=foo://{place}",
+    "socket --flags not-need-init --tpm2 --tpmstate backend-uri=file://{place}/no/where",
+    "socket --flags not-need-init --tpm2 --tpmstate backend-uri=file://{place}/state",
     "socket --flags startup-state --tpmstate dir={place}/nowhere -d",
     "socket --flags startup-clear --tpmstate dir={place}/tpm2 --tpm2 --key file={place}/key",
     "socket --flags startup-clear --tpmstate dir={place}/broken --tpm2",

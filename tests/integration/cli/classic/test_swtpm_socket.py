@@ -471,3 +471,76 @@ def test_commands_are_captured(swtpm, place):
     assert GET_RANDOM in capture.read_bytes()
     assert capture.stat().st_size == 772 + 196 + 100 + 108
     assert capture.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_versions_of_a_tpm_may_share_a_folder_one_after_the_other(swtpm, place):
+    for words in (unix(place), [word for word in unix(place) if word != "--tpm2"], unix(place)):
+        with running(swtpm, *words) as process:
+            serves(place / "data", process)
+            random_bytes(place / "data")
+    assert {"tpm-00.permall", "tpm2-00.permall"} <= set(files(place))
+
+
+def at(place, uri, *more):
+    """The words of `unix`, with the state elsewhere."""
+    words = unix(place, *more)
+    words[words.index("--tpmstate") + 1] = f"backend-uri={uri}"
+    return words
+
+
+def test_a_tpm_in_one_file(swtpm, place):
+    """Both programs go on with it; a lock is one if it is asked for."""
+    uri = f"file://{place}/tpm.bin,lock"
+    with running(swtpm, *at(place, uri)) as process:
+        serves(place / "data", process)
+        assert len(random_bytes(place / "data")) == 20
+        second = ["socket", "--tpm2", "--tpmstate", f"backend-uri={uri}", "--flags", "not-need-init"]
+        done = subprocess.run([swtpm, *second], capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 1, done.stderr
+        assert ioctl(place / "ctrl", "-s") == (0, "")
+        assert process.wait(DEADLINE_S) == 0
+    assert (place / "tpm.bin").read_bytes()[:8] == (0x737774706D6C696E).to_bytes(8, "little")
+    said = [
+        subprocess.run(
+            [program, "socket", "--print-states", "--tpm2", "--tpmstate", f"backend-uri=file://{place}/tpm.bin"],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        ).stdout
+        for program in (swtpm, "/usr/bin/swtpm")
+    ]
+    assert said[0] == said[1]
+    assert '"name": "permall"' in said[0]
+
+
+def test_the_mode_of_the_state_files_and_swtpms_name_of_the_generation_before(swtpm, place):
+    words = unix(place)
+    words[words.index("--tpmstate") + 1] = f"dir={place}/state,mode=0640,backup,fsync"
+    for _ in range(2):
+        with running(swtpm, *words) as process:
+            serves(place / "data", process)
+            random_bytes(place / "data")
+            assert ioctl(place / "ctrl", "-s") == (0, "")
+            assert process.wait(DEADLINE_S) == 0
+    assert (place / "state/tpm2-00.permall").stat().st_mode & 0o777 == 0o640
+    assert (place / "state/tpm2-00.permall.bak").exists()
+
+
+def test_two_hosts_share_a_state_while_a_tpm_moves(swtpm, place):
+    """libvirt's way: the blobs go over, the lock with them; what the first one has locked the second one waits for."""
+    other = place / "other"
+    other.mkdir()
+    (other / "state").symlink_to(place / "state")
+    leaving = [*unix(place), "--migration", "release-lock-outgoing"]
+    coming = [*unix(other, flags=""), "--migration", "incoming"]
+    with running(swtpm, *leaving) as first, running(swtpm, *coming) as second:
+        for here, process in ((place, first), (other, second)):
+            serves(here / "ctrl", process)
+        random_bytes(place / "data")
+        for kind in ("permanent", "volatile", "savestate"):
+            assert ioctl(place / "ctrl", "--save", kind, str(place / kind)) == (0, "")
+        for kind in ("permanent", "volatile"):
+            assert ioctl(other / "ctrl", "--load", kind, str(place / kind)) == (0, "")
+        assert ioctl(other / "ctrl", "-i") == (0, "")
+        assert random_bytes(other / "data")[:10] == bytes.fromhex("80010000001400000000")
+        assert random_bytes(place / "data") == NO_POWER, "the lock is the other's"
