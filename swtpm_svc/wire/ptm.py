@@ -9,6 +9,8 @@ the device (`ptm_ioctl`) and as big-endian messages on a control socket (`ptm_so
 from enum import IntEnum, IntFlag, unique
 from typing import Union
 
+from swtpm_svc.wire.ptm_shapes import HASH_DATA_MAX as HASH_DATA_MAX
+from swtpm_svc.wire.ptm_shapes import STATE_BLOB_CHUNK as STATE_BLOB_CHUNK
 from swtpm_svc.wire.values import NamedTuple
 
 
@@ -89,10 +91,6 @@ STATE_FLAG_DECRYPTED = 1  # on a request: in clear, please
 STATE_FLAG_ENCRYPTED = 2  # on a reply, and on SetStateBlob: the data is encrypted
 CONFIG_FLAG_FILE_KEY = 0x1
 CONFIG_FLAG_MIGRATION_KEY = 0x2
-
-HASH_DATA_MAX = 4096  # bytes in one HASH_DATA ioctl
-STATE_BLOB_CHUNK = 3072  # bytes of a state blob in one ioctl; less than that in SET_STATEBLOB: the last chunk
-INFO_CHUNK = 3072  # bytes of information in one GET_INFO ioctl
 
 
 class GetCapability(NamedTuple):
@@ -243,8 +241,8 @@ class BufferSizeReply(NamedTuple):
 
 
 class InfoReply(NamedTuple):
-    """`data`: JSON text from the request's offset on (an ioctl takes INFO_CHUNK bytes); `total_length` bytes without
-    offset.
+    """`data`: JSON text from the request's offset on (an ioctl takes `ptm_shapes.INFO_CHUNK` bytes); `total_length`
+    bytes without offset.
 
     The text ends in a NUL byte, which counts: clients print it as a C string.
     """

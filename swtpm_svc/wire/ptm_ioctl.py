@@ -5,7 +5,6 @@ size, that of the whole union. In restricted mode the kernel's CUSE takes that s
 arrives whole or, when it has no fields, empty; a reply goes back whole.
 """
 
-import os
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple, Optional, Union
@@ -13,10 +12,10 @@ from typing import NamedTuple, Optional, Union
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
+from swtpm_svc.wire.ptm_shapes import SHAPES, Shape, number_of, struct_size
 
 Bytes = Union[bytes, bytearray, memoryview]
 
-_NOTHING = Struct("")
 _UINT32 = Struct("@I")
 
 
@@ -25,64 +24,21 @@ class _Shape(NamedTuple):
 
     request: Struct
     reply: Struct
-    data_max: int = 0
+    data_max: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> "_Shape":
+        request, reply = Struct(shape.ioctl_request), Struct(shape.ioctl_reply)
+        return cls(request, reply, shape.request_data or shape.reply_data)
 
 
-_RESULT_ONLY = _Shape(_NOTHING, _UINT32)
-_ONE_NUMBER = _Shape(_UINT32, _UINT32)
-_ONE_BYTE = _Shape(Struct("@B"), _UINT32)
-
-_SHAPES: dict[Command, _Shape] = {
-    **dict.fromkeys(Command, _RESULT_ONLY),  # ptm_res, without a request
-    Command.GET_CAPABILITY: _Shape(_NOTHING, Struct("@Q")),  # ptm_cap
-    Command.INIT: _ONE_NUMBER,  # ptm_init
-    Command.GET_TPMESTABLISHED: _Shape(_NOTHING, Struct("@IB3x")),  # ptm_est
-    Command.SET_LOCALITY: _ONE_BYTE,  # ptm_loc
-    Command.HASH_DATA: _Shape(_UINT32, _UINT32, ptm.HASH_DATA_MAX),  # ptm_hdata
-    Command.RESET_TPMESTABLISHED: _ONE_BYTE,  # ptm_reset_est
-    Command.GET_STATEBLOB: _Shape(Struct("@III"), Struct("@IIII"), ptm.STATE_BLOB_CHUNK),  # ptm_getstate
-    Command.SET_STATEBLOB: _Shape(Struct("@III"), _UINT32, ptm.STATE_BLOB_CHUNK),  # ptm_setstate
-    Command.GET_CONFIG: _Shape(_NOTHING, Struct("@II")),  # ptm_getconfig
-    Command.SET_BUFFERSIZE: _Shape(_UINT32, Struct("@IIII")),  # ptm_setbuffersize
-    Command.GET_INFO: _Shape(Struct("@QI4x"), Struct("@III"), ptm.INFO_CHUNK),  # ptm_getinfo
-    Command.LOCK_STORAGE: _ONE_NUMBER,  # ptm_lockstorage
-}
-
-
-def _size(command: Command) -> int:
-    """Bytes of the union: the larger member, rounded up to the alignment of the most demanding field."""
-    request, reply, data_max = _SHAPES[command]
-    request_max = data_max if ptm.has_data(ptm.REQUEST_OF[command]) else 0
-    reply_max = data_max if ptm.has_data(ptm.REPLY_OF[command]) else 0
-    largest = max(request.size + request_max, reply.size + reply_max)
-    widest = "Q" if "Q" in request.format + reply.format else "I"  # 8 bytes need an alignment of 8, or of 4 on i386
-    return Struct(f"@{largest}s0{widest}").size
-
+_SHAPES: dict[Command, _Shape] = {command: _Shape.of(SHAPES[command.name]) for command in Command}
 
 #: Bytes of each command's struct.
-SIZES: dict[Command, int] = {command: _size(command) for command in Command}
-
-
-def ioctl_number(machine: str, *, writes: bool, size: int, ordinal: int) -> int:
-    """_IOR or (with `writes`) _IOWR of ('P', `ordinal`, a struct of `size` bytes), as `machine` (uname -m) counts.
-
-    Source: include/uapi/asm-generic/ioctl.h, and the powerpc, mips, sparc and alpha headers that differ: there the size
-    has 13 bits instead of 14 and the direction 3 instead of 2.
-    """
-    if machine.startswith(("ppc", "mips", "sparc", "alpha")):
-        direction = (0b110 if writes else 0b010) << 29
-    else:
-        direction = (0b11 if writes else 0b10) << 30
-    return direction | size << 16 | ord("P") << 8 | ordinal
-
-
-def _number(command: Command, machine: str) -> int:
-    writes = _SHAPES[command].request is not _NOTHING
-    return ioctl_number(machine, writes=writes, size=SIZES[command], ordinal=int(command))
-
+SIZES: dict[Command, int] = {command: struct_size(SHAPES[command.name]) for command in Command}
 
 #: The second argument of ioctl(2), for each command, on this machine.
-NUMBERS: dict[Command, int] = {command: _number(command, os.uname().machine) for command in Command}
+NUMBERS: dict[Command, int] = {command: number_of(SHAPES[command.name]) for command in Command}
 _COMMANDS: dict[int, Command] = {number: command for command, number in NUMBERS.items()}
 
 
@@ -97,7 +53,7 @@ def decode(command_number: int, data: Bytes) -> Optional[ptm.Request]:
     if command is None:
         return None
     shape = _SHAPES[command].request
-    expected = SIZES[command] if shape is not _NOTHING else 0
+    expected = SIZES[command] if shape.size else 0
     if len(data) != expected:
         raise ProtocolError(f"{command.name} takes {expected} bytes, not {len(data)}")
     numbers = shape.unpack_from(data)

@@ -18,6 +18,7 @@ from typing import Optional, Union
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
+from swtpm_svc.wire.ptm_shapes import SHAPES
 from swtpm_svc.wire.values import NamedTuple
 
 #: Bytes of data that one message may carry, in either direction. The protocol's own limit is 2**32 - 1, but what a peer
@@ -28,32 +29,12 @@ DATA_LIMIT = 1 << 20
 _RESULT_BAD_PARAMETER = 0x03
 _RESULT_BAD_ORDINAL = 0x0A
 
-_NOTHING = Struct(">")
 _UINT32 = Struct(">I")
-_LOCALITY = Struct(">B")
 _PADDING = 3  # bytes after a locality
+_BEFORE_PADDING = (Command.SET_LOCALITY, Command.RESET_TPMESTABLISHED)
 
-_REQUESTS: dict[Command, Struct] = {
-    **dict.fromkeys(Command, _NOTHING),
-    Command.INIT: _UINT32,
-    Command.SET_LOCALITY: _LOCALITY,
-    Command.HASH_DATA: _UINT32,
-    Command.RESET_TPMESTABLISHED: _LOCALITY,
-    Command.GET_STATEBLOB: Struct(">III"),
-    Command.SET_STATEBLOB: Struct(">III"),
-    Command.SET_BUFFERSIZE: _UINT32,
-    Command.GET_INFO: Struct(">QI4x"),
-    Command.LOCK_STORAGE: _UINT32,
-}
-_REPLIES: dict[Command, Struct] = {
-    **dict.fromkeys(Command, _UINT32),
-    Command.GET_CAPABILITY: Struct(">Q"),  # a result of 0, and 32 bits of capabilities
-    Command.GET_TPMESTABLISHED: Struct(">IB3x"),
-    Command.GET_STATEBLOB: Struct(">IIII"),
-    Command.GET_CONFIG: Struct(">II"),
-    Command.SET_BUFFERSIZE: Struct(">IIII"),
-    Command.GET_INFO: Struct(">III"),
-}
+_REQUESTS: dict[Command, Struct] = {command: Struct(SHAPES[command.name].socket_request) for command in Command}
+_REPLIES: dict[Command, Struct] = {command: Struct(SHAPES[command.name].socket_reply) for command in Command}
 _REPLY_SHAPES: dict[type[ptm.Reply], Struct] = {ptm.REPLY_OF[command]: shape for command, shape in _REPLIES.items()}
 _COMMANDS: dict[int, Command] = {int(command) + 1: command for command in Command}
 
@@ -114,7 +95,7 @@ class Decoder:
             return None
         payload = bytes(buffer[start : start + length])
         del buffer[: start + length]
-        self._after_locality = shape is _LOCALITY
+        self._after_locality = command in _BEFORE_PADDING
         return ptm.join_request(command, numbers, payload)
 
     def _skip_padding(self) -> bool:

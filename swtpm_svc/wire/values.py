@@ -6,7 +6,9 @@ it is typing's own, and from Python 3.14 on it is that too, as a class then has 
 """
 
 import sys
-from typing import TYPE_CHECKING
+
+#: To mypy this name is True. typing is not imported for it: that takes as long as the rest of a small program.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING or sys.version_info >= (3, 14):
     from typing import NamedTuple as NamedTuple

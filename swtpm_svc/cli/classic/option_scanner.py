@@ -4,10 +4,14 @@ argparse and the getopt module differ in all three, and callers see it. Order is
 reads (`swtpm --help`) does so before what follows is wrong.
 """
 
-from collections.abc import Iterator
-from typing import Optional, Union
-
 from swtpm_svc.wire.values import NamedTuple
+
+TYPE_CHECKING = False  # to mypy it is True; typing takes longer to import than a small command has time
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Optional, Union
+
+    Event = Union["Found", "Word", "Problem"]
 
 #: Whether an option takes an argument.
 NONE, REQUIRED, OPTIONAL = "none", "required", "optional"
@@ -25,7 +29,7 @@ class Found(NamedTuple):
     """An option that was given. `value`: its argument; None: it has none. `word`: as it was typed."""
 
     option: Option
-    value: Optional[str]
+    value: "Optional[str]"
     word: str
 
 
@@ -41,10 +45,7 @@ class Problem(NamedTuple):
     message: str
 
 
-Event = Union[Found, Word, Problem]
-
-
-def scan(options: "tuple[Option, ...]", words: "list[str]", *, long_only: bool = False) -> Iterator[Event]:
+def scan(options: "tuple[Option, ...]", words: "list[str]", *, long_only: bool = False) -> "Iterator[Event]":
     """What `words` are, in their order; but all that is not an option comes last, as getopt permutes it.
 
     `long_only`: a long option may have one dash, too (getopt_long_only).
@@ -79,7 +80,7 @@ def _is_long(options: "tuple[Option, ...]", word: str) -> bool:
     )
 
 
-def _long(options: "tuple[Option, ...]", word: str, text: str, rest: "Iterator[str]") -> Event:
+def _long(options: "tuple[Option, ...]", word: str, text: str, rest: "Iterator[str]") -> "Event":
     name, separator, value = text.partition("=")
     dashes = word[: len(word) - len(text)]
     matches = _matches(options, name)
@@ -99,7 +100,7 @@ def _long(options: "tuple[Option, ...]", word: str, text: str, rest: "Iterator[s
     return Found(option, value if separator else None, word)
 
 
-def _short(options: "tuple[Option, ...]", word: str, rest: "Iterator[str]") -> Iterator[Event]:
+def _short(options: "tuple[Option, ...]", word: str, rest: "Iterator[str]") -> "Iterator[Event]":
     """A word of letters; the argument of one is what stands behind it, or the next word."""
     for position, letter in enumerate(word[1:], 1):
         option = next((option for option in options if option.letter == letter), None)

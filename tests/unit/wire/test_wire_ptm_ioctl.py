@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_values import REPLIES, REQUESTS, replies_to
 
-from swtpm_svc.wire import ptm, ptm_ioctl
+from swtpm_svc.wire import ptm, ptm_ioctl, ptm_shapes
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
 
@@ -146,7 +146,7 @@ def test_the_numbers_on_x86_64():
     for command, number in X86_64.items():
         size, is_write = number >> 16 & 0x3FFF, bool(number & 0x40000000)
         assert size == ptm_ioctl.SIZES[command]
-        assert ptm_ioctl.ioctl_number("x86_64", writes=is_write, size=size, ordinal=int(command)) == number
+        assert ptm_shapes.ioctl_number("x86_64", writes=is_write, size=size, ordinal=int(command)) == number
     if os.uname().machine in ("x86_64", "aarch64", "riscv64", "s390x"):
         assert ptm_ioctl.NUMBERS == X86_64
 
@@ -154,9 +154,9 @@ def test_the_numbers_on_x86_64():
 def test_machines_that_divide_the_number_differently():
     """_IOWR('P', 6, 4100 bytes) and _IOR('P', 0, 8 bytes): asm/ioctl.h of powerpc, mips, sparc and alpha."""
     for machine in ("ppc64le", "mips64", "sparc64", "alpha"):
-        assert ptm_ioctl.ioctl_number(machine, writes=True, size=4100, ordinal=6) == 0xD0045006
-        assert ptm_ioctl.ioctl_number(machine, writes=False, size=8, ordinal=0) == 0x40085000
-    assert ptm_ioctl.ioctl_number("parisc64", writes=False, size=8, ordinal=0) == 0x80085000
+        assert ptm_shapes.ioctl_number(machine, writes=True, size=4100, ordinal=6) == 0xD0045006
+        assert ptm_shapes.ioctl_number(machine, writes=False, size=8, ordinal=0) == 0x40085000
+    assert ptm_shapes.ioctl_number("parisc64", writes=False, size=8, ordinal=0) == 0x80085000
 
 
 def test_a_number_of_another_protocol_is_none_of_ours():
@@ -277,3 +277,9 @@ def test_a_failure_answers_any_request_but_get_capability():
 def test_each_command_has_a_request_and_there_are_values_of_each_here():
     assert {ptm.command_of(request) for request in REQUESTS} == set(Command) == set(ptm.REQUEST_OF)
     assert {type(reply) for reply in REPLIES} == {*ptm.REPLY_OF.values()}
+
+
+def test_each_command_is_in_the_table_of_shapes_by_its_name_and_number():
+    assert {name: shape.ordinal for name, shape in ptm_shapes.SHAPES.items()} == {
+        command.name: int(command) for command in Command
+    }

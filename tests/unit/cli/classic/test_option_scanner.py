@@ -1,11 +1,16 @@
 """Command lines as getopt reads them."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swtpm_svc.cli.classic.option_scanner import OPTIONAL, REQUIRED, Found, Option, Problem, Word, scan
 
+ROOT = Path(__file__).resolve().parents[4]
 HELP, PORT, PID = Option("help", letter="h"), Option("port", REQUIRED, "p"), Option("pid", REQUIRED)
 CREATE, DAEMON = Option("create-config-files", OPTIONAL), Option("daemon", letter="d")
 PEM = Option("pem")
@@ -69,3 +74,11 @@ def test_any_words(words, long_only):
         seen_word = isinstance(event, Word)
     if not any(word.startswith("-") for word in words):
         assert events == [Word(word) for word in words]
+
+
+def test_it_imports_next_to_nothing():
+    """The interpreter's start is most of what `swtpm_ioctl -c` takes: nothing of the library may be as long again."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import swtpm_svc.cli.classic.option_scanner"
+    command = [sys.executable, "-ISc", f"{program}; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"typing", "enum", "re", "collections", "argparse"} & set(loaded)
