@@ -7,6 +7,7 @@ default is a quiet end; a command that can end in order takes over when it is th
 
 import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this
 import gc
+import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else whoever started us wants it ignored
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -40,3 +41,18 @@ def swtpm_cuse() -> int:
     from swtpm_svc.cli.classic.swtpm_cuse_command import main
 
     return main()
+
+
+# The classic commands: packaging/classic-commands.ini names them.
+
+
+def swtpm_ioctl() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_ioctl import main
+
+    return main(sys.argv[1:], _program())
+
+
+def _program() -> str:
+    """As whom a command speaks: it may have several names."""
+    return sys.argv[0].rpartition("/")[2]

@@ -45,10 +45,13 @@ class Problem(NamedTuple):
     message: str
 
 
-def scan(options: "tuple[Option, ...]", words: "list[str]", *, long_only: bool = False) -> "Iterator[Event]":
+def scan(
+    options: "tuple[Option, ...]", words: "Union[list[str], Iterator[str]]", *, long_only: bool = False
+) -> "Iterator[Event]":
     """What `words` are, in their order; but all that is not an option comes last, as getopt permutes it.
 
-    `long_only`: a long option may have one dash, too (getopt_long_only).
+    `long_only`: a long option may have one dash, too (getopt_long_only). Of `words` that are an iterator, who gets an
+    option may take those that follow it.
     """
     left: list[str] = []
     rest = iter(words)
