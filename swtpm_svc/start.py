@@ -53,6 +53,13 @@ def swtpm_ioctl() -> int:
     return main(sys.argv[1:], _program())
 
 
+def swtpm_bios() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_bios import main
+
+    return main(sys.argv[1:], _program())
+
+
 def _program() -> str:
     """As whom a command speaks: it may have several names."""
     return sys.argv[0].rpartition("/")[2]

@@ -34,7 +34,15 @@ class Kh(IntEnum):
 class Cap(IntEnum):
     """TPM_CAPABILITY_AREA (2:21.1): what this program asks for."""
 
+    FLAG = 0x04
     PROPERTY = 0x05
+
+
+@unique
+class CapFlag(IntEnum):
+    """TPM_CAP_FLAG_, of TPM_CAP_FLAG (2:21.1): the flags that this program asks for."""
+
+    PERMANENT = 0x108
 
 
 @unique
@@ -47,7 +55,11 @@ class CapProp(IntEnum):
 ET_OWNER = 0x0002  # TPM_ENTITY_TYPE (2:4.3); the XOR encryption of authorization values is its high byte, zero
 RT_AUTH = 0x00000002  # TPM_RESOURCE_TYPE (2:4.1): a session
 
-PHYSICAL_PRESENCE_CMD_ENABLE = 0x0020  # TPM_PHYSICAL_PRESENCE (2:4.9)
+# TPM_PHYSICAL_PRESENCE (2:4.9).
+PHYSICAL_PRESENCE_LOCK = 0x0004
+PHYSICAL_PRESENCE_PRESENT = 0x0008
+PHYSICAL_PRESENCE_NOTPRESENT = 0x0010
+PHYSICAL_PRESENCE_CMD_ENABLE = 0x0020
 
 #: The index that locks NV storage when it is defined: nvLocked, TPM_NV_INDEX_LOCK (2:19.1).
 NV_INDEX_LOCK = 0xFFFFFFFF

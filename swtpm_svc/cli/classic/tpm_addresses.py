@@ -13,6 +13,10 @@ class AddressError(Exception):
     """There is no way there; the message is the classic tools' own."""
 
 
+class Unreachable(AddressError):
+    """It is a place, but nobody serves it."""
+
+
 def split_tcp(text: str, default_port: int) -> "tuple[str, int]":
     """`[HOST]:[PORT]` or HOST, split at the last colon, so that ::1:2322 is port 2322 of ::1.
 
@@ -59,7 +63,7 @@ def connect_tcp(host: str, port: int, timeout_s: float) -> "_socket.socket":
             sock.close()
             failure = error
     reason = (failure and failure.strerror) or failure or "it has no address"
-    raise AddressError(f"Could not connect to host '{host}' on port '{port}' using TCP socket: {reason}")
+    raise Unreachable(f"Could not connect to host '{host}' on port '{port}' using TCP socket: {reason}")
 
 
 def connect_unix(path: str, timeout_s: float) -> "_socket.socket":
@@ -76,7 +80,7 @@ def connect_unix(path: str, timeout_s: float) -> "_socket.socket":
         sock.connect(name)
     except OSError as error:
         sock.close()
-        raise AddressError(f"Connect failed: {error.strerror or error}") from None
+        raise Unreachable(f"Connect failed: {error.strerror or error}") from None
     return sock
 
 

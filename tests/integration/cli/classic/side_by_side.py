@@ -6,6 +6,7 @@ Both begin in the same state, so each line must give the same as long as all bef
 import os
 import re
 import shlex
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from swtpm_process import swtpm
 
 
 class Line(NamedTuple):
-    """`words`: as a shell has them, without the tool. `stdin`: what it reads there.
+    """`words`: as a shell has them, without the tool; with "!" before them, the distribution's swtpm_ioctl gets them, and with
+    "?" they are a command in hexadecimal, for the TPM.
+    `stdin`: what the tool reads there. `environment`: of its own, beside PATH.
 
     `instead`: what ours gives (status, standard output, standard error) where the distribution's release differs from the
     one that ours follows.
@@ -25,15 +28,45 @@ class Line(NamedTuple):
     words: str
     stdin: bytes = b""
     instead: "Optional[tuple[int, str, str]]" = None
+    environment: "tuple[tuple[str, str], ...]" = ()
+
+
+def in_places(text, places):
+    """`text` with what stands for each word in braces."""
+    return re.sub(r"\{(\w+)\}", lambda found: places[found[1]], text)
+
+
+def both(lines, directory, tools, places):
+    """The outcomes of the distribution's tool and of ours, each with places of its own."""
+    outcomes = []
+    for name, tool, its_places in zip(("theirs", "ours"), tools, places):
+        files = directory / f"files-{name}"
+        files.mkdir()
+        outcomes.append([outcome(tool, line, files, its_places) for line in lines])
+    return outcomes
 
 
 def outcome(tool, line, directory, places):
     """Exit status, standard output and standard error; `places`: what stands for words in braces."""
-    words = [re.sub(r"\{(\w+)\}", lambda found: places[found[1]], word) for word in shlex.split(line.words)]
+    if line.words.startswith("?"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(places["data"])
+            client.sendall(bytes.fromhex(line.words[1:]))
+            return client.recv(4096).hex()
+    words = [in_places(word, places) for word in shlex.split(line.words.lstrip("!"))]
+    if line.words.startswith("!"):
+        tool = "/usr/bin/swtpm_ioctl"
+    variables = {"PATH": os.environ["PATH"], **{key: in_places(value, places) for key, value in line.environment}}
     name = os.path.basename(tool)
     for _attempt in range(50):
         done = subprocess.run(
-            [name, *words], executable=tool, input=line.stdin, cwd=directory, capture_output=True, timeout=60
+            [name, *words],
+            executable=tool,
+            input=line.stdin,
+            env=variables,
+            cwd=directory,
+            capture_output=True,
+            timeout=60,
         )
         # the distribution's does not wait for room in the backlog, where the client before it stands yet
         if done.stderr != b"Could not connect using UnixIO socket.\n":
@@ -41,9 +74,8 @@ def outcome(tool, line, directory, places):
         time.sleep(0.02)
     said = done.stderr.decode().replace(f"{tool}: ", f"{name}: ")
     # the help has words of its own
-    printed = re.sub(
-        r"^TPM emulator .*?Usage: .*\Z|\Aswtpm_bios \[options\].*\Z", "HELP", done.stdout.decode(), flags=re.S
-    )
+    help_begins = r"^TPM emulator [^\n]*\n\n(?:Usage: |swtpm_bios \[options\])"
+    printed = re.sub(rf"{help_begins}.*\Z", "HELP", done.stdout.decode(), flags=re.DOTALL)
     return done.returncode, printed, said
 
 
