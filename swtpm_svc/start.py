@@ -60,6 +60,27 @@ def swtpm_bios() -> int:
     return main(sys.argv[1:], _program())
 
 
+def createek() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.classic.owner_tools import main
+
+    return main("createek", sys.argv[1:])
+
+
+def getpubek() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.classic.owner_tools import main
+
+    return main("getpubek", sys.argv[1:])
+
+
+def takeown() -> int:
+    """The command of that name; its exit status."""
+    from swtpm_svc.cli.classic.owner_tools import main
+
+    return main("takeown", sys.argv[1:])
+
+
 def _program() -> str:
     """As whom a command speaks: it may have several names."""
     return sys.argv[0].rpartition("/")[2]

@@ -43,8 +43,9 @@ def connect_tcp(host: str, port: int, timeout_s: float) -> "_socket.socket":
         AddressError: the host is not known, or nobody listens there.
     """
     try:
-        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        # as bytes: text would be encoded as an international name, whose tables take longer to import than all else
+        found = _socket.getaddrinfo(os.fsencode(host), port, 0, _socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise AddressError(f"getaddrinfo failed on host '{host}': {reason}") from None
     failure: OSError | None = None

@@ -104,16 +104,26 @@ def _response(sock: "_socket.socket") -> bytes:
     return response
 
 
-def named_by_environment(variables: Mapping[str, str]) -> Place:
-    """What TCSD_USE_TCP_DEVICE and the variables beside it say, or TPM_DEVICE; /dev/tpm0 if neither says anything.
+def tcp_of_environment(variables: Mapping[str, str]) -> "tuple[str, int] | None":
+    """Host and port, where TCSD_USE_TCP_DEVICE is set, to whatever value.
 
     Raises:
         AddressError: the port is none.
     """
     if "TCSD_USE_TCP_DEVICE" not in variables:
-        return DevicePlace(variables.get("TPM_DEVICE", DEFAULT_DEVICE))
+        return None
     port = variables.get("TCSD_TCP_DEVICE_PORT", str(DEFAULT_PORT))
     number, rest = unsigned(port, 10)
     if rest or not 0 < number <= 0xFFFF:
         raise AddressError(f"TCSD_TCP_DEVICE_PORT: '{port}' is no port.")
-    return TcpPlace(variables.get("TCSD_TCP_DEVICE_HOSTNAME", "localhost"), number)
+    return variables.get("TCSD_TCP_DEVICE_HOSTNAME", "localhost"), number
+
+
+def named_by_environment(variables: Mapping[str, str]) -> Place:
+    """That, or what TPM_DEVICE says; /dev/tpm0 if neither is there.
+
+    Raises:
+        AddressError: the port is none.
+    """
+    address = tcp_of_environment(variables)
+    return DevicePlace(variables.get("TPM_DEVICE", DEFAULT_DEVICE)) if address is None else TcpPlace(*address)

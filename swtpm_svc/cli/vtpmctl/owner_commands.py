@@ -9,6 +9,7 @@ from typing import Any, Union
 from swtpm_svc.cli import operator_files
 from swtpm_svc.cli.command import Report, require_cryptography
 from swtpm_svc.cli.passwords import Password
+from swtpm_svc.cli.public_key_text import curve_name, key_text
 from swtpm_svc.cli.vtpmctl.commands import DEFAULT_ALGORITHM
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.provision import ownership, subject_public_key
@@ -16,12 +17,9 @@ from swtpm_svc.provision.ek_templates import ENDORSEMENT_KEYS
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
-from swtpm_svc.wire.public_key import EccPublicKey, PublicKey, RsaPublicKey
+from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
 from swtpm_svc.wire.results import TpmResult
-from swtpm_svc.wire.tpm2_public import Curve
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
-
-_BYTES_A_LINE = 16
 
 Tpm = Union[Tpm12, Tpm2]
 
@@ -82,7 +80,7 @@ def get_pubek(tpm: Tpm, *, algorithm: str, output: str, owner: Password) -> Repo
         key = stored
     pem = subject_public_key.to_pem(key)
     operator_files.write_whole(output, pem, 0o644)
-    return Report(_key_text(key, output), {"file": output, "pem": pem.decode("ascii"), **_key_values(key)})
+    return Report(key_text(key, output), {"file": output, "pem": pem.decode("ascii"), **_key_values(key)})
 
 
 def no_endorsement_key(algorithm: str) -> VtpmError:
@@ -103,28 +101,10 @@ def pubek(tpm: Tpm12, owner: Password) -> RsaPublicKey:
     return tpm.owner_read_pubek(secret_of(owner.required()))
 
 
-def _key_text(key: PublicKey, output: str) -> str:
-    """The lines of the classic tool, and for a curve the like."""
-    lines = [f"{output} successfully written"]
-    if isinstance(key, RsaPublicKey):
-        lines += [f"Pubek keylength {len(key.modulus)}", "Modulus:", *_hex_lines(key.modulus)]
-    else:
-        lines += [f"Pubek curve {_curve_name(key)}", "X:", *_hex_lines(key.x), "Y:", *_hex_lines(key.y)]
-    return "\n".join(lines)
-
-
 def _key_values(key: PublicKey) -> "dict[str, Any]":
     if isinstance(key, RsaPublicKey):
         return {"bits": key.bits, "exponent": key.exponent, "modulus": key.modulus.hex()}
-    return {"curve": _curve_name(key), "x": key.x.hex(), "y": key.y.hex()}
-
-
-def _curve_name(key: EccPublicKey) -> str:
-    return f"NIST P-{Curve(key.curve).name[1:]}"  # to_pem has refused all others
-
-
-def _hex_lines(data: bytes) -> "list[str]":
-    return [data[start : start + _BYTES_A_LINE].hex(" ").upper() for start in range(0, len(data), _BYTES_A_LINE)]
+    return {"curve": curve_name(key), "x": key.x.hex(), "y": key.y.hex()}
 
 
 def refuse_algorithm(algorithm: str) -> None:
