@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../integration"))
 sys.path.insert(0, os.path.dirname(__file__))
 
 from manager import Instance

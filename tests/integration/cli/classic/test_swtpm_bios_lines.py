@@ -1,12 +1,12 @@
 """swtpm_bios side by side with the distribution's, over its swtpm and over our daemon."""
 
 import pytest
+from bios_lines import FOR_BOTH_VERSIONS, FOR_TPM_1_2, FOR_TPM_2
 from classic_commands import commands_directory
 from side_by_side import Line, both, differences, emulator
 
 pytestmark = pytest.mark.needs("swtpm")
 
-RESET = Line("!--unix {control} -i")
 BY_TCP = (("TCSD_USE_TCP_DEVICE", "1"), ("TCSD_TCP_DEVICE_HOSTNAME", "127.0.0.1"), ("TCSD_TCP_DEVICE_PORT", "1"))
 
 WITHOUT_A_TPM = [
@@ -52,63 +52,6 @@ WITHOUT_A_TPM = [
     Line("", environment=BY_TCP),
 ]
 
-FOR_BOTH_VERSIONS = [
-    Line("!--unix {control} --stop"),
-    Line("{version} --unix {data}"),
-    RESET,
-    Line("{version} --unix {data} -n"),
-    Line("{version} --unix {data}"),
-    Line("{version} --unix {data}"),
-    Line("{version} --unix={data} -s"),
-    Line("{version} -unix {data} -d"),
-    Line("{version} --unix {data} -o"),
-    Line("{version} --unix {data} -cs"),
-    Line("{version} --unix {data} -ea"),
-    Line("{version} --unix {data} -n -u"),
-    Line("{version} --unix {data} -n -u"),
-    Line("{version} --unix {data} -n -cs"),
-    RESET,
-    Line("{version} --unix {data} -s"),
-    RESET,
-    Line("{version} --unix {data} -d"),
-    Line("{version} --unix {data} -n -ea"),
-    RESET,
-    Line("{version} --unix {data} -o -c -cs"),
-    RESET,
-    Line("{version} --unix {data} -ea -cs -u"),
-]
-
-#: Deactivated for good, which takes a reset, and takes another one to be undone.
-FOR_TPM_1_2 = [
-    RESET,
-    Line("--unix {data} -o"),
-    Line("?00c10000000c4000000a0020"),  # TSC_PhysicalPresence(CMD_ENABLE), then (PRESENT)
-    Line("?00c10000000c4000000a0008"),
-    Line("?00c10000000a0000006f"),  # TPM_PhysicalEnable
-    Line("?00c10000000b0000007201"),  # TPM_PhysicalSetDeactivated(1)
-    RESET,
-    Line("--unix {data} -d -ea"),
-    RESET,
-    Line("--unix {data} -ea -cs -u"),
-    Line("--unix {data} -ea"),
-    RESET,
-    Line("--unix {data} -ea -cs -u"),
-    RESET,
-    Line("--unix {data} -d -cs -u"),
-]
-FOR_TPM_2 = [
-    RESET,
-    Line(
-        "--tpm2 --unix {data} -d -cs -u",  # 0.7.1: TPM2_ImcrementalSelfTest
-        instead=(
-            128,
-            "TPM2_IncrementalSelfTest returned error code 0x00000100\n"
-            "TPM2_HierarchyChangeAuth returned error code 0x00000100\n",
-            "",
-        ),
-    ),
-]
-
 
 @pytest.fixture
 def tools(tmp_path):
@@ -125,8 +68,12 @@ def test_without_a_tpm_all_is_refused_or_told_alike(tmp_path, tools):
 def test_the_life_of_a_tpm_is_alike(tmp_path, tools, kind, version):
     option = "--tpm2" if version == "2.0" else "-c"
     with emulator(kind, tmp_path / "one", version) as one, emulator(kind, tmp_path / "two", version) as two:
-        places = [{"control": control, "data": data, "version": option} for control, data in (one, two)]
-        lines = FOR_BOTH_VERSIONS + (FOR_TPM_2 if version == "2.0" else FOR_TPM_1_2)
+        places = [
+            {"control": f"--unix {control}", "where": f"--unix {data}", "version": option, "data": data}
+            for control, data in (one, two)
+        ]
+        lines = [Line("{version} --unix={data}"), Line("{version} -unix {data} -n"), *FOR_BOTH_VERSIONS]
+        lines += FOR_TPM_2 if version == "2.0" else FOR_TPM_1_2
         theirs, own = both(lines, tmp_path, tools, places)
     assert differences(lines, theirs, own) == ""
     statuses = {status for line, (status, *_told) in zip(lines, own) if not line.words.startswith("?")}

@@ -53,7 +53,7 @@ def outcome(tool, line, directory, places):
             client.connect(places["data"])
             client.sendall(bytes.fromhex(line.words[1:]))
             return client.recv(4096).hex()
-    words = [in_places(word, places) for word in shlex.split(line.words.lstrip("!"))]
+    words = shlex.split(in_places(line.words.lstrip("!"), places))
     if line.words.startswith("!"):
         tool = "/usr/bin/swtpm_ioctl"
     variables = {"PATH": os.environ["PATH"], **{key: in_places(value, places) for key, value in line.environment}}
