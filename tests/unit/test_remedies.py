@@ -17,7 +17,7 @@ from swtpm_svc.errors import NAME, TCTI, Code, VtpmError, quote
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "packaging/catalog/vtpm.catalog"
-PAGES = [*(ROOT / "docs/man").iterdir(), ROOT / "README.md"]
+PAGES = [*(ROOT / "docs/man").rglob("*.[1-8]"), ROOT / "README.md"]
 
 #: What takes away what cannot be had again, gives away what is another's, or opens what must be closed.
 DANGEROUS = {

@@ -42,9 +42,12 @@ def test_make_install_brings_them_only_if_asked():
         command = ["make", "-n", "-C", ROOT, "install", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert "install_package.py --classic " in said("COMPAT=1")
-    assert "--classic" not in said()
-    assert "--classic" not in said("COMPAT=0")
+    asked = said("COMPAT=1")
+    assert "install_package.py --classic " in asked
+    assert " docs/man/classic/*.[1-8]" in asked
+    for without in (said(), said("COMPAT=0")):
+        assert "--classic" not in without
+        assert "docs/man/classic" not in without
 
 
 @pytest.mark.parametrize("destdir", ["", "/root-of-a-package"])

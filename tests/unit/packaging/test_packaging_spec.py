@@ -1,6 +1,7 @@
 """The RPM's spec file, as far as it repeats what the tree says elsewhere. That it builds is for tests/lab/rpm.sh."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import tarfile
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import swtpm_svc
+from swtpm_svc.cli.classic import SWTPM_VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
+INSTALLER = runpy.run_path(str(ROOT / "tools/install_package.py"))
+COMMANDS = INSTALLER["commands_of"](INSTALLER["CLASSIC_COMMANDS"])
 SPEC = (ROOT / "packaging/swtpm.spec").read_text()
 
 
@@ -30,6 +34,33 @@ def test_there_is_an_selinux_package_as_soon_as_there_is_a_policy():
 def test_every_manual_page_is_in_the_package():
     pages = {f"%{{_mandir}}/man{page.suffix[1:]}/{page.name}*" for page in (ROOT / "docs/man").glob("*.[1-8]")}
     assert {line for line in SPEC.splitlines() if line.startswith("%{_mandir}")} == pages
+
+
+def test_the_old_command_names_are_a_package_of_their_own_that_excludes_swtpm_s():
+    assert re.findall(r"^%global swtpm_version (.+)$", SPEC, re.MULTILINE) == [SWTPM_VERSION]
+    package = SPEC.split("%package -n     python3-swtpm-compat\n", 1)[1].split("%description", 1)[0]
+    tags = dict.fromkeys(line for line in package.splitlines() if not line.startswith("#"))
+    assert {"Conflicts:      swtpm", "Conflicts:      swtpm-tools"} <= set(tags)
+    assert "Requires:       python3-swtpm = %{version}-%{release}" in tags
+    files = SPEC.split("%files -n python3-swtpm -f", 1)[1].split("%files", 1)[0]
+    commands = re.findall(r"^%\{_bindir\}/(.+)$", files, re.MULTILINE)
+    assert commands == ["vtpmctl", "vtpmd"]
+
+
+def test_the_list_of_its_files_names_each_command_and_page(tmp_path):
+    """By the lines of the spec that make it, in a shell; the macros stay as they are."""
+    section = SPEC.split("%install\n", 1)[1].split("\n\n\n", 1)[0]
+    lines = re.findall(r"^sed -n .*compat-files$|^  echo .*compat-files$", section, re.MULTILINE)
+    assert len(lines) == 2
+    loop = f"for page in docs/man/classic/*.[1-8]; do\n{lines[1]}\ndone"
+    script = "\n".join([lines[0], loop]).replace("compat-files", str(tmp_path / "list"))
+    subprocess.run(["bash", "-ec", script], cwd=ROOT, check=True)
+    listed = (tmp_path / "list").read_text().splitlines()
+    pages = sorted((ROOT / "docs/man/classic").glob("*.[1-8]"))
+    assert sorted(listed) == sorted(
+        [f"%{{_bindir}}/{name}" for name in COMMANDS]
+        + [f"%{{_mandir}}/man{page.suffix[1:]}/{page.name}*" for page in pages]
+    )
 
 
 def test_the_source_of_a_tree_is_the_same_bytes_each_time(tmp_path):
