@@ -50,22 +50,32 @@ class _Help(Exception):
 def main(words: "list[str]", program: str) -> int:
     """The exit status."""
     try:
-        try:
-            options, place, is_tpm2 = _parse(words, program)
-        except AddressError as error:
-            write_error(str(error))
-            return USAGE
-        return _send_all(options, place or named_by_environment(os.environ), is_tpm2=is_tpm2)
-    except _Help as asked:
-        write_output(help_text())
-        return asked.status
+        return _run(words, program)
     except AddressError as error:
         write_error(str(error))
     except ProtocolError:
         write_error("Malformed response.")
+    except BrokenPipeError:  # nobody reads what it prints
+        pass
     except OSError as error:
         write_error(f"{program}: {error.strerror or error}")
     return NO_COMMUNICATION
+
+
+def _run(words: "list[str]", program: str) -> int:
+    """
+    Raises:
+        AddressError, OSError, ProtocolError: as _send_all(); OSError: standard output cannot be written.
+    """
+    try:
+        options, place, is_tpm2 = _parse(words, program)
+    except AddressError as error:
+        write_error(str(error))
+        return USAGE
+    except _Help as asked:
+        write_output(help_text())
+        return asked.status
+    return _send_all(options, place or named_by_environment(os.environ), is_tpm2=is_tpm2)
 
 
 def _parse(words: "list[str]", program: str) -> "tuple[Options, Optional[Place], bool]":

@@ -67,6 +67,8 @@ def main(words: "list[str]", program: str) -> int:
         write_error(str(failure), failure.end)
     except AddressError as error:
         write_error(str(error))
+    except BrokenPipeError:  # nobody reads what it prints
+        pass
     except OSError as error:  # standard output cannot be written
         write_error(f"{program}: {error.strerror or error}")
     else:
