@@ -84,3 +84,17 @@ def takeown() -> int:
 def _program() -> str:
     """As whom a command speaks: it may have several names."""
     return sys.argv[0].rpartition("/")[2]
+
+
+def swtpm_cert() -> int:
+    """The classic command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_cert import main
+
+    return main()
+
+
+def swtpm_localca() -> int:
+    """The classic command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_localca import main
+
+    return main()

@@ -31,10 +31,10 @@ def fingerprint(key: PublicKey) -> str:
     Raises:
         VtpmError PROTOCOL: its curve is not known here.
     """
-    return sha256(_spki(key)).hexdigest()
+    return sha256(spki(key)).hexdigest()
 
 
-def _spki(key: PublicKey) -> bytes:
+def spki(key: PublicKey) -> bytes:
     if isinstance(key, RsaPublicKey):
         modulus = integer(int.from_bytes(key.modulus, "big"))
         algorithm, bits = element(SEQUENCE, _RSA, element(NULL)), element(SEQUENCE, modulus, integer(key.exponent))
