@@ -98,3 +98,17 @@ def swtpm_localca() -> int:
     from swtpm_svc.cli.classic.swtpm_localca import main
 
     return main()
+
+
+def swtpm_setup() -> int:
+    """The classic command of that name; its exit status."""
+    from swtpm_svc.cli.classic.swtpm_setup import main
+
+    return main()
+
+
+def swtpm_create_user_config_files() -> int:
+    """The classic command swtpm-create-user-config-files; its exit status."""
+    from swtpm_svc.cli.classic.config_files import main
+
+    return main()

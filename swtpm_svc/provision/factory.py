@@ -5,7 +5,7 @@ fsyncs.
 """
 
 import json
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, TypeVar
 
 from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.provision.issuer import Issuer
@@ -22,6 +22,8 @@ from swtpm_svc.wire.tpm_header import decode_header
 
 #: These are meant for certificates.
 _INFO_FLAGS = InfoFlag.SPECIFICATION | InfoFlag.ATTRIBUTES
+
+Result = TypeVar("Result")
 
 
 class Ownership(NamedTuple):
@@ -81,15 +83,37 @@ def make(
     Raises:
         VtpmError LIBTPMS, TPM_REFUSED, and what manufacture raises.
     """
+
+    def work(tpm: Tpm) -> "list[Made]":
+        if issuer is not None:
+            issuer.tpm = facts(tpm)
+        return _make(tpm, order, issuer, ownership)
+
+    return Product(*operate(version, work, profile=profile))
+
+
+def operate(
+    version: str, work: Callable[[Tpm], Result], *, permanent: Optional[bytes] = None, profile: str = "none"
+) -> "tuple[bytes, Result]":
+    """Have `work` done on a TPM in memory that was started; its permanent state then, and what `work` returns.
+
+    `permanent`: the state to begin with; None: a new TPM. `profile`: as for make().
+
+    Raises:
+        VtpmError LIBTPMS, TPM_REFUSED, STATE_CORRUPT: libtpms does not take `permanent`; and what `work` raises.
+    """
     storage = _Memory()
+    if permanent is not None:
+        storage.store(PERMANENT_STATE, permanent)
     failures: list[VtpmError] = []
     tpm = Tpm(version, storage, failures.append)
     tpm.profile = profile
     tpm.power_on(delete_volatile=True)
     try:
-        if issuer is not None:
-            issuer.tpm = _facts(tpm.info(_INFO_FLAGS))
-        made = _work(tpm, order, issuer, ownership)
+        started = decode_header(tpm.startup("clear")).code
+        if started:
+            raise RefusedByTpm(tpm.version, DIALECTS[tpm.version].startup_code, started)
+        result = work(tpm)
     except ProtocolError as error:
         raise internal("making a TPM", error) from error
     finally:
@@ -98,17 +122,20 @@ def make(
         raise failures[0]
     state = storage.load(PERMANENT_STATE)
     assert state is not None
-    return Product(state, made)
+    return state, result
 
 
-def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":
-    started = decode_header(tpm.startup("clear")).code
-    if started:
-        raise RefusedByTpm(tpm.version, DIALECTS[tpm.version].startup_code, started)
+def executor(tpm: Tpm) -> Callable[[bytes], bytes]:
+    """What executes a command on it, for Tpm2 and Tpm12."""
 
     def execute(command: bytes) -> bytes:
         return tpm.execute(memoryview(bytearray(command)), decode_header(command).code)
 
+    return execute
+
+
+def _make(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[Ownership]) -> "list[Made]":
+    execute = executor(tpm)
     if tpm.version == "2.0":
         return manufacture_2_0(Tpm2(execute), order, issuer)
     if ownership is None:
@@ -116,9 +143,9 @@ def _work(tpm: Tpm, order: Order, issuer: Optional[Issuer], ownership: Optional[
     return manufacture_1_2(Tpm12(execute), issuer, owner=ownership.owner, srk=ownership.srk)
 
 
-def _facts(info: str) -> "tuple[str, str, str, str, int, int]":
+def facts(tpm: Tpm) -> "tuple[str, str, str, str, int, int]":
     """What libtpms says of itself for certificates, in the order of certificates.TpmFacts."""
-    found = json.loads(info)
+    found = json.loads(tpm.info(_INFO_FLAGS))
     specification, attributes = found["TPMSpecification"], found["TPMAttributes"]
     return (
         attributes["manufacturer"],

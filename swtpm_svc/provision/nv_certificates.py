@@ -89,11 +89,12 @@ def read_1_2(tpm: Tpm12, index: int, owner: Optional[bytes] = None) -> Optional[
     return tpm.nv_read(index, _HEADER_BYTES + size, owner=owner)[_HEADER_BYTES:]
 
 
-def write(tpm: Tpm2, index: int, certificate: bytes) -> None:
-    """Define the index of a TPM 2.0 as the platform's, which everybody may read, and write it for ever."""
+def write(tpm: Tpm2, index: int, certificate: bytes, *, lock: bool = True) -> None:
+    """Define the index of a TPM 2.0 as the platform's, which everybody may read, and write it; with `lock` for ever."""
     tpm.nv_define_space(NvPublic(index, _ATTRIBUTES, len(certificate)))
     tpm.nv_write(index, certificate)
-    tpm.nv_write_lock(index)
+    if lock:
+        tpm.nv_write_lock(index)
 
 
 def write_1_2(tpm: Tpm12, index: int, certificate: bytes) -> None:

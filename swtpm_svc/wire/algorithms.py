@@ -19,6 +19,7 @@ class Alg(IntEnum):
     NULL = 0x0010
     SM3_256 = 0x0012
     RSAES = 0x0015
+    RSAPSS = 0x0016
     ECDSA = 0x0018
     ECDAA = 0x001A
     ECC = 0x0023

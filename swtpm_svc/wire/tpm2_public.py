@@ -42,16 +42,18 @@ class ObjectAttribute(IntFlag):
 
 
 class RsaParameters(NamedTuple):
-    """TPMS_RSA_PARMS (12.2.3.5) of a storage key: AES in CFB mode of so many bits, no scheme."""
+    """TPMS_RSA_PARMS (12.2.3.5) of a storage key: AES in CFB mode of so many bits, no scheme; or, with no `aes_bits`,
+    of a key that signs by RSAPSS with the hash `pss_hash`, or by what its user says."""
 
     aes_bits: int
     key_bits: int
     exponent: int = 0
+    pss_hash: int = Alg.NULL
 
 
 class EccParameters(NamedTuple):
     """TPMS_ECC_PARMS (12.2.3.6) of a storage key, or, with no `aes_bits`, of a key that signs by ECDSA with the hash
-    `ecdsa_hash`."""
+    `ecdsa_hash`, or by what its user says."""
 
     aes_bits: int
     curve: int
@@ -91,18 +93,25 @@ def encode_public(public: Public) -> bytes:
     kind = Alg.RSA if isinstance(parameters, RsaParameters) else Alg.ECC
     symmetric = _UINT16.pack(Alg.AES) + _UINT16.pack(parameters.aes_bits) + _UINT16.pack(Alg.CFB)
     scheme = _UINT16.pack(Alg.NULL)
+    if not parameters.aes_bits:
+        symmetric = _UINT16.pack(Alg.NULL)
+        signs, hashed = (
+            (Alg.RSAPSS, parameters.pss_hash)
+            if isinstance(parameters, RsaParameters)
+            else (Alg.ECDSA, parameters.ecdsa_hash)
+        )
+        if hashed != Alg.NULL:
+            scheme = _UINT16.pack(signs) + _UINT16.pack(hashed)
     if isinstance(parameters, RsaParameters):
         details = symmetric + scheme + _UINT16.pack(parameters.key_bits) + _UINT32.pack(parameters.exponent)
     else:
-        if not parameters.aes_bits:
-            symmetric, scheme = scheme, _UINT16.pack(Alg.ECDSA) + _UINT16.pack(parameters.ecdsa_hash)
         details = symmetric + scheme + _UINT16.pack(parameters.curve) + _UINT16.pack(Alg.NULL)  # kdf
     start = _PUBLIC.pack(kind, public.name_alg, public.attributes) + sized(public.policy)
     return start + details + b"".join(sized(part) for part in public.unique)
 
 
 def decode_public(data: Bytes) -> Public:
-    """TPMT_PUBLIC (12.2.4) of a storage key, or of one that signs by ECDSA.
+    """TPMT_PUBLIC (12.2.4) of a storage key, or of one that signs by RSAPSS, ECDSA or what its user says.
 
     Raises:
         ProtocolError: it is not whole, or of another kind.
@@ -112,11 +121,13 @@ def decode_public(data: Bytes) -> Public:
     policy = cursor.sized16()
     if kind not in (Alg.RSA, Alg.ECC):
         raise ProtocolError(f"an object of type {kind:#x} is not an asymmetric key")
-    symmetric, aes_bits, ecdsa_hash = cursor.uint16(), 0, int(Alg.NULL)
-    if (kind, symmetric) == (Alg.ECC, Alg.NULL):
-        if cursor.uint16() != Alg.ECDSA:
-            raise ProtocolError("the key neither stores nor signs by ECDSA")
-        ecdsa_hash = cursor.uint16()
+    symmetric, aes_bits, hashed = cursor.uint16(), 0, int(Alg.NULL)
+    if symmetric == Alg.NULL:
+        scheme = cursor.uint16()
+        if scheme not in (Alg.NULL, Alg.RSAPSS if kind == Alg.RSA else Alg.ECDSA):
+            raise ProtocolError("the key neither stores nor signs by RSAPSS or ECDSA")
+        if scheme != Alg.NULL:
+            hashed = cursor.uint16()
     else:
         aes_bits, mode, scheme = cursor.uint16(), cursor.uint16(), cursor.uint16()
         if (symmetric, mode, scheme) != (Alg.AES, Alg.CFB, Alg.NULL):
@@ -124,10 +135,10 @@ def decode_public(data: Bytes) -> Public:
             raise ProtocolError(cause)
     parameters: KeyParameters
     if kind == Alg.RSA:
-        parameters = RsaParameters(aes_bits, cursor.uint16(), cursor.uint32())
+        parameters = RsaParameters(aes_bits, cursor.uint16(), cursor.uint32(), hashed)
         unique_parts: tuple[bytes, ...] = (cursor.sized16(),)
     else:
-        parameters = EccParameters(aes_bits, cursor.uint16(), ecdsa_hash)
+        parameters = EccParameters(aes_bits, cursor.uint16(), hashed)
         if cursor.uint16() != Alg.NULL:
             raise ProtocolError("the key has a key derivation scheme")
         unique_parts = (cursor.sized16(), cursor.sized16())

@@ -70,7 +70,8 @@ _uint16 = st.integers(0, 0xFFFF)
         _uint16,
         st.integers(0, 0xFFFFFFFF),
         _sized,
-        st.builds(RsaParameters, _uint16, _uint16, st.integers(0, 0xFFFFFFFF)),
+        st.builds(RsaParameters, st.integers(1, 0xFFFF), _uint16, st.integers(0, 0xFFFFFFFF), st.just(Alg.NULL))
+        | st.builds(RsaParameters, st.just(0), _uint16, st.integers(0, 0xFFFFFFFF), _uint16),
         st.tuples(_sized),
     )
     | st.builds(
