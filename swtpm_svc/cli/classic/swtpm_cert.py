@@ -6,6 +6,7 @@ refused.
 
 import os
 import re
+import signal
 import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Optional
 
@@ -131,6 +132,7 @@ class Key(NamedTuple):
 
 def main(words: "Optional[list[str]]" = None) -> int:
     """The command; its exit status."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who does not read any more ends it, without a word
     try:
         return _run(sys.argv[1:] if words is None else words)
     except Wrong as error:
@@ -139,8 +141,6 @@ def main(words: "Optional[list[str]]" = None) -> int:
             _print_help()
     except VtpmError as error:
         print(error.report(_PROGRAM) if error.remedy else error.message, file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 1
 
 

@@ -5,6 +5,7 @@ two readings of the CA's key for each certificate.
 """
 
 import os
+import signal
 import sys
 from typing import Callable, NamedTuple, Optional
 
@@ -86,6 +87,7 @@ class Job(NamedTuple):
 
 def main(words: "Optional[list[str]]" = None) -> int:
     """The command; its exit status."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who does not read any more ends it, without a word
     try:
         job = parse(sys.argv[1:] if words is None else words)
         if job is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 from swtpm_svc.cli.classic import SWTPM_VERSION, setup_keys, setup_options, setup_profiles
 from swtpm_svc.cli.classic.setup_options import Given, SetupError
 from swtpm_svc.errors import VtpmError
-from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
+from swtpm_svc.wire.tpm12 import DIGEST_SIZE
 
 if TYPE_CHECKING:
     from swtpm_svc.provision.swtpm_manufacture import Plan12, Plan20
@@ -47,15 +47,23 @@ class Log:
     def complain(self, text: str) -> None:
         self._write(text, 2)
 
+    def say(self, text: str) -> None:
+        """To the terminal, wherever the rest goes."""
+        self._write(text, 1, is_for_log=False)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def _write(self, text: str, fd: int) -> None:
+    def _write(self, text: str, fd: int, *, is_for_log: bool = True) -> None:
         data = os.fsencode(text + "\n")
-        fd = fd if self._fd < 0 else self._fd
-        while data:
-            data = data[os.write(fd, data) :]
+        if is_for_log and self._fd >= 0:
+            fd = self._fd
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError:
+            pass  # nobody listens any more, or the disk is full: the TPM is what was asked for
 
 
 class Order(NamedTuple):
@@ -167,7 +175,7 @@ def _author(given: Given, order: Order, log: Log) -> None:
     tool = find_tool(values) if plan.ek_certificate or plan.platform_certificate else None
     reconfigured = "reconfigure" in given
     before = placed_state.read(order.folder, version, order.key) if reconfigured else None
-    print("TPM is listening on Unix socket.", flush=True)
+    log.say("TPM is listening on Unix socket.")
     with CertificateMaker(tool, log.tell, log.path, given.get("write-ek-cert-files")) as certificates:
 
         def work(tpm: "Tpm") -> None:
@@ -262,7 +270,8 @@ def _secret(given: Given, role: str, default: str) -> bytes:
 
     password = given.get(f"{role}pass")
     if f"{role}-well-known" in given:
-        return WELL_KNOWN_SECRET
+        # swtpm_setup's; to other programs the well-known secret is 20 zero octets and not their hash
+        return secret_of(bytes(DIGEST_SIZE))
     return secret_of(os.fsencode(password if password is not None else default))
 
 

@@ -5,11 +5,15 @@ import re
 import socket
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
 from both_programs import contents, needs_swtpm_tools, run_ours, run_theirs
 
+from swtpm_svc.errors import VtpmError
+from swtpm_svc.provision import factory
+from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.state import blob, encryption, placed_state
 from swtpm_svc.state.store import Store
 
@@ -361,6 +365,61 @@ def test_a_state_that_is_served_is_not_replaced(host):
     assert ran.status == 1
     assert "is held by process" in ran.err
     assert content(folder / "state") == kept
+
+
+def test_nobody_has_to_listen(host):
+    """Its reader goes: the TPM is made all the same, and the temporary folder is gone."""
+    folder, env = host
+    (folder / "state").mkdir()
+    (folder / "tmp").mkdir()
+    program = "import sys; from swtpm_svc.start import swtpm_setup; sys.exit(swtpm_setup())"
+    words = ["--tpm2", "--tpm-state", str(folder / "state"), "--create-ek-cert"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={**env, "TMPDIR": str(folder / "tmp")},
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert (folder / "state/tpm2-00.permall").exists()
+    assert list((folder / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "owner"),
+    [
+        ("", secret_of(b"ooo")),
+        ("--ownerpass abc --srkpass def", secret_of(b"abc")),
+        ("--owner-well-known --srk-well-known", None),
+    ],
+)
+def test_the_owner_of_a_tpm_1_2_has_the_password(host, line, owner):
+    """The distribution's, and ours."""
+    passwords = {}
+    for who in RUN:
+        assert setup(who, host, f"--take-ownership {line}").status == 0
+        state = placed_state.read(str(host[0] / who), "1.2", None)
+
+        def look(tpm, who=who):
+            chip = Tpm12(factory.executor(tpm))
+            for name, secret in {"given": owner, "zeros": bytes(20), "hash of zeros": secret_of(bytes(20))}.items():
+                if secret is None:
+                    continue
+                try:
+                    chip.owner_read_pubek(secret)
+                    passwords[who] = name
+                    return
+                except VtpmError:
+                    continue
+
+        factory.operate("1.2", look, permanent=state)
+    assert passwords["ours"] == passwords["theirs"] is not None
 
 
 def test_certificates_are_written_out(host):
