@@ -8,10 +8,11 @@ disk before the old one goes, by one rename. Only files of the same TPM version 
 import os
 from typing import Optional
 
-from swtpm_svc.state import blob, store
+from swtpm_svc.state import blob, state_directory
+from swtpm_svc.state.backend import PERMALL, VOLATILESTATE
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import Directory
-from swtpm_svc.state.store import PERMALL, VOLATILESTATE
+from swtpm_svc.state.payloads import unwrap
 
 #: Less what the umask takes away: swtpm's.
 MODE = 0o640
@@ -23,7 +24,7 @@ def exists(path: str, version: str) -> bool:
     """Is there a permanent state? Raises: VtpmError STATE_MISSING, STATE_UNREADABLE."""
     directory = Directory(path)
     try:
-        return directory.stat(store.file_name(version, PERMALL)) is not None
+        return directory.stat(state_directory.file_name(version, PERMALL)) is not None
     finally:
         directory.close()
 
@@ -36,11 +37,11 @@ def read(path: str, version: str, key: Optional[StateKey]) -> Optional[bytes]:
     """
     directory = Directory(path)
     try:
-        name = store.file_name(version, PERMALL)
+        name = state_directory.file_name(version, PERMALL)
         data = directory.read(name)
         if data is None:
             return None
-        return store.unwrap(data, version, key, directory.path_of(name), remedy="restore it from a backup")
+        return unwrap(data, version, key, directory.path_of(name), remedy="restore it from a backup")
     finally:
         directory.close()
 
@@ -54,16 +55,17 @@ def place(path: str, version: str, payload: bytes, key: Optional[StateKey]) -> N
     data = blob.encode_checked(payload, key)
     umask = os.umask(0o077)
     os.umask(umask)
-    directory, lock = store.open_locked(path)
+    directory, lock = state_directory.open_locked(path)
     try:
-        name = store.file_name(version, PERMALL)
+        name = state_directory.file_name(version, PERMALL)
         # the volatile state first: with another permanent state it would be taken for that one's
-        directory.remove(store.file_name(version, VOLATILESTATE))
+        directory.remove(state_directory.file_name(version, VOLATILESTATE))
         directory.replace(name, _TEMPORARY[version] + PERMALL, data)
         os.chmod(name, MODE & ~umask, dir_fd=directory.fd)
         os.fchmod(lock.fd, MODE & ~umask)
         for other in directory.names():
-            if other != name and (store.is_state_file(version, other) or store.is_leftover(version, other)):
+            is_ours = state_directory.is_state_file(version, other) or state_directory.is_leftover(version, other)
+            if is_ours and other != name:
                 directory.tidy(other)
     finally:
         lock.close()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from swtpm_svc.service.identity.identity_record import FORMAT, Record, RecordFile, decode, encode
-from swtpm_svc.state.store import IDENTITY
+from swtpm_svc.state.state_directory import IDENTITY
 
 RECORD = Record({"rsa2048": "0123456789abcdef" * 4}, "0123456789abcdef")
 CHANGE = {"time": 1, "was": {"rsa2048": "0" * 64}, "is": RECORD.keys}
@@ -16,13 +16,13 @@ CHANGE = {"time": 1, "was": {"rsa2048": "0" * 64}, "is": RECORD.keys}
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """The state, as far as a record knows it; the directory that systemd made for the record; what was told."""
-    state = SimpleNamespace(directory=str(tmp_path / "state"), kept=None)
+    state = SimpleNamespace(path=str(tmp_path / "state"), kept=None)
     state.load_identity = lambda: state.kept
     state.store_identity = lambda data: setattr(state, "kept", data)
     state.remove_identity = lambda: setattr(state, "kept", None)
     own = tmp_path / "vtpm-identity/vtpm0"
     own.mkdir(parents=True)
-    monkeypatch.setenv("STATE_DIRECTORY", f"{state.directory}:{own}")
+    monkeypatch.setenv("STATE_DIRECTORY", f"{state.path}:{own}")
     told = []
     journal = SimpleNamespace(
         error=lambda error, level: told.append((level, error.message)),
@@ -43,7 +43,7 @@ def test_it_is_kept_where_systemd_says(place):
         assert file.load() == Record({})
         file.save(RECORD)
         assert file.load() == RECORD
-        assert (file.path, file.state_directory) == (f"{own}/{IDENTITY}", state.directory)
+        assert (file.path, file.state_directory) == (f"{own}/{IDENTITY}", state.path)
     assert not is_open(own)
     assert decode((own / IDENTITY).read_bytes()) == RECORD
     assert (state.kept, told) == (None, [])
@@ -51,12 +51,12 @@ def test_it_is_kept_where_systemd_says(place):
 
 def test_without_such_a_directory_it_is_kept_beside_the_state(place, monkeypatch):
     state, own, journal, told = place
-    monkeypatch.setenv("STATE_DIRECTORY", state.directory)
+    monkeypatch.setenv("STATE_DIRECTORY", state.path)
     with RecordFile.open(state, journal) as file:
         assert file.load() == Record({})
         file.save(RECORD)
         assert file.load() == RECORD
-        assert file.path == f"{state.directory}/{IDENTITY}"
+        assert file.path == f"{state.path}/{IDENTITY}"
     assert decode(state.kept) == RECORD
     assert (list(own.iterdir()), told) == ([], [])
 
@@ -69,7 +69,7 @@ def test_a_directory_that_cannot_be_had_is_told_and_the_record_kept_beside_the_s
     assert decode(state.kept) == RECORD
     assert told == [
         ("warning", f"the directory {own} does not exist"),
-        ("warning", f"the record of the TPM's keys is kept in {state.directory}, and is lost with it"),
+        ("warning", f"the record of the TPM's keys is kept in {state.path}, and is lost with it"),
     ]
 
 

@@ -28,9 +28,6 @@ TOLD = {
 #: Where the commands that have getopt's tables alone keep them, by page: module, tables.
 TABLES = {
     "swtpm.8": ("swtpm_options", ("SOCKET_OPTIONS", "CHARDEV_OPTIONS", "CUSE_OPTIONS")),
-    "swtpm_setup.8": ("setup_options", ("OPTIONS",)),
-    "swtpm_localca.8": ("swtpm_localca", ("OPTIONS",)),
-    "swtpm_cert.8": ("swtpm_cert", ("OPTIONS",)),
 }
 PACKAGE = "swtpm_svc.cli.classic"
 HERE = [page for page, (module, _tables) in TABLES.items() if importlib.util.find_spec(f"{PACKAGE}.{module}")]
