@@ -209,7 +209,7 @@ def _names(wanted: Wanted) -> bytes:
     if wanted.kind == "ek":
         groups = of_tpm
     elif wanted.kind in ("iak", "idevid"):
-        value = element(SEQUENCE, _TPM_2_0, element(OCTET_STRING, tpm.serial.encode()))
+        value = element(SEQUENCE, _TPM_2_0, element(OCTET_STRING, _octets(tpm.serial)))
         groups = [element(SET, element(SEQUENCE, _HARDWARE_MODULE_NAME, value))]
     elif wanted.is_tpm2:
         groups = _numbered("2.23.133.5.1.", (1, 4, 5), platform)
@@ -222,13 +222,13 @@ def _names(wanted: Wanted) -> bytes:
 
 def _numbered(prefix: str, numbers: "tuple[int, ...]", texts: "tuple[str, ...]") -> "list[bytes]":
     return [
-        element(SET, element(SEQUENCE, object_identifier(f"{prefix}{number}"), element(UTF8_STRING, text.encode())))
+        element(SET, element(SEQUENCE, object_identifier(f"{prefix}{number}"), element(UTF8_STRING, _octets(text))))
         for number, text in zip(numbers, texts)
     ]
 
 
 def _specification(tpm: Tpm) -> bytes:
-    value = element(SEQUENCE, element(UTF8_STRING, tpm.family.encode()), integer(tpm.level), integer(tpm.revision))
+    value = element(SEQUENCE, element(UTF8_STRING, _octets(tpm.family)), integer(tpm.level), integer(tpm.revision))
     return element(SEQUENCE, element(SEQUENCE, object_identifier("2.23.133.2.16"), element(SET, value)))
 
 
@@ -249,7 +249,12 @@ def _attribute(text: str, name: str, value: str) -> bytes:
     except ValueError as error:
         raise _bad_subject(text, str(error)) from None
     tag = tag or (PRINTABLE_STRING if _PRINTABLE.fullmatch(value) else UTF8_STRING)
-    return element(SEQUENCE, identifier, element(tag, value.encode()))
+    return element(SEQUENCE, identifier, element(tag, _octets(value)))
+
+
+def _octets(text: str) -> bytes:
+    """As they were on the command line, whatever they mean."""
+    return text.encode(errors="surrogateescape")
 
 
 def _unescaped(value: str) -> str:

@@ -110,6 +110,8 @@ FEATURES = ("cmdarg-signkey-pwd", "cmdarg-parentkey-pwd", "cmdarg-tpm-serial-num
 
 _CURVES = {"secp256r1": (3, 32), "secp384r1": (4, 48), "secp521r1": (5, 66)}
 _DEFAULT_EXPONENT, _DEFAULT_DAYS = 0x10001, 365
+#: Characters: more than an RSA key of 16384 bits has, and less than the parts of a certificate may have.
+_VALUE_MAX = 4200
 _HEX_DIGITS = re.compile("[0-9A-Fa-f]*")
 _DECIMAL = re.compile("[0-9]+")
 _NUMBER = re.compile("-?(0[xX][0-9A-Fa-f]+|[0-9]+)")
@@ -197,6 +199,9 @@ def request(given: "dict[str, str]") -> Wanted:
     Raises:
         Wrong. VtpmError USAGE.
     """
+    for name, value in given.items():
+        if len(value) > _VALUE_MAX:
+            _refuse(f"The value of --{name} is too long.")
     serial, days = _serial(given.get("serial", "1")), _days(given)
     key = _key(given)
     if "issuercert" not in given:

@@ -222,6 +222,10 @@ def _no_rights(what: str, path: str) -> str:
     return f"Need read rights on {what} file {path} for user {user_name()}."
 
 
+def _print(text: str, fd: int) -> None:
+    os.write(fd, os.fsencode(f"{text}\n"))
+
+
 def _voices(log_file: Optional[str]) -> "tuple[Callable[[str], None], Callable[[str], None]]":
     """How to tell a person something, and how to complain: both go to the log file where there is one.
 
@@ -229,7 +233,7 @@ def _voices(log_file: Optional[str]) -> "tuple[Callable[[str], None], Callable[[
         Failure: it cannot be written.
     """
     if log_file is None:
-        return lambda text: print(text, flush=True), lambda text: print(text, file=sys.stderr)
+        return lambda text: _print(text, 1), lambda text: _print(text, 2)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         file = open(os.open(log_file, flags, 0o640), "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115

@@ -199,6 +199,7 @@ def test_a_wrong_line_is_refused_as_the_distribution_does(ca, tmp_path, line):
             "ML-KEM and ML-DSA keys are not supported: leave --public and --keyalgo out.",
         ),
         ("--type iak --tpm2", "--tpm-serial-num must be provided."),
+        (f"--tpm-model {'m' * 5000}", "The value of --tpm-model is too long."),
     ],
 )
 def test_what_newer_releases_refuse_is_refused(ca, words, said):
@@ -211,6 +212,13 @@ def test_the_last_serial_number_of_twenty_octets_is_taken(ca, tmp_path):
     ran = run_ours("swtpm_cert", [*line.split(), "--out-cert", str(tmp_path / "c")], cwd=ca)
     assert ran.status == 0
     assert b"\2\x15\0" + b"\xff" * 20 in (tmp_path / "c").read_bytes()
+
+
+def test_octets_that_are_no_text_stay(ca, tmp_path):
+    line = f"{SIGN} {MODULUS} {TPM} {SPEC} --tpm2"
+    words = [*line.split(), "--subject", b"CN=\xff", "--out-cert", str(tmp_path / "c")]
+    assert run_ours("swtpm_cert", words, cwd=ca).status == 0
+    assert b"\x0c\x01\xff" in (tmp_path / "c").read_bytes()
 
 
 def test_without_a_file_the_certificate_comes_out(ca, tmp_path):
