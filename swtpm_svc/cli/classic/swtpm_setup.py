@@ -19,6 +19,7 @@ from swtpm_svc.wire.tpm12 import DIGEST_SIZE
 if TYPE_CHECKING:
     from swtpm_svc.provision.swtpm_manufacture import Plan12, Plan20
     from swtpm_svc.state.encryption import StateKey
+    from swtpm_svc.state.placed_state import Place
     from swtpm_svc.tpm.tpm import Tpm
 
 _VERSION = f"TPM emulator setup tool version {SWTPM_VERSION}"
@@ -69,7 +70,7 @@ class Log:
 class Order(NamedTuple):
     """All that is to be done, checked."""
 
-    folder: str
+    place: "Place"
     version: str
     key: "Optional[StateKey]"
     plan: "Union[Plan12, Plan20]"
@@ -136,12 +137,12 @@ def _run(given: Given, log: Log) -> int:
         return 1 if "tpm2" in given else 0
     _change_user(given.get("runas"))
     user = _user()
-    folder = _folder(given, user)
+    place = _place(given, user)
     version = "2.0" if "tpm2" in given else "1.2"
     setup_options.refuse_contradictions(given)
     from swtpm_svc.state import placed_state
 
-    if placed_state.exists(folder, version) and "reconfigure" not in given:
+    if placed_state.exists(place, version) and "reconfigure" not in given:
         if "not-overwrite" in given:
             log.tell("Not overwriting existing state file.")
             return 0
@@ -154,7 +155,7 @@ def _run(given: Given, log: Log) -> int:
     key = setup_keys.load(given, user, log.tell)
     log.tell(f"Starting vTPM {doing} as {user}:{_group()} @ {_now()}")
     try:
-        _author(given, Order(folder, version, key, plan, profile, settings), log)
+        _author(given, Order(place, version, key, plan, profile, settings), log)
         return 0
     except (SetupError, VtpmError) as error:
         log.complain(error.message if isinstance(error, VtpmError) else str(error))
@@ -174,7 +175,7 @@ def _author(given: Given, order: Order, log: Log) -> None:
     plan, version, values = order.plan, order.version, order.values
     tool = find_tool(values) if plan.ek_certificate or plan.platform_certificate else None
     reconfigured = "reconfigure" in given
-    before = placed_state.read(order.folder, version, order.key) if reconfigured else None
+    before = placed_state.read(order.place, version, order.key) if reconfigured else None
     log.say("TPM is listening on Unix socket.")
     with CertificateMaker(tool, log.tell, log.path, given.get("write-ek-cert-files")) as certificates:
 
@@ -195,7 +196,7 @@ def _author(given: Given, order: Order, log: Log) -> None:
                 swtpm_manufacture.manufacture_2_0(Tpm2(execute), plan, certificates.certify, log.tell)
 
         state, _ = factory.operate(version, work, permanent=before, profile=order.profile)
-    placed_state.place(order.folder, version, state, order.key)
+    placed_state.install(order.place, version, state, order.key)
     log.tell("Successfully authored TPM state.")
 
 
@@ -222,22 +223,33 @@ def _change_user(user: Optional[str]) -> None:
         raise SetupError(f"Error: Could not become the user '{user}' of --runas: {error.strerror}") from None
 
 
-def _folder(given: Given, user: str) -> str:
+def _place(given: Given, user: str) -> "Place":
+    from swtpm_svc.state.placed_state import Place
+
     path = given.get("tpm-state")
     if not path:
         raise SetupError("--tpm-state must be provided")
     if path.startswith("file://"):
-        raise SetupError(f"--tpm-state {path}: the file back end is not available; name a folder: dir://PATH")
+        file = path[len("file://") :]
+        folder = os.path.dirname(os.path.abspath(file))
+        if os.path.isdir(file) or not os.access(file if os.path.exists(file) else folder, os.R_OK | os.W_OK):
+            raise SetupError(f"User {user} cannot read/write the file {file} of --tpm-state.")
+        _refuse_folder_of_copies(given, user)
+        return Place(file, is_file=True)
     path = path[len("dir://") :] if path.startswith("dir://") else path
     if not os.path.isdir(path) or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise SetupError(f"User {user} cannot access directory {path}. Make sure it exists and is a directory.")
     lock = os.path.join(path, ".lock")
     if os.path.lexists(lock) and not os.access(lock, os.R_OK | os.W_OK):
         raise SetupError(f"User {user} cannot read/write lockfile {lock}.")
+    _refuse_folder_of_copies(given, user)
+    return Place(path)
+
+
+def _refuse_folder_of_copies(given: Given, user: str) -> None:
     copies = given.get("write-ek-cert-files")
     if copies is not None and not (os.path.isdir(copies) and os.access(copies, os.W_OK | os.X_OK)):
         raise SetupError(f"User {user} cannot write to directory {copies} of --write-ek-cert-files.")
-    return path
 
 
 def _settings(given: Given, user: str) -> "dict[str, str]":

@@ -15,6 +15,7 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import factory
 from swtpm_svc.provision.tpm12_owner import Tpm12, secret_of
 from swtpm_svc.state import blob, encryption, placed_state
+from swtpm_svc.state.placed_state import Place
 from swtpm_svc.state.store import Store
 
 pytestmark = needs_swtpm_tools
@@ -156,7 +157,7 @@ def test_what_is_in_the_tpm_is_the_same(host, line):
     """Keys, their templates but for what is random, NV indices with attributes and sizes, PCR banks."""
     for who in RUN:
         assert setup(who, host, line).status == 0
-    found = {who: contents(placed_state.read(str(host[0] / who), "2.0", None)) for who in RUN}
+    found = {who: contents(placed_state.read(Place(str(host[0] / who)), "2.0", None)) for who in RUN}
     assert found["ours"] == found["theirs"]
 
 
@@ -197,7 +198,7 @@ def test_a_key_comes_through_a_descriptor(host, form):
         key = (
             encryption.from_hex(content) if "key" in form else encryption.from_passphrase(content, "pbkdf2", "aes-cbc")
         )
-        assert placed_state.read(str(host[0] / who), "2.0", key) is not None
+        assert placed_state.read(Place(str(host[0] / who)), "2.0", key) is not None
 
 
 @pytest.mark.parametrize(
@@ -367,6 +368,44 @@ def test_a_state_that_is_served_is_not_replaced(host):
     assert content(folder / "state") == kept
 
 
+LINEAR = [
+    ("--tpm2 --createek --create-spk", "--tpm2 --reconfigure --pcr-banks sha1"),
+    ("--tpm2 --createek --keyfile ~/key", "--tpm2 --reconfigure --pcr-banks sha1 --keyfile ~/key"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), [("theirs", "ours"), ("ours", "theirs")])
+@pytest.mark.parametrize(("made", "used"), LINEAR)
+def test_a_tpm_in_one_file_is_gone_on_with_by_the_other(host, first, second, made, used):
+    folder, _ = host
+    where = "--tpm-state file://~/file"
+    if first == "theirs":
+        (folder / "file").write_bytes(b"")  # 0.7.1 asks for it
+    assert setup(first, host, f"{where} {made}").status == 0
+    ran = setup(second, host, f"{where} {used}")
+    assert ran.status == 0, ran
+    assert "Successfully activated PCR banks sha1 among" in ran.out
+    assert setup(first, host, f"{where} {used}").status == 0
+    refused = setup("ours", host, f"{where} --tpm2")
+    assert (refused.status, refused.err) == (1, "Found existing TPM state 'permall'.\n")
+    assert setup("ours", host, f"{where} --tpm2 --overwrite").status == 0
+
+
+def test_a_file_that_is_as_large_as_it_is_made_keeps_its_inode_and_mode(host):
+    """A volume of Proxmox' is neither removed nor renamed."""
+    folder, _ = host
+    path = folder / "volume"
+    path.write_bytes(bytes(1 << 16))
+    path.chmod(0o604)
+    before = path.stat()
+    assert setup("ours", host, "--tpm-state file://~/volume --tpm2 --createek").status == 0
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    kept = path.read_bytes()
+    assert setup("ours", host, "--tpm-state file://~/volume --tpm2 --overwrite --pcr-banks foo").status == 1
+    assert path.read_bytes() == kept
+    assert setup("ours", host, "--tpm-state file://~/none/volume --tpm2").status == 1
+
+
 def test_nobody_has_to_listen(host):
     """Its reader goes: the TPM is made all the same, and the temporary folder is gone."""
     folder, env = host
@@ -404,7 +443,7 @@ def test_the_owner_of_a_tpm_1_2_has_the_password(host, line, owner):
     passwords = {}
     for who in RUN:
         assert setup(who, host, f"--take-ownership {line}").status == 0
-        state = placed_state.read(str(host[0] / who), "1.2", None)
+        state = placed_state.read(Place(str(host[0] / who)), "1.2", None)
 
         def look(tpm, who=who):
             chip = Tpm12(factory.executor(tpm))
