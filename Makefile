@@ -99,6 +99,7 @@ install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON; COMPAT=1:
 	@tools/need.sh install
 	$(PYTHON) tools/install_package.py $(if $(filter-out 0 no,$(COMPAT)),--classic) "$(PREFIX)" "$(DESTDIR)"
 	DESTDIR="$(DESTDIR)" LIBEXECDIR="$(PREFIX)/libexec/vtpm" PYTHON="$(PYTHON)" packaging/install-systemd.sh
+	$(if $(filter-out 0 no,$(COMPAT)),DESTDIR="$(DESTDIR)" BINDIR="$(PREFIX)/bin" packaging/install-classic.sh)
 	@for page in docs/man/*.[1-8] $(if $(filter-out 0 no,$(COMPAT)),docs/man/classic/*.[1-8]); do [ ! -f "$$page" ] || \
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" packaging/completion/bash/*

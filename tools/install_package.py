@@ -70,11 +70,11 @@ def unpack(wheel: Path, directory: Path) -> None:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
 
 
-def commands_of(entry_points: Path) -> "dict[str, str]":
+def commands_of(entry_points: Path, section: str = "console_scripts") -> "dict[str, str]":
     """What each command calls, as `module:function`."""
     parser = configparser.ConfigParser(delimiters=("=",))
     parser.read(entry_points)
-    return dict(parser["console_scripts"])
+    return dict(parser[section])
 
 
 def install_commands(commands: "dict[str, str]", bin_directory: Path) -> None:
@@ -93,6 +93,7 @@ def main(*words: str) -> int:
     bin_directory = Path(f"{destdir}{prefix}/bin")
     if option:
         install_commands(commands_of(CLASSIC_COMMANDS), bin_directory)
+        install_commands(commands_of(CLASSIC_COMMANDS, "share_swtpm"), Path(f"{destdir}{prefix}/share/swtpm"))
     return 0 if option == "--classic-only" else install_package(prefix, destdir, bin_directory)
 
 

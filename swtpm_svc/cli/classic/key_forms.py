@@ -1,4 +1,4 @@
-"""The forms in which the classic commands take a key: digits, octets or a passphrase, and the length of each cipher's."""
+"""The forms in which the classic commands take a key: digits, octets or a passphrase, and a cipher's length."""
 
 import os
 from typing import TYPE_CHECKING

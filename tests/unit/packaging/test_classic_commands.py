@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from swtpm_svc import start
+from swtpm_svc.cli.classic import settings_file
 
 ROOT = Path(__file__).resolve().parents[3]
 INSTALLER = runpy.run_path(str(ROOT / "tools/install_package.py"))
 COMMANDS = INSTALLER["commands_of"](INSTALLER["CLASSIC_COMMANDS"])
+SHARED = INSTALLER["commands_of"](INSTALLER["CLASSIC_COMMANDS"], "share_swtpm")
 
 
 def test_each_name_calls_a_function_that_is_there():
     """They are small ones in swtpm_svc/start.py, as an interrupt while a command is imported is to be a quiet end."""
-    for name, target in COMMANDS.items():
+    for name, target in {**COMMANDS, **SHARED}.items():
         module, _, function = target.partition(":")
         assert (name, module) == (name, "swtpm_svc.start")
         assert callable(getattr(start, function, None)), name
@@ -56,4 +58,34 @@ def test_they_can_be_installed_without_the_package(tmp_path, destdir):
     words = [prefix] if not destdir else [prefix, f"{tmp_path}{destdir}"]
     assert INSTALLER["main"]("--classic-only", *words) == 0
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {f"{destdir}/usr/bin/{name}".lstrip("/") for name in COMMANDS}
+    places = [f"bin/{name}" for name in COMMANDS] + [f"share/swtpm/{name}" for name in SHARED]
+    assert found == {f"{destdir}/usr/{place}".lstrip("/") for place in places}
+
+
+def install_files(root, bin_directory="/usr/bin"):
+    subprocess.run(
+        [ROOT / "packaging/install-classic.sh"],
+        env={"DESTDIR": str(root), "BINDIR": bin_directory, "PATH": "/usr/bin:/bin"},
+        check=True,
+    )
+
+
+def test_their_configuration_is_that_of_these_commands(tmp_path):
+    install_files(tmp_path, "/usr/local/bin")
+    setup = settings_file.read(str(tmp_path / "etc/swtpm_setup.conf"))
+    assert setup["create_certs_tool"] == "/usr/local/bin/swtpm_localca"
+    assert setup["active_pcr_banks"] == "sha256"
+    for key, name in (("config", "swtpm-localca.conf"), ("options", "swtpm-localca.options")):
+        assert setup[f"create_certs_tool_{key}"] == f"/etc/{name}"
+        assert (tmp_path / "etc" / name).is_file()
+    (entry,) = (
+        line for line in (tmp_path / "usr/lib/tmpfiles.d/vtpm-classic.conf").read_text().splitlines() if line[0] != "#"
+    )
+    assert settings_file.read(str(tmp_path / "etc/swtpm-localca.conf"))["statedir"] == entry.split()[1]
+
+
+def test_a_configuration_that_is_there_stays(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/swtpm_setup.conf").write_text("mine\n")
+    install_files(tmp_path)
+    assert (tmp_path / "etc/swtpm_setup.conf").read_text() == "mine\n"
