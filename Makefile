@@ -21,7 +21,7 @@ JOBS    ?= auto
 
 BIN     := .venv/bin
 SHELL   := /bin/bash
-SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/bash/*)
+SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/uml/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/bash/*)
 
 .DEFAULT_GOAL := env
 .PHONY: env run test test-oldest lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
@@ -70,7 +70,8 @@ lab-qemu: env ## tests/lab/qemu: guests of QEMU and libvirt with our TPMs, migra
 
 lab-uml: env ## tests/lab/uml in User-Mode Linux: a real /dev/cuse
 	@tools/need.sh uml test
-	@tests/lab/uml.sh -v -t 1200 python -m pytest -p no:cacheprovider tests/lab/uml $(ARGS)
+	@LAB_KERNEL="$$(tests/lab/qemu/kernel.sh)" LAB_ENV="$$LAB_ENV LAB_KERNEL" \
+	  tests/lab/uml.sh -v -t 1200 python -m pytest -p no:cacheprovider tests/lab/uml $(ARGS)
 
 lab-vm: ## tests/lab/vm in a machine with systemd and SELinux enforcing (SUITE=trixie: Debian 13 instead of 12; LAB_MACHINE=qemu)
 	@tools/need.sh vm

@@ -23,7 +23,9 @@ packages_of() {
     qemu)
       echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system
       echo libvirt-daemon-driver-qemu libvirt-clients;;
-    uml) echo user-mode-linux mmdebstrap patchelf debian-archive-keyring systemd udev iproute2 kmod util-linux;;
+    uml)
+      echo user-mode-linux mmdebstrap patchelf debian-archive-keyring systemd udev iproute2 kmod util-linux
+      echo qemu-system-x86 seabios busybox-static;;
     vm) echo openssl mmdebstrap patchelf qemu-system-x86 e2fsprogs kmod util-linux debian-archive-keyring;;
     selinux) echo make python3 selinux-policy-dev checkpolicy policycoreutils semodule-utils;;
     demo) echo tpm2-tools libtss2-tcti-device0 swtpm-tools systemd udev util-linux fuse3;;
