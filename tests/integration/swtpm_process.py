@@ -6,8 +6,9 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from unix_listener import listens
 
@@ -16,14 +17,26 @@ DEADLINE_S = 20.0
 
 
 class Swtpm:
-    """The distribution's swtpm on a state directory, started and stopped as an administrator would."""
+    """The distribution's swtpm on a state directory, started and stopped as an administrator would.
 
-    def __init__(self, version: str, directory: str, sockets: str, *options: str) -> None:
+    `program`: another one with swtpm's options. `descriptors` stay open in it.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        directory: str,
+        sockets: str,
+        *options: str,
+        program: str = "swtpm",
+        flags: str = "not-need-init,startup-clear",
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.version = version
         self.control = os.path.join(sockets, "tpm.ctrl")
         self.data = os.path.join(sockets, "tpm")
         place = f"backend-uri={directory}" if directory.startswith("file://") else f"dir={directory}"
-        arguments = ["swtpm", "socket", "--tpmstate", place, "--flags", "not-need-init,startup-clear"]
+        arguments = [program, "socket", "--tpmstate", place, *(["--flags", flags] if flags else [])]
         arguments += [
             "--ctrl",
             f"type=unixio,path={self.control}",
@@ -32,7 +45,9 @@ class Swtpm:
             *options,
         ]
         arguments += ["--tpm2"] if version == "2.0" else []
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=descriptors
+        )
         end = time.monotonic() + DEADLINE_S
         while not listens(self.data) or self.ioctl("-c").returncode:
             assert self.process.poll() is None, f"swtpm did not start: {self.process.communicate()[0]}"
@@ -90,11 +105,11 @@ SECRET = b"remember"
 
 
 @contextmanager
-def swtpm(version: str, directory: object, *options: str) -> Iterator[Swtpm]:
+def swtpm(version: str, directory: object, *options: str, **keywords: Any) -> Iterator[Swtpm]:
     sockets = f"/tmp/swtpm-test-{os.getpid()}-{time.monotonic_ns()}"  # a UNIX socket's path has at most 107 bytes
     os.mkdir(sockets, 0o700)
     try:
-        tpm = Swtpm(version, str(directory), sockets, *options)
+        tpm = Swtpm(version, str(directory), sockets, *options, **keywords)
         try:
             yield tpm
         finally:
