@@ -21,7 +21,7 @@ packages_of() {
       echo python3-systemd gcc libc6-dev pkgconf libtpms-dev;;
     lint) echo shellcheck;;
     qemu)
-      echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm libvirt-daemon-system
+      echo qemu-system-x86 qemu-utils seabios ovmf busybox-static fuse3 swtpm swtpm-tools libvirt-daemon-system
       echo libvirt-daemon-driver-qemu libvirt-clients;;
     uml)
       echo user-mode-linux mmdebstrap patchelf debian-archive-keyring systemd udev iproute2 kmod util-linux

@@ -39,8 +39,8 @@ class Lab:
     def service(self, name, version="2.0", **kw):
         return self._start(Service(self.directory, name, version, **kw))
 
-    def swtpm(self, name, version="2.0"):
-        return self._start(Swtpm(self.directory, name, version))
+    def swtpm(self, name, version="2.0", program="swtpm"):
+        return self._start(Swtpm(self.directory, name, version, program))
 
     def machine(self, name, service, device, *, passthrough=None, **kw):
         """A machine whose TPM is `service`, seen by the guest as `device` (tpm-tis, tpm-crb).
@@ -54,12 +54,12 @@ class Lab:
         tpm += ["-device", f"{device},tpmdev=tpm0"]
         return self._start(Machine(name, self.boot, service, tpm, self.directory, **kw))
 
-    def libvirt(self):
-        """A libvirtd, whose user may look at the lab's files."""
+    def libvirt(self, commands=None):
+        """A libvirtd, whose user may look at the lab's files, and which looks for programs in `commands` first."""
         os.chmod(self.directory, 0o755)
         kernel, initramfs = self.boot
         shutil.copy(kernel, self.path("vmlinuz"))  # the cache is below somebody's home
-        return self._start(Libvirt(self.path("libvirt"), (self.path("vmlinuz"), initramfs)))
+        return self._start(Libvirt(self.path("libvirt"), (self.path("vmlinuz"), initramfs), commands))
 
     def story(self):
         return "".join(process.story() for process in self._started)

@@ -26,10 +26,13 @@ namespaces = [ ]
 #: bash is process 1, so that somebody waits for a QEMU that has ended. Whatever runs ends with it.
 IN_NAMESPACES = """\
 set -e
-mkdir -p /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt
+mkdir -p /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /var/log/swtpm /etc/libvirt
 for folder in /run/libvirt /var/lib/libvirt /var/cache/libvirt; do mount -t tmpfs -o mode=755 none $folder; done
+ca=/var/lib/swtpm-localca   # of what libvirt has made its certificates
+[ ! -d $ca ] || mount -t tmpfs -o mode=750,uid="$(stat -c %u $ca)",gid="$(stat -c %g $ca)" none $ca
 mount --bind "$1" /etc/libvirt
 mount --bind "$1/log" /var/log/libvirt
+mount --bind "$1/log/swtpm" /var/log/swtpm
 libvirtd -f "$1/libvirtd.conf" -p "$1/pid" &
 wait
 """
@@ -44,20 +47,24 @@ DOMAIN = """\
   <devices>
     <serial type='file'><source path='{console}'/><target port='0'/></serial>
     <serial type='unix'><source mode='connect' path='{orders}'/><target port='1'/></serial>
-    <tpm model={model}><backend type='external'><source type='unix' mode='connect' path={control}/></backend></tpm>
+    {tpm}
     <memballoon model='none'/>
   </devices>
-  {security_label}
+  {more}
 </domain>
 """
 
 
 class Libvirt:
-    """A libvirtd with at most one domain, `guest`, which is `domain`."""
+    """A libvirtd with at most one domain, `guest`.
 
-    def __init__(self, directory, boot):
+    It looks for programs in the folder `commands` first.
+    """
+
+    def __init__(self, directory, boot, commands=None):
         self._directory, self._boot = directory, boot
-        os.makedirs(f"{directory}/log")
+        self._environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"} if commands else None
+        os.makedirs(f"{directory}/log/swtpm")
         for name, text in (("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)):
             with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
                 file.write(text.format(directory=directory))
@@ -73,6 +80,7 @@ class Libvirt:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environment,
             )
         deadline = time.monotonic() + START_S
         while self._virsh("version").returncode:
@@ -99,6 +107,25 @@ class Libvirt:
 
     def create(self, service, model, security_label=""):
         """Start the domain, which is to have the TPM that `service` serves; its guest."""
+        source = f"<source type='unix' mode='connect' path={quoteattr(service.control)}/>"
+        domain = self.describe(model, f"<backend type='external'>{source}</backend>", security_label)
+        self._orders.hang_up()
+        self.virsh("create", domain)
+        return Guest(self._orders, service.version)
+
+    def start_domain(self, version="2.0"):
+        """Start the domain that is defined; its guest."""
+        self._orders.hang_up()
+        self.virsh("start", "guest")
+        return Guest(self._orders, version)
+
+    def revert(self, snapshot):
+        """Go back to a snapshot of the domain, in a QEMU of its own."""
+        self._orders.hang_up()
+        self.virsh("snapshot-revert", "guest", snapshot)
+
+    def describe(self, model, backend, more=""):
+        """The file with the domain, whose TPM has this <backend>."""
         kernel, initramfs = self._boot
         text = DOMAIN.format(
             kernel=kernel,
@@ -106,15 +133,21 @@ class Libvirt:
             command_line=KERNEL_COMMAND_LINE,
             console=f"{self._directory}/log/console",
             orders=f"{self._directory}/orders",
-            model=quoteattr(model),
-            control=quoteattr(service.control),
-            security_label=security_label,
+            tpm=f"<tpm model={quoteattr(model)}>{backend}</tpm>",
+            more=more,
         )
-        with open(f"{self._directory}/guest.xml", "w", encoding="utf-8") as file:
+        path = f"{self._directory}/guest.xml"
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
-        self._orders.hang_up()
-        self.virsh("create", f"{self._directory}/guest.xml")
-        return Guest(self._orders, service.version)
+        return path
+
+    def in_its_files(self, *words):
+        """What a command prints that sees libvirt's folders."""
+        (child,) = subprocess.run(
+            ["pgrep", "-P", str(self._process.pid)], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.split()
+        entered = ["nsenter", "--mount", "--target", child, *words]
+        return subprocess.run(entered, stdout=subprocess.PIPE, text=True, check=True, timeout=COMMAND_S).stdout
 
     def save(self):
         self.virsh("save", "guest", self.image)
@@ -128,8 +161,13 @@ class Libvirt:
         """Where `save` saves."""
         return f"{self._directory}/saved"
 
+    @property
+    def swtpm_log(self):
+        """What swtpm and swtpm_setup say of the domain's TPM."""
+        return f"{self._directory}/log/swtpm/libvirt/qemu/guest-swtpm.log"
+
     def story(self):
-        logs = ("libvirtd", "qemu/guest.log", "console")
+        logs = ("libvirtd", "qemu/guest.log", "swtpm/libvirt/qemu/guest-swtpm.log", "console")
         return "".join(f"--- libvirt, {name}\n{read_text(f'{self._directory}/log/{name}')}" for name in logs)
 
     def close(self):
