@@ -39,8 +39,8 @@ class Lab:
     def service(self, name, version="2.0", **kw):
         return self._start(Service(self.directory, name, version, **kw))
 
-    def swtpm(self, name, version="2.0", program="swtpm"):
-        return self._start(Swtpm(self.directory, name, version, program))
+    def swtpm(self, name, version="2.0", program="swtpm", options=()):
+        return self._start(Swtpm(self.directory, name, version, program, options))
 
     def machine(self, name, service, device, *, passthrough=None, **kw):
         """A machine whose TPM is `service`, seen by the guest as `device` (tpm-tis, tpm-crb).

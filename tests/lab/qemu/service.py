@@ -47,14 +47,14 @@ class Service(DaemonProcess):
 
 
 class Swtpm:
-    """The distribution's swtpm, or another program with its options."""
+    """The distribution's swtpm, or another program that takes its `options`."""
 
-    def __init__(self, directory, name, version="2.0", program="swtpm"):
+    def __init__(self, directory, name, version="2.0", program="swtpm", options=()):
         own = os.path.join(directory, name)
         os.mkdir(own)
         self.name, self.version, self.control, self._log = name, version, f"{own}/ctrl", f"{own}/log"
         self._command = [program, "socket", "--ctrl", f"type=unixio,path={self.control}", "--tpmstate", f"dir={own}"]
-        self._command += ["--log", f"file={self._log}", *(["--tpm2"] if version == "2.0" else [])]
+        self._command += ["--log", f"file={self._log}", *(["--tpm2"] if version == "2.0" else []), *options]
         self.process = None
 
     def start(self):

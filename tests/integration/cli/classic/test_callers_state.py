@@ -138,6 +138,28 @@ def test_a_state_that_was_saved_is_started_with(start, place, version, kind, mak
 
 
 @pytest.mark.parametrize(("maker", "heir"), DIRECTIONS)
+@pytest.mark.parametrize("kind", ["in clear", "passphrase, 256 bits"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_state_in_one_file_is_gone_on_with(start, place, version, kind, maker, heir):
+    """A volume has its size before there is a TPM in it."""
+    key = key_of(place, "key", kind)
+    with open(place / "volume", "xb") as file:
+        file.truncate(65536)
+    volume = f"file://{place}/volume"
+    with start(maker, version, volume, key=key) as tpm:
+        tpm.remember(SECRET)
+        before = extend(tpm)
+        ioctl(tpm, "-v")
+    for whose in (heir, maker):
+        with start(whose, version, volume, key=key, flags=RESUMED) as tpm:
+            assert read_pcr(tpm) == before
+            assert tpm.recall(len(SECRET)) == SECRET
+            before = extend(tpm)
+            ioctl(tpm, "-v")
+    assert (place / "volume").read_bytes()[:8] == b"nilmptws"
+
+
+@pytest.mark.parametrize(("maker", "heir"), DIRECTIONS)
 @pytest.mark.parametrize("migration", ["in clear", "hexadecimal", "passphrase, SHA-512, 256 bits, open"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_tpm_moves_by_its_blobs(start, place, version, migration, maker, heir):
