@@ -22,7 +22,8 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.files import is_draft, read_error, write_error
+from swtpm_svc.state.file_errors import read_error, write_error
+from swtpm_svc.state.files import is_draft
 
 #: Where the local CA is.
 DIRECTORY = "/var/lib/vtpm-ca"

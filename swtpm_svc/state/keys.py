@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import KDFS, MODES, BadKey, StateKey
-from swtpm_svc.state.files import is_person
+from swtpm_svc.state.file_errors import is_person
 
 #: What a source may hold: a key in one of two forms (swtpm's format=), or a passphrase for one of two derivations (its
 #: kdf=).

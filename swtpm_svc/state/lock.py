@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.files import MODE, write_error
+from swtpm_svc.state.file_errors import write_error
+from swtpm_svc.state.files import MODE
 
 LOCK_NAME = ".lock"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock with a 64-bit off_t: l_type l_whence l_start l_len l_pid

@@ -29,7 +29,8 @@ from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import blob
 from swtpm_svc.state.backend import PERMALL
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.files import Directory, is_draft, read_error, write_error
+from swtpm_svc.state.file_errors import read_error, write_error
+from swtpm_svc.state.files import Directory, is_draft
 from swtpm_svc.state.filling import MARKER, NEW, OURS, Owner, become, fill, filling
 from swtpm_svc.state.lock import LOCK_NAME, StateLock
 from swtpm_svc.state.state_directory import file_name, traces, wrong_place

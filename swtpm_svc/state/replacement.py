@@ -8,7 +8,8 @@ never came so far. That takes no key.
 
 import os
 
-from swtpm_svc.state.files import MODE, Directory, write_error
+from swtpm_svc.state.file_errors import write_error
+from swtpm_svc.state.files import MODE, Directory
 
 STAGED = ".rekey.new"
 COMMITTED = ".rekey"

@@ -17,7 +17,8 @@ from typing import Optional
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import linear
 from swtpm_svc.state.backend import NAMES, PERMALL, IsGood
-from swtpm_svc.state.files import MAX_SIZE, MODE, read_error, write_error
+from swtpm_svc.state.file_errors import read_error, write_error
+from swtpm_svc.state.files import MAX_SIZE, MODE
 from swtpm_svc.state.linear import Layout, LinearError, NewerLinear, Section
 from swtpm_svc.state.lock import lock_file, unlock_file
 from swtpm_svc.state.payloads import UNTOUCHED

@@ -17,7 +17,8 @@ from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.subject_public_key import fingerprint
 from swtpm_svc.provision.tpm12_owner import secret_of
-from swtpm_svc.state.files import check_directory, is_draft, write_error
+from swtpm_svc.state.file_errors import write_error
+from swtpm_svc.state.files import check_directory, is_draft
 from swtpm_svc.state.filling import NEW
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 

@@ -15,7 +15,7 @@ from swtpm_svc.config import loading
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import keys
 from swtpm_svc.state.encryption import KDFS, MODES, StateKey
-from swtpm_svc.state.files import read_error
+from swtpm_svc.state.file_errors import read_error
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source, Trusted
 from swtpm_svc.state.rekeying import CLEAR, rekey, rekey_file
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from swtpm_svc.errors import Code
-from swtpm_svc.state import files, keys
+from swtpm_svc.state import file_errors, keys
 from swtpm_svc.state.keys import Source
 
 SERVICE, PERSON = 990, 1001
@@ -37,12 +37,12 @@ def state(tmp_path, monkeypatch):
         return os.stat_result(found)
 
     monkeypatch.setattr(os, "lstat", of_root)
-    monkeypatch.setattr(files, "_is_roots", lambda entry: entry.name.startswith(files._OURS))
+    monkeypatch.setattr(file_errors, "_is_roots", lambda entry: entry.name.startswith(file_errors._OURS))
     return tmp_path
 
 
 def denied(path, **more):
-    return files.write_error(str(path), PermissionError(errno.EACCES, "denied"), **more)
+    return file_errors.write_error(str(path), PermissionError(errno.EACCES, "denied"), **more)
 
 
 def test_root_is_told_what_keeps_root_from_it(run_as, tmp_path):
@@ -128,13 +128,13 @@ def test_only_a_tpm_s_own_plain_files_of_root_s_are_named_beside(run_as, tmp_pat
     [
         (errno.ENOSPC, "make room on its file system"),
         (errno.ENOENT, "mount what belongs there, or make the directory that is missing: mkdir -p {}/none"),
-        (errno.EROFS, files._REMEDIES[errno.EROFS]),
+        (errno.EROFS, file_errors._REMEDIES[errno.EROFS]),
         (errno.EBUSY, "see what is mounted there: findmnt -T {}/none/file; name another directory, or one below it"),
-        (errno.EIO, files._DISK),
+        (errno.EIO, file_errors._DISK),
     ],
 )
 def test_what_is_not_a_matter_of_rights(tmp_path, number, remedy):
-    error = files.write_error(f"{tmp_path}/none/file", OSError(number, ""))
+    error = file_errors.write_error(f"{tmp_path}/none/file", OSError(number, ""))
     assert error.remedy == remedy.format(tmp_path)
     assert error.code is (Code.STATE_FULL if number == errno.ENOSPC else Code.STATE_UNWRITABLE)
     assert error.message == f"{tmp_path}/none/file cannot be written: {os.strerror(number)}"
@@ -142,7 +142,7 @@ def test_what_is_not_a_matter_of_rights(tmp_path, number, remedy):
 
 def test_a_directory_that_is_missing_itself_is_named(tmp_path):
     """Its parent is there."""
-    error = files.read_error(str(tmp_path / "state"), FileNotFoundError(errno.ENOENT, ""))
+    error = file_errors.read_error(str(tmp_path / "state"), FileNotFoundError(errno.ENOENT, ""))
     assert error.code is Code.STATE_UNREADABLE
     assert error.remedy.startswith(
         f"mount what belongs there, or make the directory that is missing: mkdir -p {tmp_path}/state;"
@@ -150,7 +150,7 @@ def test_a_directory_that_is_missing_itself_is_named(tmp_path):
 
 
 def test_a_link_is_told_as_one(tmp_path):
-    error = files.read_error(str(tmp_path), OSError(errno.ELOOP, ""))
+    error = file_errors.read_error(str(tmp_path), OSError(errno.ELOOP, ""))
     assert error.message == f"{tmp_path} cannot be read: it is a symbolic link"
 
 
@@ -160,7 +160,7 @@ def test_whose_a_file_is_is_told_where_it_is_another_s(run_as, tmp_path):
     owner = os.stat(tmp_path / "file").st_uid
     run_as(SERVICE)
     words = denied(tmp_path / "file").message.partition(": it belongs to ")[2]
-    assert words == f"{files._user(owner)}, mode 0640, and this runs as user {SERVICE}"
+    assert words == f"{file_errors._user(owner)}, mode 0640, and this runs as user {SERVICE}"
     assert "it belongs to" not in denied(tmp_path / "none").message
     if owner:
         run_as(owner)
