@@ -1,8 +1,10 @@
 """`swtpm chardev` on a character device of the caller's: a terminal's, as there is one everywhere."""
 
 import os
+import select
 import socket
 import sys
+import time
 import tty
 
 import pytest
@@ -29,10 +31,16 @@ def terminal():
             pass
 
 
-def read(fd, size):
+def read(fd, size, process):
+    """As many bytes of what `process` answers; what it said, if it has ended instead."""
     data = b""
+    end = time.monotonic() + DEADLINE_S
     while len(data) < size:
-        data += os.read(fd, size - len(data))
+        if select.select([fd], [], [], 0.1)[0]:
+            data += os.read(fd, size - len(data))
+        else:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end, f"{len(data)} bytes of {size} within {DEADLINE_S:g} s"
     return data
 
 
@@ -46,7 +54,7 @@ def test_commands_over_a_device_whose_hangup_ends_it(swtpm, terminal, tmp_path, 
     with running(swtpm, *words, pass_fds=[theirs]) as process:
         os.write(ours, GET_RANDOM[:4])
         os.write(ours, GET_RANDOM[4:])
-        assert read(ours, 20)[:10] == bytes.fromhex("80010000001400000000")
+        assert read(ours, 20, process)[:10] == bytes.fromhex("80010000001400000000")
         assert ioctl(tmp_path / "ctrl", "-c") == (0, "ptm capability is 0x1ffff")
         os.close(theirs)
         os.close(ours)
