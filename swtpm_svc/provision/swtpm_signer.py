@@ -151,7 +151,7 @@ def _identifier(issuer: x509.Certificate) -> bytes:
 def _read(path: str, what: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(1 << 20)
     except OSError as error:
         raise _unusable(
             f"Could not read {what} file {path}: {error.strerror}", f"see what is there: ls -l {quote(path)}"

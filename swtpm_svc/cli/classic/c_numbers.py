@@ -4,6 +4,8 @@
 """
 
 LARGEST = (1 << 64) - 1
+#: No number up to LARGEST has more, in any base; int() refuses thousands of them.
+_DIGITS_MAX = 22
 
 _DIGITS = {8: "01234567", 10: "0123456789", 16: "0123456789abcdef"}
 
@@ -11,7 +13,7 @@ _DIGITS = {8: "01234567", 10: "0123456789", 16: "0123456789abcdef"}
 def unsigned(text: str, base: int = 0) -> "tuple[int, str]":
     """The number that `text` begins with, and what stands behind it; all of `text` stands there if there is none.
 
-    `base`: 10, or 0 for what 0x and 0 say. What is larger than LARGEST is given as it is.
+    `base`: 10, or 0 for what 0x and 0 say. What is larger than LARGEST is given as some number above it.
     """
     rest = text.lstrip(" \t\n\v\f\r")
     negative = rest[:1] == "-"
@@ -27,7 +29,8 @@ def unsigned(text: str, base: int = 0) -> "tuple[int, str]":
         digits += 1
     if not digits:
         return 0, text
-    number = int(rest[:digits], base)
+    significant = rest[:digits].lstrip("0")
+    number = int(significant or "0", base) if len(significant) <= _DIGITS_MAX else LARGEST + 1
     return -number & LARGEST if negative and number <= LARGEST else number, rest[digits:]
 
 

@@ -95,7 +95,7 @@ def write(wanted: Wanted) -> None:
         os.makedirs(state, 0o775, exist_ok=True)
         for path, text in files.items():
             print(f"Writing {path}.", flush=True)
-            with open(path, "w", encoding="utf-8") as file:
+            with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
     except OSError as error:
         raise Problems(f"Could not write {error.filename}: {error.strerror}") from None

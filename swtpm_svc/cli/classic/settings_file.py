@@ -1,11 +1,13 @@
 """The configuration files of swtpm_setup and swtpm_localca: `key = value`, a line each."""
 
+import errno
 import os
 import re
 from typing import Optional
 
 _LINE = re.compile(r"([A-Za-z0-9_:.-]+)[ \t]*=[ \t]*(.*?)[ \t]*")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_MAX_CHARACTERS = 1 << 20
 
 
 def find(name: str) -> str:
@@ -37,12 +39,24 @@ def read(path: str) -> "dict[str, str]":
         OSError.
     """
     values: dict[str, str] = {}
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            found = _LINE.fullmatch(line.partition("#")[0].rstrip("\r\n"))
-            if found is not None:
-                values.setdefault(found[1], _VARIABLE.sub(_value, found[2]))
+    for line in read_text(path).split("\n"):
+        found = _LINE.fullmatch(line.partition("#")[0].rstrip("\r\n"))
+        if found is not None:
+            values.setdefault(found[1], _VARIABLE.sub(_value, found[2]))
     return values
+
+
+def read_text(path: str) -> str:
+    """All of a configuration file; of a device that never ends the beginning.
+
+    Raises:
+        OSError: it cannot be read, or is not text.
+    """
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read(_MAX_CHARACTERS)
+    if "\0" in text:  # no path and no option can have it
+        raise OSError(errno.EINVAL, "it is not text", path)
+    return text
 
 
 def _value(found: "re.Match[str]") -> str:

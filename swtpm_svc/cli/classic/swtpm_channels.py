@@ -9,6 +9,7 @@ from swtpm_svc.cli.classic.comma_list import CommaListError
 from swtpm_svc.cli.classic.swtpm_lists import number_of, parse, value_of
 from swtpm_svc.cli.classic.swtpm_options import CommandError, c_number
 from swtpm_svc.config.addresses import PORT_MAX, UNIX_PATH_MAX
+from swtpm_svc.service.classic import user
 from swtpm_svc.service.classic.emulation import SOCKET_MODE, Endpoint
 from swtpm_svc.wire.values import NamedTuple
 
@@ -53,7 +54,7 @@ def descriptor(text: str) -> int:
 
 
 def check_descriptor(fd: int) -> None:
-    """What -f names is open, and of a kind that can be talked over. Raises: CommandError."""
+    """What -f or -c names is open, and of a kind that can be talked over. Raises: CommandError."""
     try:
         mode = os.fstat(fd).st_mode
     except (OSError, OverflowError) as error:
@@ -140,7 +141,7 @@ def _network(values: "dict[str, str]", number: int) -> Endpoint:
 
         try:
             socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-        except OSError:
+        except (OSError, UnicodeError):
             raise CommandError(f"Could not parse the bind address '{host}'") from None
     return Endpoint(host=host, port=number, interface=values.get("ifname", ""))
 
@@ -164,7 +165,7 @@ def _owner(values: "dict[str, str]", what: str) -> Endpoint:
 
 def _user_number(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _account_number(text, "User")
     import pwd
 
     try:
@@ -175,13 +176,20 @@ def _user_number(text: str) -> int:
 
 def _group_number(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _account_number(text, "Group")
     import grp
 
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
         raise CommaListError(f"Group '{text}' does not exist.") from None
+
+
+def _account_number(text: str, what: str) -> int:
+    number = user.number(text)
+    if number is None:
+        raise CommaListError(f"{what} '{text}' does not exist.")
+    return number
 
 
 def _check_socket(fd: int, what: str) -> None:

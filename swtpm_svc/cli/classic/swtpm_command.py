@@ -220,6 +220,8 @@ def _open_device(path: Optional[str], fd: Optional[int], *, is_proxy: bool) -> i
     if path is None:
         raise CommandError("Error: Missing character device or file descriptor")
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        device = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise CommandError(f"Cannot open {path}: {error.strerror}") from None
+    _check_descriptor(device)
+    return device

@@ -122,7 +122,7 @@ def state(text: Optional[str]) -> StateOptions:
     """--tpmstate, or TPM_PATH where it is not given. Raises: CommandError."""
     if text is None:
         path = os.environ.get("TPM_PATH", "")
-        return StateOptions(directory=os.path.abspath(path) if path else "")
+        return StateOptions(directory=_absolute(path) if path else "")
     values = parse(text, "tpmstate", ("dir", "mode", "backend-uri", "lock", "backup", "fsync"))
     mode = value_of(values, "mode", "tpmstate", comma_list.mode)
     options = StateOptions(
@@ -132,19 +132,26 @@ def state(text: Optional[str]) -> StateOptions:
         fsync=comma_list.boolean(values, "fsync"),
     )
     if "dir" in values:
-        return options._replace(directory=os.path.abspath(values["dir"]))
+        return options._replace(directory=_absolute(values["dir"]))
     uri = values.get("backend-uri")
     if uri is None:
         raise CommandError("The dir or backend-uri parameters is required for the tpmstate option.")
     if uri.startswith(_DIR_URI):
-        return options._replace(directory=os.path.abspath(uri[len(_DIR_URI) :]))
+        return options._replace(directory=_absolute(uri[len(_DIR_URI) :]))
     if not uri.startswith(_FILE_URI):
         raise CommandError("SWTPM_NVRAM_Init: Unsupported backend.")
     for name, is_wanted in (("backup", options.backup), ("fsync", options.fsync)):
         if is_wanted:
             what = f"The {name} option is not supported with this storage backend"
             raise CommandError(f"SWTPM_NVRAM_PrepareLinear: {what}")
-    return options._replace(file=os.path.abspath(uri[len(_FILE_URI) :]))
+    return options._replace(file=_absolute(uri[len(_FILE_URI) :]))
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise CommandError(f"The current folder is gone, and --tpmstate {path} is in it: {error.strerror}") from None
 
 
 def locality(text: Optional[str]) -> Locality:
@@ -233,6 +240,8 @@ def profile(text: str) -> str:
 def _read_profile(path: Optional[str], number: int) -> str:
     name = path if path is not None else f"fd {number}"
     try:
+        if path is None:
+            os.fstat(number)
         with open(number if path is None else path, encoding="utf-8") as file:
             return file.read(1 << 16)
     except (OSError, OverflowError) as error:

@@ -76,6 +76,7 @@ def change_user(given: Given) -> None:
         return
     import_all(given)
     try:
+        user.find(name)  # an empty one too: who gives it means somebody
         user.become(name)
     except VtpmError as error:
         raise CommandError(f"Error: {error.message}") from None

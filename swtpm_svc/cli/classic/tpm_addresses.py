@@ -8,6 +8,9 @@ from swtpm_svc.cli.classic.c_numbers import unsigned
 DEFAULT_HOST = "127.0.0.1"
 _PATH_MAX_BYTES = 107  # of a sockaddr_un, the zero at its end left out
 
+#: Of st_mode; `stat` takes long to import.
+_KIND, _REGULAR, _BLOCK = 0o170000, 0o100000, 0o060000
+
 
 class AddressError(Exception):
     """There is no way there; the message is the classic tools' own."""
@@ -89,9 +92,14 @@ def open_device(path: str) -> int:
     """A descriptor for reading and writing.
 
     Raises:
-        AddressError: it cannot be opened.
+        AddressError: it cannot be opened, or is a file or a disk, which a command would be written into.
     """
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError):
         raise AddressError(f"Unable to open device '{path}'.") from None
+    kind = os.fstat(descriptor).st_mode & _KIND
+    if kind in (_REGULAR, _BLOCK):
+        os.close(descriptor)
+        raise AddressError(f"Unable to open device '{path}': it is not a character device.")
+    return descriptor

@@ -40,20 +40,25 @@ class Listening:
 def _bind_unix(endpoint: Endpoint) -> socket.socket:
     """A file that is there already goes, as callers of swtpm expect: the folder is theirs."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    is_bound = False
     try:
         with suppress(FileNotFoundError):
             os.unlink(endpoint.path)
         mask = os.umask(0o077)
         try:
             sock.bind(endpoint.path)
+            is_bound = True
         finally:
             os.umask(mask)
         if endpoint.uid is not None or endpoint.gid is not None:
             uid, gid = (-1 if number is None else number for number in (endpoint.uid, endpoint.gid))
-            os.chown(endpoint.path, uid, gid)
+            os.chown(endpoint.path, uid, gid, follow_symlinks=False)
         os.chmod(endpoint.path, endpoint.mode)
     except OSError:
         sock.close()
+        if is_bound:
+            with suppress(OSError):
+                os.unlink(endpoint.path)
         raise
     return sock
 

@@ -1,8 +1,12 @@
 """From root to the user that a classic command is to run as."""
 
 import os
+from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
+
+#: (uid_t) -1: of calls that set a user or group.
+_UNCHANGED = (1 << 32) - 1
 
 
 def become(user: str) -> None:
@@ -25,12 +29,25 @@ def become(user: str) -> None:
 def find(user: str) -> "tuple[int, int]":
     """Number and group. Raises: VtpmError USER_MISSING."""
     if user.isascii() and user.isdigit():
-        return int(user), int(user)
+        found = number(user)
+        if found is None:
+            raise _missing(user)
+        return found, found
     import pwd
 
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        cause = f"User '{user}' does not exist."
-        raise VtpmError(Code.USER_MISSING, cause, remedy="name one that is there: getent passwd") from None
+        raise _missing(user) from None
     return entry.pw_uid, entry.pw_gid
+
+
+def number(digits: str) -> Optional[int]:
+    """The user or group of that number; None: there can be none, as the largest one means "unchanged" to the kernel."""
+    significant = digits.lstrip("0") or "0"
+    return int(significant) if len(significant) <= len(str(_UNCHANGED)) and int(significant) < _UNCHANGED else None
+
+
+def _missing(user: str) -> VtpmError:
+    cause = f"User '{user}' does not exist."
+    return VtpmError(Code.USER_MISSING, cause, remedy="name one that is there: getent passwd")

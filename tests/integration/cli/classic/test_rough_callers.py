@@ -1,0 +1,145 @@
+"""Callers that give absurd words, or name a file where a device belongs: one line, the
+classic exit status, and nothing of anybody's is written into."""
+
+import os
+import pwd
+import subprocess
+
+import pytest
+from classic_commands import commands_directory
+
+DEADLINE_S = 60
+DIGITS = "9" * 5000
+KEY = "ab" * 128
+FACTS = (
+    "--tpm2 --tpm-spec-family 2.0 --tpm-spec-revision 164 --tpm-spec-level 0 --tpm-manufacturer id:1 --tpm-model m "
+    "--tpm-version id:2"
+)
+LOCALCA = ["swtpm_localca", "--type", "ek", "--ek", KEY, *FACTS.split()]
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    return commands_directory(tmp_path_factory.mktemp("commands"))
+
+
+@pytest.fixture
+def run(commands, tmp_path):
+    """Run a command in tmp_path by a shell, for what a shell does to the streams; its status and standard error."""
+
+    def run(words, streams="", **variables):
+        env = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), **variables}
+        line = f'exec "$0" "$@" {streams}'
+        ran = subprocess.run(
+            ["sh", "-c", line, commands / words[0], *words[1:]],
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return ran.returncode, ran.stderr.decode(errors="surrogateescape")
+
+    return run
+
+
+@pytest.fixture
+def ca(tmp_path):
+    """The configuration of a local CA in tmp_path."""
+    (tmp_path / "swtpm-localca.conf").write_text(
+        "".join(f"{key} = {tmp_path}/ca/{key}\n" for key in ("signingkey", "issuercert"))
+        + f"statedir = {tmp_path}/ca\n"
+    )
+    (tmp_path / "swtpm-localca.options").write_text("")
+    (tmp_path / "swtpm_setup.conf").write_text("")
+    return tmp_path / "ca"
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+SOCKET = ["swtpm", "socket", "--tpm2", "--tpmstate", "dir=state", "--flags", "not-need-init"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--ctrl", f"type=unixio,path=s,uid={DIGITS}"],
+            f"Error parsing ctrl options: User '{DIGITS}' does not exist.",
+        ),
+        (
+            ["--ctrl", f"type=unixio,path=s,gid={DIGITS}"],
+            f"Error parsing ctrl options: Group '{DIGITS}' does not exist.",
+        ),
+        (
+            ["--ctrl", "type=unixio,path=s,uid=4294967295"],
+            "Error parsing ctrl options: User '4294967295' does not exist.",
+        ),
+        (["--runas", DIGITS], f"Error: User '{DIGITS}' does not exist."),
+        (["--runas", "4294967295"], "Error: User '4294967295' does not exist."),  # (uid_t) -1: it would stay root
+        (["--runas", ""], "Error: User '' does not exist."),
+        (["--server", "type=tcp,port=0,bindaddr=\udcff"], "Could not parse the bind address '\udcff'"),
+        (["--profile", "fd=-1"], "Failed to open file \u201cfd -1\u201d: Bad file descriptor"),
+    ],
+)
+def test_swtpm_refuses_absurd_words_in_one_line(run, tmp_path, words, message):
+    (tmp_path / "state").mkdir()
+    assert run([*SOCKET, *words]) == (1, f"swtpm: {message}\n")
+    assert os.listdir(tmp_path) == ["state"]
+    assert os.listdir(tmp_path / "state") == []
+
+
+def test_swtpm_in_a_folder_that_is_gone_says_so(commands):
+    line = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0" socket --tpmstate dir=state --print-states'
+    words = ["sh", "-c", line, commands / "swtpm", commands.parent / "gone"]
+    ran = subprocess.run(words, capture_output=True, timeout=DEADLINE_S, check=False, text=True)
+    reason = "The current folder is gone, and --tpmstate state is in it: No such file or directory"
+    assert (ran.returncode, ran.stderr) == (1, f"swtpm: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-l", DIGITS], "Locality outside valid range of [0..4]."),
+        (["--info", DIGITS], "Cannot parse info flags."),
+        (["--tcp", f":{DIGITS}"], f"Port '{DIGITS}' outside valid range."),
+    ],
+)
+def test_swtpm_ioctl_refuses_thousands_of_digits_in_one_line(run, words, message):
+    assert run(["swtpm_ioctl", *words, "-c"][: 4 if words[0] == "--tcp" else 3]) == (1, f"{message}\n")
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_swtpm_bios_does_not_write_into_a_file(run, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("somebody's only copy")
+    message = "Unable to open device 'file': it is not a character device.\n"
+    assert run(["swtpm_bios", "--tpm2", "--tpm-device", "file"]) == (255, message)
+    assert file.read_text() == "somebody's only copy"
+
+
+def test_swtpm_chardev_refuses_a_file_before_there_is_a_tpm(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "state").mkdir()
+    words = ["swtpm", "chardev", "--chardev", "file", *SOCKET[2:]]
+    assert run(words) == (1, "swtpm: Given file descriptor type is not supported.\n")
+    assert os.listdir(tmp_path / "state") == []
+
+
+@pytest.mark.parametrize("name", ["swtpm-localca.conf"])
+def test_a_configuration_that_is_not_text_is_refused_in_one_line(run, ca, tmp_path, name):
+    with open(tmp_path / name, "a", encoding="ascii") as file:
+        file.write("certserial = a\0b\n")
+    what = name.rpartition(".")[2].replace("conf", "config")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    status, said = run(LOCALCA)
+    assert (status, said.splitlines()[-1]) == (1, f"Need read rights on {what} file {tmp_path}/{name} for user {user}.")
+
+
+def test_configuration_files_may_be_in_a_folder_of_any_name(run, tmp_path):
+    folder = tmp_path / "\udcff"
+    assert run(["swtpm_setup", "--create-config-files=root"], XDG_CONFIG_HOME=str(folder)) == (0, "")
+    assert os.fsencode(folder) in (folder / "swtpm_setup.conf").read_bytes()
