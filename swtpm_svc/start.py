@@ -7,6 +7,7 @@ default is a quiet end; a command that can end in order takes over when it is th
 
 import _signal  # type: ignore[import-not-found]  # signal itself imports enum, which takes longer than all of this
 import gc
+import os
 import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else whoever started us wants it ignored
@@ -29,6 +30,7 @@ def vtpmd() -> int:
 
 def swtpm() -> int:
     """The classic command of that name; its exit status."""
+    _open_standard_streams()
     gc.disable()  # until it is ready, as the daemon
     from swtpm_svc.cli.classic.swtpm_command import main
 
@@ -37,6 +39,7 @@ def swtpm() -> int:
 
 def swtpm_cuse() -> int:
     """The classic command of that name, and cuse_tpm_server; its exit status."""
+    _open_standard_streams()
     gc.disable()
     from swtpm_svc.cli.classic.swtpm_cuse_command import main
 
@@ -88,6 +91,7 @@ def _program() -> str:
 
 def swtpm_cert() -> int:
     """The classic command of that name; its exit status."""
+    _open_standard_streams()
     from swtpm_svc.cli.classic.swtpm_cert import main
 
     return main()
@@ -95,6 +99,7 @@ def swtpm_cert() -> int:
 
 def swtpm_localca() -> int:
     """The classic command of that name; its exit status."""
+    _open_standard_streams()
     from swtpm_svc.cli.classic.swtpm_localca import main
 
     return main()
@@ -102,6 +107,7 @@ def swtpm_localca() -> int:
 
 def swtpm_setup() -> int:
     """The classic command of that name; its exit status."""
+    _open_standard_streams()
     from swtpm_svc.cli.classic.swtpm_setup import main
 
     return main()
@@ -109,6 +115,17 @@ def swtpm_setup() -> int:
 
 def swtpm_create_user_config_files() -> int:
     """The classic command swtpm-create-user-config-files; its exit status."""
+    _open_standard_streams()
     from swtpm_svc.cli.classic.config_files import main
 
     return main()
+
+
+def _open_standard_streams() -> None:
+    """What the caller closed leads nowhere: else a file that is opened would get its number, and what is meant for a
+    person would be written into it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one

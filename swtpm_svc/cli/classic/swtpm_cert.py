@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.cli.classic import SWTPM_VERSION
+from swtpm_svc.cli.classic.guarded_command import guarded
 from swtpm_svc.cli.classic.option_scanner import REQUIRED, Found, Option, Problem, scan
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import swtpm_certificate
@@ -135,8 +136,12 @@ class Key(NamedTuple):
 def main(words: "Optional[list[str]]" = None) -> int:
     """The command; its exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who does not read any more ends it, without a word
+    return guarded(_PROGRAM, lambda: _main(sys.argv[1:] if words is None else words))
+
+
+def _main(words: "list[str]") -> int:
     try:
-        return _run(sys.argv[1:] if words is None else words)
+        return _run(words)
     except Wrong as error:
         print(error, file=sys.stderr)
         if error.is_usage:

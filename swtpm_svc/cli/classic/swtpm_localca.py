@@ -7,9 +7,11 @@ two readings of the CA's key for each certificate.
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Callable, NamedTuple, Optional
 
 from swtpm_svc.cli.classic import settings_file, swtpm_cert
+from swtpm_svc.cli.classic.guarded_command import guarded
 from swtpm_svc.cli.classic.option_scanner import REQUIRED, Found, Option, Problem, scan
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision.swtpm_ca import LocalCa, Settings, user_name
@@ -88,8 +90,12 @@ class Job(NamedTuple):
 def main(words: "Optional[list[str]]" = None) -> int:
     """The command; its exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who does not read any more ends it, without a word
+    return guarded(PROGRAM, lambda: _main(sys.argv[1:] if words is None else words))
+
+
+def _main(words: "list[str]") -> int:
     try:
-        job = parse(sys.argv[1:] if words is None else words)
+        job = parse(words)
         if job is None:
             print(HELP, end="")
             return 0
@@ -190,8 +196,7 @@ def make(job: Job, ca: LocalCa) -> str:
 def _options_of(job: Job) -> "dict[str, str]":
     """What swtpm_cert would be given."""
     try:
-        with open(job.options_file, encoding="utf-8", errors="surrogateescape") as file:
-            words = file.read().split()
+        words = settings_file.read_text(job.options_file).split()
     except OSError:
         raise Failure(_no_rights("options", job.options_file)) from None
     given = swtpm_cert.scanned(words)
@@ -223,7 +228,8 @@ def _no_rights(what: str, path: str) -> str:
 
 
 def _print(text: str, fd: int) -> None:
-    os.write(fd, os.fsencode(f"{text}\n"))
+    with suppress(OSError):  # nobody listens any more, or the disk is full: the certificate is what was asked for
+        os.write(fd, os.fsencode(f"{text}\n"))
 
 
 def _voices(log_file: Optional[str]) -> "tuple[Callable[[str], None], Callable[[str], None]]":
@@ -236,11 +242,7 @@ def _voices(log_file: Optional[str]) -> "tuple[Callable[[str], None], Callable[[
         return lambda text: _print(text, 1), lambda text: _print(text, 2)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = open(os.open(log_file, flags, 0o640), "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        log = os.open(log_file, flags, 0o640)
     except OSError:
         raise Failure(f"Cannot write to logfile {log_file}.") from None
-
-    def tell(text: str) -> None:
-        print(text, file=file, flush=True)
-
-    return tell, tell
+    return lambda text: _print(text, log), lambda text: _print(text, log)

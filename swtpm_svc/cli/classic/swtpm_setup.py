@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from swtpm_svc.cli.classic import SWTPM_VERSION, setup_keys, setup_options, setup_profiles
+from swtpm_svc.cli.classic.guarded_command import guarded
 from swtpm_svc.cli.classic.setup_options import Given, SetupError
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.wire.tpm12 import DIGEST_SIZE
@@ -80,8 +81,12 @@ class Order(NamedTuple):
 
 def main(words: "Optional[list[str]]" = None) -> int:
     """The command; its exit status."""
+    return guarded(setup_options.PROGRAM, lambda: _main(sys.argv[1:] if words is None else words))
+
+
+def _main(words: "list[str]") -> int:
     try:
-        given = setup_options.read(sys.argv[1:] if words is None else words)
+        given = setup_options.read(words)
         for notice in given.notices:
             print(notice, end="")
         if "help" in given:
@@ -210,7 +215,9 @@ def _change_user(user: Optional[str]) -> None:
     if user is None:
         return
     try:
-        account = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
+        # a number of more digits is nobody's, and would take long to read
+        is_number = user.isascii() and user.isdigit() and len(user) <= 10
+        account = pwd.getpwuid(int(user)) if is_number else pwd.getpwnam(user)
     except (KeyError, OverflowError):
         raise SetupError(f"Error: User '{user}' does not exist.") from None
     if (os.geteuid(), os.getegid()) == (account.pw_uid, account.pw_gid):
@@ -231,7 +238,7 @@ def _place(given: Given, user: str) -> "Place":
         raise SetupError("--tpm-state must be provided")
     if path.startswith("file://"):
         file = path[len("file://") :]
-        folder = os.path.dirname(os.path.abspath(file))
+        folder = os.path.dirname(file) or "."
         if os.path.isdir(file) or not os.access(file if os.path.exists(file) else folder, os.R_OK | os.W_OK):
             raise SetupError(f"User {user} cannot read/write the file {file} of --tpm-state.")
         _refuse_folder_of_copies(given, user)

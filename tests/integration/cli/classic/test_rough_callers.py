@@ -1,4 +1,4 @@
-"""Callers that give absurd words, or name a file where a device belongs: one line, the
+"""Callers that close the standard streams, give absurd words, or name a file where a device belongs: one line, the
 classic exit status, and nothing of anybody's is written into."""
 
 import os
@@ -56,6 +56,57 @@ def ca(tmp_path):
     return tmp_path / "ca"
 
 
+def cert_words(ca):
+    return [
+        "swtpm_cert",
+        "--modulus",
+        KEY,
+        *FACTS.split(),
+        "--signkey",
+        f"{ca}/signingkey",
+        "--issuercert",
+        f"{ca}/issuercert",
+    ]
+
+
+# --- streams -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_a_tpm_is_made_for_a_caller_who_hears_nothing(run, ca, tmp_path, streams):
+    (tmp_path / "state").mkdir()
+    assert run(["swtpm_setup", "--tpm2", "--tpm-state", "state"], streams) == (0, "")
+    assert (tmp_path / "state/tpm2-00.permall").exists()
+
+
+@pytest.mark.parametrize("streams", [">&-", ">/dev/full"])
+def test_a_certificate_is_made_for_a_caller_who_hears_nothing(run, ca, tmp_path, streams):
+    assert run(LOCALCA, streams) == (0, "")
+    assert (tmp_path / "ek.cert").exists()
+    assert (ca / ".lock.swtpm-localca").read_bytes() == b""  # it may not have got the number of what was closed
+
+
+def test_a_log_on_a_full_disk_does_not_take_the_certificate(run, ca, tmp_path):
+    assert run([*LOCALCA, "--logfile", "/dev/full"]) == (0, "")
+    assert (tmp_path / "ek.cert").exists()
+
+
+def test_a_certificate_that_cannot_be_printed_is_an_error_in_one_line(run, ca):
+    run(LOCALCA)
+    assert run(cert_words(ca), ">/dev/full") == (1, "swtpm_cert: No space left on device\n")
+
+
+@pytest.mark.parametrize("program", ["swtpm_setup", "swtpm_cert"])
+def test_what_is_asked_for_and_cannot_be_printed_is_an_error_in_one_line(run, program):
+    assert run([program, "--print-capabilities"], ">/dev/full") == (1, f"{program}: No space left on device\n")
+    assert run([program, "--print-capabilities"], ">&-")[0] == 0
+
+
+@pytest.mark.parametrize("program", ["swtpm_setup", "swtpm_localca", "swtpm_cert"])
+def test_a_complaint_that_cannot_be_written_leaves_the_status(run, program):
+    assert run([program, "--foo"], "2>/dev/full >/dev/null")[0] == 1
+
+
 # --- words -------------------------------------------------------------------------------------------------------
 
 SOCKET = ["swtpm", "socket", "--tpm2", "--tpmstate", "dir=state", "--flags", "not-need-init"]
@@ -110,6 +161,11 @@ def test_swtpm_ioctl_refuses_thousands_of_digits_in_one_line(run, words, message
     assert run(["swtpm_ioctl", *words, "-c"][: 4 if words[0] == "--tcp" else 3]) == (1, f"{message}\n")
 
 
+def test_swtpm_setup_refuses_a_user_of_thousands_of_digits_in_one_line(run, ca):
+    words = ["swtpm_setup", "--tpm-state", ".", "--runas", DIGITS]
+    assert run(words) == (1, f"Error: User '{DIGITS}' does not exist.\n")
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +185,7 @@ def test_swtpm_chardev_refuses_a_file_before_there_is_a_tpm(run, tmp_path):
     assert os.listdir(tmp_path / "state") == []
 
 
-@pytest.mark.parametrize("name", ["swtpm-localca.conf"])
+@pytest.mark.parametrize("name", ["swtpm-localca.conf", "swtpm-localca.options"])
 def test_a_configuration_that_is_not_text_is_refused_in_one_line(run, ca, tmp_path, name):
     with open(tmp_path / name, "a", encoding="ascii") as file:
         file.write("certserial = a\0b\n")
