@@ -67,6 +67,8 @@ class Tpm:
         self.profile = "none"
         #: Does it get a TPM2_Shutdown before its power goes (rule 1)?
         self.shuts_down = True
+        #: Is the locality that a command brings along that of those that follow, too?
+        self.keeps_locality = False
         #: While `power` is FAILED.
         self.failure: Optional[Failure] = None
         #: How often a failed TPM has gone on.
@@ -349,7 +351,7 @@ class Tpm:
         return self.finish(response) if self.unstored else response
 
     def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
-        """Execute one command at another locality than that of the others."""
+        """Execute one command at another locality than that of the others: see `keeps_locality`."""
         if not self.has_lock and self.is_powered and not self._holds():
             return self.dialect.fatal
         response = self.begin_at(locality, command, code)
@@ -387,7 +389,9 @@ class Tpm:
             self.on_started()
 
     def begin_at(self, locality: int, command: memoryview, code: int) -> bytes:
-        """`begin` at another locality than that of the others."""
+        """`begin` at another locality than that of the others: see `keeps_locality`."""
+        if self.keeps_locality:
+            self.locality = locality
         libtpms.set_locality(locality)
         try:
             return self.begin(command, code)

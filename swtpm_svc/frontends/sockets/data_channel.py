@@ -2,8 +2,9 @@
 
 Bytes are collected until there are as many as the command's header says. If more have come by then, they belong to the
 command, and the TPM refuses it (measured with swtpm 0.7.1, as all of this). A command may have a prefix, which gives
-the locality of this command alone: 0x00000008, locality, size; the response then has its size before it and four zero
-bytes behind it (the capability SEND_COMMAND_HEADER; Microsoft's simulator calls it TPM_SEND_COMMAND).
+the locality of this command (and of later ones, `Tpm.keeps_locality`): 0x00000008, locality, size; the response then
+has its size before it and four zero bytes behind it (the capability SEND_COMMAND_HEADER; Microsoft's simulator calls it
+TPM_SEND_COMMAND).
 
 Plain commands, one at a time, whole and without a prefix, are served in C as long as no other descriptor, timer or
 signal wants the loop; what is described here is done with everything else.

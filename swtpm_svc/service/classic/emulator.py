@@ -197,6 +197,7 @@ class Emulator:
         config = emulation.config
         tpm.profile, tpm.shuts_down = config.tpm.profile, not config.tpm.disable_auto_shutdown
         tpm.is_incoming = config.migration.incoming
+        tpm.keeps_locality = True
         return tpm
 
     def _farewell(self, tpm: Tpm) -> "tuple[bytes, ...]":

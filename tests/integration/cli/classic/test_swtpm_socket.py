@@ -268,6 +268,18 @@ def test_the_command_that_sets_the_locality(swtpm, place, words, response):  # f
             assert len(ask(connection)) == 20
 
 
+def test_the_locality_before_a_command_is_that_of_later_ones(swtpm, place):
+    reset_pcr_20 = bytes.fromhex("80020000001b0000013d0000001400000009400000090000000000")  # not at locality 0
+    done = "80020000001300000000000000000000010000"
+    with running(swtpm, *unix(place)) as process:
+        serves(place / "data", process)
+        with connect(place / "data") as connection:
+            assert ask(connection, reset_pcr_20).hex() == "80010000000a00000907"
+            prefix = bytes.fromhex("0000000802") + len(reset_pcr_20).to_bytes(4, "big")
+            assert ask(connection, prefix + reset_pcr_20).hex() == f"00000013{done}00000000"
+            assert ask(connection, reset_pcr_20).hex() == done
+
+
 def test_without_any_channel_it_waits_for_a_signal(swtpm, place):
     with running(
         swtpm, "socket", "--tpm2", "--tpmstate", f"dir={place}/state", "--pid", f"file={place}/pid"
