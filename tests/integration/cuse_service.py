@@ -8,6 +8,7 @@ from tpm_service import ALL, Service
 
 from swtpm_svc.continuity.parking import Park
 from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
+from swtpm_svc.frontends.cuse.device_opener import DeviceOpener
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import fuse
@@ -32,11 +33,12 @@ class CuseService(Service):
         self.frontend = self.make_frontend()
         self.kernel = Kernel(self.frontend.serve_one, theirs, self.finish_work)
 
-    def make_frontend(self, **dispatch):
+    def make_frontend(self, *, make_opener=DeviceOpener, **dispatch):
         """As that of a successor; `dispatch` are words for its dispatcher."""
         words = {"rights_of": rights_of, **dispatch}
         dispatcher = Dispatcher(self.tpm, self.controller, self.executor, events=self.events, **words)
-        return CuseFrontend(self.sockets[0].fileno(), self.park.slot, self.park.waiters, self.park.polls, dispatcher)
+        park = self.park
+        return CuseFrontend(self.sockets[0].fileno(), park.slot, park.waiters, park.polls, dispatcher, make_opener)
 
     def finish_work(self):
         """Wait for the worker and run what it posted, until nothing is left to do."""

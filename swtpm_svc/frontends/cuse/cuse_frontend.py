@@ -329,9 +329,9 @@ class CuseFrontend:
             request = ptm_ioctl.decode(ioctl.command, ioctl.data)
         except ProtocolError:
             return cuse.reply_error(unique, errno.EINVAL)
-        if request is None:
-            return cuse.reply_error(unique, errno.ENOTTY)
         opener = self._opener(ioctl.handle, ioctl.caller)
+        if request is None:
+            return cuse.reply_error(unique, opener.unknown_ioctl)
         if not isinstance(request, ptm.SetStateBlob):
             opener.upload = None  # or what is meant as a command would go on to be taken for a piece of it
         is_own = bool(opener.command) and self._executor.owner == opener.command

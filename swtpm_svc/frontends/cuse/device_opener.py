@@ -29,6 +29,9 @@ class DeviceOpener(Opener):
         "upload",
     )
 
+    #: The errno of an ioctl that is none of ours.
+    unknown_ioctl = errno.ENOTTY
+
     def __init__(self, handle: int, caller: Caller) -> None:
         super().__init__()
         self.handle = handle
@@ -95,6 +98,8 @@ class LenientOpener(DeviceOpener):
     what is wrong with a command the TPM says."""
 
     __slots__ = ()
+
+    unknown_ioctl = errno.EINVAL
 
     def admit(self, data: Union[bytes, memoryview]) -> int:
         if self.command:

@@ -1,5 +1,7 @@
 """swtpm_cuse, `swtpm cuse` and cuse_tpm_server, the name of 2014, on a real /dev/cuse."""
 
+import errno
+import fcntl
 import os
 import runpy
 import signal
@@ -106,6 +108,8 @@ def test_a_tpm_2_with_a_number_a_pid_and_its_startup(commands, tmp_path, number)
             assert len(os.read(fd, 4)) == 4
             assert len(os.read(fd, 4096)) == 16
             assert os.read(fd, 4096) == b""
+            with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+                fcntl.ioctl(fd, 0xC0045000 | 99, bytes(4))
         finally:
             os.close(fd)
     finally:

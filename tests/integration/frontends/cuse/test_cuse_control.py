@@ -15,6 +15,7 @@ from tpm_commands import (
 )
 
 from swtpm_svc.errors import Code
+from swtpm_svc.frontends.cuse.device_opener import LenientOpener
 from swtpm_svc.state import blob as state_blob
 from swtpm_svc.state.encryption import Keys, StateKey
 from swtpm_svc.tpm import libtpms
@@ -216,6 +217,13 @@ def test_shutdown_tells_the_service(service, kernel):
 def test_wrong_ioctls_are_refused(kernel, number, data, expected):
     handle = kernel.open()
     assert kernel.call(fuse.Opcode.IOCTL, kernel.ioctl_body(handle, number, data, 4))[0] == expected
+
+
+def test_an_ioctl_that_the_device_of_swtpm_cuse_does_not_know(service, kernel):
+    kernel.serve_one = service.make_frontend(make_opener=LenientOpener).serve_one
+    handle = kernel.open()
+    for number in (0x5401, 0xC0045000 | 99):
+        assert kernel.call(fuse.Opcode.IOCTL, kernel.ioctl_body(handle, number, bytes(4), 4))[0] == errno.EINVAL
 
 
 class LookUps:
