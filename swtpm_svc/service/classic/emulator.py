@@ -19,13 +19,13 @@ from swtpm_svc.service.classic.emulation import CHARDEV, CUSE, Emulation
 from swtpm_svc.service.classic.emulation_log import LIBRARY_LEVEL, EmulationLog
 from swtpm_svc.service.classic.late_state import LateState
 from swtpm_svc.service.classic.listening import Listening
+from swtpm_svc.service.classic.logged_control import LoggedController
 from swtpm_svc.service.classic.traffic import Traffic
 from swtpm_svc.service.classic.user import become
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.opened_state import open_state
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
-from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.results import TpmRc, TpmResult
@@ -206,8 +206,10 @@ class Emulator:
 
     def _make_dispatcher(self, tpm: Tpm) -> Dispatcher:
         emulation = self._emulation
-        controller = Controller(
+        controller = LoggedController(
             tpm,
+            log=self._log.line,
+            tells_blobs=self._is_cuse,
             on_shutdown=self._loop.stop,
             on_error=self._log.error,
             keys=emulation.keys,

@@ -110,12 +110,19 @@ def test_a_tpm_2_with_a_number_a_pid_and_its_startup(commands, tmp_path, number)
             assert os.read(fd, 4096) == b""
             with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
                 fcntl.ioctl(fd, 0xC0045000 | 99, bytes(4))
+            saved = start("swtpm_ioctl", "--save", "permanent", tmp_path / "blob", "/dev/vtpm9")
+            assert (saved.returncode, saved.stdout + saved.stderr) == (0, "")
         finally:
             os.close(fd)
     finally:
         end("vtpm9", number)
     assert not (tmp_path / "pid").exists()
-    assert (tmp_path / "log").read_text() == "CUSE TPM is shutting down.\n"
+    size = (tmp_path / "blob").stat().st_size
+    told = (tmp_path / "log").read_text().splitlines()
+    assert told == [
+        f"Serialized state type 1, length={size}, totlength={size}, res=0",
+        "CUSE TPM is shutting down.",
+    ]
 
 
 def test_as_another_user_once_the_device_is_there(commands, tmp_path):
