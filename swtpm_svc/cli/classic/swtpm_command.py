@@ -73,7 +73,7 @@ def run(usage: str, interface: str, words: "list[str]") -> int:
         swtpm_run.change_root(given)
         swtpm_run.change_user(given)
         log = swtpm_run.open_log(given)
-        emulation = _prepare(interface, given, acting)
+        emulation = _prepare(interface, given, acting, log)
         if acting.info is not None:
             return swtpm_run.print_info(given, acting.info, log)
     except Done as done:
@@ -138,13 +138,13 @@ class _Acting:
         self.info = number
 
 
-def _prepare(interface: str, given: Given, acting: _Acting) -> Emulation:
+def _prepare(interface: str, given: Given, acting: _Acting, log: EmulationLog) -> Emulation:
     """Look at the options in swtpm's order; what prints ends there. Raises: CommandError, Done."""
     if interface == SOCKET:
         if acting.fd is not None:
             _check_descriptor(acting.fd)
-        return _prepare_socket(given, acting)
-    return _prepare_chardev(given, acting)
+        return _prepare_socket(given, acting, log)
+    return _prepare_chardev(given, acting, log)
 
 
 def _check_descriptor(fd: int) -> None:
@@ -153,7 +153,7 @@ def _check_descriptor(fd: int) -> None:
     swtpm_channels.check_descriptor(fd)
 
 
-def _prepare_socket(given: Given, acting: _Acting) -> Emulation:
+def _prepare_socket(given: Given, acting: _Acting, log: EmulationLog) -> Emulation:
     if "print-capabilities" in given:
         swtpm_run.print_capabilities(SOCKET, given)
         raise Done()
@@ -170,7 +170,7 @@ def _prepare_socket(given: Given, acting: _Acting) -> Emulation:
     elif acting.port is not None:
         data = swtpm_channels.tcp(acting.port)
     _print_states_or_profiles(given)
-    return swtpm_run.common(given, SOCKET)._replace(
+    return swtpm_run.common(given, SOCKET, log)._replace(
         control=control.endpoint if control else None,
         ends_with_control=control is not None and control.ends,
         data=data.endpoint if data else None,
@@ -189,7 +189,7 @@ def _print_states_or_profiles(given: Given) -> None:
         raise Done()
 
 
-def _prepare_chardev(given: Given, acting: _Acting) -> Emulation:
+def _prepare_chardev(given: Given, acting: _Acting, log: EmulationLog) -> Emulation:
     from swtpm_svc.cli.classic import swtpm_channels, swtpm_lists
 
     swtpm_lists.locality(given.get("locality"))
@@ -200,7 +200,7 @@ def _prepare_chardev(given: Given, acting: _Acting) -> Emulation:
     control_text = given.get("ctrl")
     control = swtpm_channels.control(control_text) if control_text is not None else None
     is_proxy, path = "vtpm-proxy" in given, given.get("chardev")
-    emulation = swtpm_run.common(given, CHARDEV, is_started=is_proxy)
+    emulation = swtpm_run.common(given, CHARDEV, log, is_started=is_proxy)
     return emulation._replace(
         control=control.endpoint if control else None,
         ends_with_control=control is not None and control.ends,

@@ -63,7 +63,7 @@ def run(usage: str, name: str, words: "list[str]") -> int:
         _print(given)
         if "print-info" in numbers:
             return swtpm_run.print_info(given, numbers["print-info"], log)
-        emulation = _prepare(given, numbers)
+        emulation = _prepare(given, numbers, log)
     except Done as done:
         return done.status
     except CommandError as error:
@@ -113,13 +113,13 @@ def _print(given: Given) -> None:
     raise Done()
 
 
-def _prepare(given: Given, numbers: "dict[str, int]") -> Emulation:
+def _prepare(given: Given, numbers: "dict[str, int]", log: EmulationLog) -> Emulation:
     """Raises: CommandError."""
     name = given.get("name")
     if not name:
         raise CommandError("Error: device name missing", NO_NAME)
     try:
-        emulation = swtpm_run.common(given, CUSE)
+        emulation = swtpm_run.common(given, CUSE, log)
     except CommandError as error:
         raise CommandError(error.message, BAD_LIST) from None
     state = emulation.config.state

@@ -4,7 +4,7 @@ What is accepted is what swtpm accepts; nobody is asked whose a file is, as call
 """
 
 import os
-from typing import Optional
+from typing import Callable, Optional
 
 from swtpm_svc.cli.classic import comma_list, key_forms
 from swtpm_svc.cli.classic.key_forms import KeyFormError
@@ -13,11 +13,15 @@ from swtpm_svc.cli.classic.swtpm_options import CommandError
 from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import StateKey
 
+#: A passphrase of so many bytes is worth a warning (measured with swtpm 0.11).
+_SHORT_PASSPHRASE = 6
 _NAMES = ("file", "mode", "format", "remove", "fd", "pwdfile", "pwdfd", "kdf")
 
 
-def load(text: str, what: str) -> StateKey:
+def load(text: str, what: str, warn: Callable[[str], None]) -> StateKey:
     """The key that `text`, the value of --key or --migration-key, says.
+
+    `warn` hears of a passphrase that is easily guessed.
 
     Raises:
         CommandError
@@ -39,6 +43,8 @@ def load(text: str, what: str) -> StateKey:
         elif "pwdfile" in values or "pwdfd" in values:
             content = _read(values.get("pwdfile"), passphrase_fd, "Unable to open file {} : {}")
             key = key_forms.from_passphrase(content, kdf, size)
+            if len(content) <= _SHORT_PASSPHRASE:
+                warn(f"Warning: Passphrase is only {len(content)} bytes long")
         else:
             raise CommandError(f"Either file=, fd=, pwdfile=, or pwdfd= is required for {what} option")
     except KeyFormError as error:

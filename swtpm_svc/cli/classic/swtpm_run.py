@@ -103,7 +103,7 @@ def state_of(given: Given, state: StateConfig) -> StateConfig:
     )
 
 
-def read_keys(given: Given) -> Keys:
+def read_keys(given: Given, log: EmulationLog) -> Keys:
     """Raises: CommandError."""
     found = {}
     for option, field in (("key", "state"), ("migration-key", "migration")):
@@ -111,17 +111,17 @@ def read_keys(given: Given) -> Keys:
         if text is not None:
             from swtpm_svc.cli.classic import swtpm_keys
 
-            found[field] = swtpm_keys.load(text, "key" if option == "key" else option)
+            found[field] = swtpm_keys.load(text, "key" if option == "key" else option, log.line)
     return Keys(**found)
 
 
-def common(given: Given, interface: str, *, is_started: bool = False) -> Emulation:
+def common(given: Given, interface: str, log: EmulationLog, *, is_started: bool = False) -> Emulation:
     """What is the same with every interface. `is_started`: it is powered and started, whatever the flags say.
 
     Raises:
         CommandError
     """
-    keys = read_keys(given)
+    keys = read_keys(given, log)
     pid = given.get("pid")
     pid_file = swtpm_lists.pid_file(pid) if pid is not None else None
     locality = swtpm_lists.locality(given.get("locality"))
@@ -184,7 +184,7 @@ def print_info(given: Given, flags: int, log: EmulationLog) -> int:
     """With a state the TPM is started, and made where there is none; then it says more. The exit status."""
     from swtpm_svc.service.classic import emulator
 
-    emulation: Optional[Emulation] = common(given, "socket") if "tpmstate" in given else None
+    emulation: Optional[Emulation] = common(given, "socket", log) if "tpmstate" in given else None
     try:
         say(emulator.describe(version_of(given), flags, emulation) + "\n")
     except VtpmError as error:

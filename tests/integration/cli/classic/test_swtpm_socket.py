@@ -454,6 +454,25 @@ def test_state_that_is_encrypted(swtpm, place):
     with running(swtpm, *unix(place, flags=""), "--key", f"file={place}/other") as process:
         serves(place / "ctrl", process)
         assert ioctl(place / "ctrl", "-i") == (1, "TPM result from PTM_INIT: 0x101")
+        assert ioctl(place / "ctrl", "-s") == (0, "")
+        told = process.communicate(timeout=DEADLINE_S)[0].splitlines()
+    reason, *rest = told
+    assert "key" in reason
+    assert rest == ["swtpm: Error: Could not initialize libtpms.", "swtpm: Error: Could not initialize the TPM"]
+
+
+def test_a_short_passphrase_is_worth_a_warning(swtpm, place):
+    for option, passphrase, warnings in (
+        ("--key", "secret", ["swtpm: Warning: Passphrase is only 6 bytes long"]),
+        ("--migration-key", "pass", ["swtpm: Warning: Passphrase is only 4 bytes long"]),
+        ("--migration-key", "secret\n", []),
+    ):
+        (place / "pwd").write_text(passphrase)
+        words = [*unix(place, flags=""), option, f"pwdfile={place}/pwd"]
+        with running(swtpm, *words) as process:
+            serves(place / "ctrl", process)
+            assert ioctl(place / "ctrl", "-s") == (0, "")
+            assert process.communicate(timeout=DEADLINE_S)[0].splitlines() == warnings
 
 
 def test_a_command_in_pieces_and_one_too_long(swtpm, place):

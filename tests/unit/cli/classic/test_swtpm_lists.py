@@ -164,7 +164,7 @@ HEX_16, HEX_32 = "00112233445566778899aabbccddeeff", "ff" * 32
 def test_a_key_is_read(tmp_path, content, options, mode):
     path = tmp_path / "key"
     path.write_text(content)
-    assert swtpm_keys.load(f"file={path},{options}".rstrip(","), "key").mode == mode
+    assert swtpm_keys.load(f"file={path},{options}".rstrip(","), "key", print).mode == mode
     assert path.exists()
 
 
@@ -172,7 +172,7 @@ def test_a_key_is_read(tmp_path, content, options, mode):
 def test_a_passphrase_makes_a_key_and_may_be_removed(tmp_path, kdf, mode):
     path = tmp_path / "passphrase"
     path.write_text("secret\n")
-    assert swtpm_keys.load(f"pwdfile={path},kdf={kdf},mode={mode},remove", "key").mode == mode
+    assert swtpm_keys.load(f"pwdfile={path},kdf={kdf},mode={mode},remove", "key", print).mode == mode
     assert not path.exists()
 
 
@@ -180,7 +180,7 @@ def test_a_key_may_come_by_descriptor(tmp_path):
     path = tmp_path / "key"
     path.write_text(HEX_16)
     with path.open("rb") as file:
-        assert swtpm_keys.load(f"fd={file.fileno()}", "key").mode == "aes-cbc"
+        assert swtpm_keys.load(f"fd={file.fileno()}", "key", print).mode == "aes-cbc"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_is_wrong_with_a_key(tmp_path, content, options, message):
     path = tmp_path / "key"
     path.write_text(content)
     with pytest.raises(CommandError) as refusal:
-        swtpm_keys.load(f"file={path},{options}".rstrip(","), "key")
+        swtpm_keys.load(f"file={path},{options}".rstrip(","), "key", print)
     assert refusal.value.message == message
 
 
@@ -215,5 +215,5 @@ def test_what_is_wrong_with_a_key(tmp_path, content, options, message):
 )
 def test_there_is_no_key(text, message):
     with pytest.raises(CommandError) as refusal:
-        swtpm_keys.load(text, "key")
+        swtpm_keys.load(text, "key", print)
     assert refusal.value.message == message
