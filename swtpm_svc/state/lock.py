@@ -98,7 +98,7 @@ def lock_file(fd: int, path: str) -> None:
     while not _try_lock(fd, path):
         pid = _blocking_pid(fd)
         if pid is not None:
-            raise _locked(path, find_holder(fd, pid, os.path.basename(path)))
+            raise _locked(path, find_holder(fd, pid, os.path.basename(os.path.realpath(path))))
 
 
 def unlock_file(fd: int) -> None:

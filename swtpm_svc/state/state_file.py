@@ -285,11 +285,31 @@ class StateFile:
 def _open(path: str, mode: int) -> int:
     """Made with `mode`, whatever the umask says, if it is made."""
     try:
-        return os.open(path, _FLAGS)
+        return _open_existing(path, _FLAGS)
     except FileNotFoundError:
         fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
         os.fchmod(fd, mode)
         return fd
+
+
+def _open_existing(path: str, flags: int) -> int:
+    """A disk may be named by a link: its lasting names (/dev/disk/by-id, /dev/mapper) are links that udev makes.
+
+    Raises: OSError; ELOOP: a link that is not root's, or that leads to something else than a disk.
+    """
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP or os.lstat(path).st_uid != 0 or not _is_disk(path):
+            raise
+        return os.open(os.path.realpath(path), flags)
+
+
+def _is_disk(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def look(path: str) -> "tuple[bytes, int, str]":
@@ -297,7 +317,7 @@ def look(path: str) -> "tuple[bytes, int, str]":
 
     Raises: OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = _open_existing(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISBLK(found.st_mode):

@@ -17,7 +17,7 @@ from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob, linear
 from swtpm_svc.state.backend import PERMALL, SAVESTATE, VOLATILESTATE
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.state_file import StateFile
+from swtpm_svc.state.state_file import StateFile, look
 from swtpm_svc.state.store import Store
 
 HEADS = {"1.2": bytes.fromhex("0001002200"), "2.0": bytes.fromhex("0003ab364723")}
@@ -284,6 +284,24 @@ def test_a_block_device_keeps_its_size(version, tmp_path):
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("loop")
+def test_a_disk_has_the_names_that_root_gives_it(tmp_path):
+    """/dev/mapper/NAME and /dev/disk/by-id/NAME are links."""
+    link = tmp_path / "named"
+    with block_device(tmp_path / "disk", 64 << 10) as device:
+        link.symlink_to(device)
+        with opened(link) as store:
+            store.store(PERMALL, payload("2.0", b"stored"))
+            error = refused(link)
+            assert error.code is Code.STATE_LOCKED
+            assert f"process {os.getpid()}" in error.message
+        assert look(str(link))[1] == 64 << 10
+        os.lchown(link, 65534, 65534)
+        assert refused(link).code is Code.STATE_UNREADABLE
+        with opened(device) as store:
+            assert store.load(PERMALL) == payload("2.0", b"stored")
 
 
 def test_one_at_a_time(path):

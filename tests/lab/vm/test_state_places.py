@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs("systemd", "root", "accounts")
 
 NAME = "placed"
 STATE = f"/var/lib/vtpm/{NAME}"
-DISK = "/dev/ram0"
+DISK = "/dev/lab/state"
 SHARED = "/srv/tpm/shared"
 #: What a TPM is sent before its power goes, unless [tpm] disable-auto-shutdown says otherwise.
 SHUTDOWN = bytes.fromhex("80010000000c000001450000"), bytes.fromhex("80010000000c000001450001")
@@ -37,7 +37,8 @@ def elsewhere():
     rule = "/run/udev/rules.d/90-lab.rules"
     os.makedirs(os.path.dirname(rule), exist_ok=True)
     with open(rule, "w", encoding="ascii") as file:
-        file.write('KERNEL=="ram0", OWNER="vtpm", SECLABEL{selinux}="system_u:object_r:vtpm_state_device_t:s0"\n')
+        file.write('KERNEL=="ram0", SYMLINK+="lab/state", OWNER="vtpm", ')
+        file.write('SECLABEL{selinux}="system_u:object_r:vtpm_state_device_t:s0"\n')
     os.makedirs(SHARED)
     run("chown", "vtpm:vtpm", SHARED)
     os.chmod(SHARED, 0o700)
@@ -125,7 +126,7 @@ def test_all_of_a_tpm_on_a_disk_and_a_capture_that_the_sandbox_refuses(configure
     run("udevadm", "trigger", "--settle", "--action=change", DISK)  # udev opens what it has labelled
     systemctl("start", NAME)
     assert counter_of(ask(NAME, NV_READ_COUNTER)) == 1
-    assert selinux_type(DISK) == "vtpm_state_device_t"
+    assert selinux_type(os.path.realpath(DISK)) == "vtpm_state_device_t"
 
 
 def test_a_start_goes_back_to_the_backup_and_the_capture_beside_it_goes_on(configure):
