@@ -85,7 +85,7 @@ def pipe_with(content):
 
 
 def test_libvirt_begins_with_secrets_in_pipes(swtpm, state, tmp_path):
-    secrets = [pipe_with(b"secret"), pipe_with(b"secret")]
+    secrets = [pipe_with(b"a secret"), pipe_with(b"a secret")]
     words = ["socket", "--ctrl", f"type=unixio,path={tmp_path}/ctrl,mode=0600"]
     words += ["--tpmstate", f"dir={state},mode=0600", "--log", f"file={tmp_path}/log", "--terminate", "--tpm2"]
     words += ["--key", f"pwdfd={secrets[0]},mode=aes-256-cbc"]
