@@ -129,6 +129,25 @@ def _read_signature(fd: int) -> Optional[Holder]:
     return Holder(int(words[0]), words[1], unit, words[3] == "user")
 
 
+def refuse_held(directory: str) -> None:
+    """Look whether somebody has the lock of that directory. Takes nothing and makes nothing.
+
+    Raises:
+        VtpmError: STATE_LOCKED
+    """
+    path = os.path.join(directory, LOCK_NAME)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # whoever takes it says what is wrong with it
+    try:
+        pid = _blocking_pid(fd)
+        if pid is not None:
+            raise _locked(path, find_holder(fd, pid))
+    finally:
+        os.close(fd)
+
+
 def find_holder(fd: int, pid: int, name: str = LOCK_NAME) -> Optional[Holder]:
     """Who holds a lock on this open file, whose name has `name` in it.
 

@@ -24,6 +24,7 @@ from swtpm_svc.service.classic.traffic import Traffic
 from swtpm_svc.service.classic.user import become
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.opened_state import open_state
+from swtpm_svc.state import lock
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.executor import Executor
@@ -32,6 +33,7 @@ from swtpm_svc.wire.results import TpmRc, TpmResult
 
 #: The status of a start of swtpm_cuse whose TPM fails.
 CUSE_START_FAILED = 255
+_NOT_INITIALIZED = "Error: Could not initialize libtpms."
 #: Errors of a state for which a TPM 2.0's INIT has a return code of that version.
 _STATE_IS_BAD = (Code.STATE_KEY, Code.STATE_CORRUPT, Code.STATE_FOREIGN, Code.LIBTPMS)
 
@@ -104,6 +106,7 @@ class Emulator:
         """
         self._loop.on_fault = lambda error: self._log.error(internal("while serving", error))
         try:
+            self._refuse_held_state()
             sockets = self._listen()
             device = self._obtain_device()
             if not self._is_cuse:
@@ -142,6 +145,23 @@ class Emulator:
             self._state.close()
 
     # --- start ---------------------------------------------------------------------------------------------------
+
+    def _refuse_held_state(self) -> None:
+        """Before anything is made: the sockets and the pid file may be those of the process that has the state."""
+        config = self._emulation.config
+        state = config.state
+        if (
+            config.tpm.power_on != "manual"
+            and state.file == "none"
+            and state.directory
+            and state.lock
+            and not config.migration.incoming
+        ):
+            try:
+                lock.refuse_held(state.directory)
+            except VtpmError as error:
+                self._log.error(error)
+                raise VtpmError(error.code, _NOT_INITIALIZED, remedy=error.remedy) from error
 
     def _listen(self) -> "dict[str, Listening]":
         sockets = {}
@@ -256,7 +276,7 @@ class Emulator:
             tpm.power_on(delete_volatile=False)
         except VtpmError as error:
             self._log.error(error)
-            raise VtpmError(error.code, "Error: Could not initialize libtpms.", remedy=error.remedy) from error
+            raise VtpmError(error.code, _NOT_INITIALIZED, remedy=error.remedy) from error
         if config.startup in tpm.dialect.startup:
             tpm.startup(config.startup)
 

@@ -380,6 +380,19 @@ def test_a_second_one_does_not_get_the_state(swtpm, place):
         assert len(random_bytes(place / "data")) == 20
 
 
+def test_the_same_command_once_more_leaves_the_first_one_its_sockets_and_pid(swtpm, place):
+    words = [*unix(place), "--pid", f"file={place}/pid"]
+    with running(swtpm, *words) as process:
+        serves(place / "data", process)
+        wait_until(lambda: (place / "pid").exists(), "a pid")
+        done = subprocess.run([swtpm, *map(str, words)], capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 1
+        assert f"{place}/state/.lock is held by process {process.pid}" in done.stderr
+        assert (place / "pid").read_text() == str(process.pid)
+        assert len(random_bytes(place / "data")) == 20
+        assert ioctl(place / "ctrl", "-c")[0] == 0
+
+
 def test_ready_is_told(swtpm, place):
     """sd_notify(3): one datagram."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
