@@ -42,6 +42,7 @@ def devices(monkeypatch):
     found = set()
     monkeypatch.setattr(handshake.os.path, "exists", lambda path: path in found)
     monkeypatch.setattr(handshake.os.path, "lexists", lambda path: path in found)
+    monkeypatch.setattr(handshake.os.path, "isdir", lambda path: path == "/sys/class")  # a build root may have no /sys
     monkeypatch.setattr(handshake, "LEAVING_S", 0.05)
     return found
 

@@ -4,6 +4,7 @@ its own."""
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.wire import tpm2, tpm2_public
 from swtpm_svc.wire.command_codes import CommandCode
 
+ROOT = Path(__file__).resolve().parents[4]
 #: Where the distribution's are; another PATH may have ours before them.
 THEIRS = "/usr/bin/"
 
@@ -33,8 +35,12 @@ def run_theirs(name, words, **options):
 
 
 def run_ours(name, words, **options):
-    program = f"import sys; from swtpm_svc.start import {name}; sys.exit({name}())"
-    return _run([sys.executable, "-c", program, *words], **options)
+    return _run([sys.executable, "-c", program_of(name), *words], **options)
+
+
+def program_of(name):
+    """For `python -c` in whatever folder; the package need not be installed."""
+    return f"import sys; sys.path.insert(0, {str(ROOT)!r}); from swtpm_svc.start import {name}; sys.exit({name}())"
 
 
 def _run(words, **options):

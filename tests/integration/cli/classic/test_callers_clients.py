@@ -37,7 +37,7 @@ def port():
 def answers(port):
     """As they ask whether it is there: a connection that is closed again."""
     with socket.socket() as probe:
-        return probe.connect_ex(("localhost", port)) == 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run(*words, **variables):
@@ -62,7 +62,7 @@ def test_tpm2_tools(commands, port, tmp_path):
     """Its suite starts a TPM that nobody has started, clears it, and kills it at the end."""
     words = ["socket", "--tpm2", "--server", f"port={port}", "--ctrl", f"type=tcp,port={port + 1}"]
     words += ["--flags", "not-need-init", "--tpmstate", f"dir={tmp_path}", "--seccomp", "action=none"]
-    tcti = {"TPM2TOOLS_TCTI": f"swtpm:host=localhost,port={port}"}
+    tcti = {"TPM2TOOLS_TCTI": f"swtpm:host=127.0.0.1,port={port}"}
     with running(commands / "swtpm", *words) as process:
         wait_until(lambda: answers(port), "answered")
         run("tpm2_startup", "-c", **tcti)

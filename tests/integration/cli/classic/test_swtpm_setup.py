@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from both_programs import contents, needs_swtpm_tools, run_ours, run_theirs
+from both_programs import contents, needs_swtpm_tools, program_of, run_ours, run_theirs
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision import factory
@@ -69,13 +69,13 @@ def configured(folder, ca=None):
     return {**os.environ, "XDG_CONFIG_HOME": str(folder), "HOME": str(folder)}
 
 
-def setup(who, host, line, state=None, before=None, **options):
+def run_setup(who, host, line, state=None, before=None, **options):
     """Run it in a state folder of its own, `state`, in which `before` was made; a "~" in the line is the host's folder."""
     folder, env = host
     state = folder / (state or who)
     state.mkdir(exist_ok=True)
     if before is not None and not list(state.glob("*permall")):
-        assert setup(who, host, before, state.name).status == 0
+        assert run_setup(who, host, before, state.name).status == 0
     words = [word.replace("~", str(folder)).replace("STATE", str(state)) for word in line.split()]
     if "STATE" not in line and "--tpm-state" not in line:
         words = ["--tpm-state", str(state), *words]
@@ -116,7 +116,6 @@ GOOD = [
     "--tpm2 --keyfile ~/key256 --cipher aes-256-cbc",
     "--tpm2 --pwdfile ~/word --cipher aes-cbc",
     "--tpm2 --pwdfile ~/word --cipher aes-256-cbc",
-    "--tpm2 --runas root",
     "",
     "--createek",
     "--createek --keyfile ~/key",
@@ -131,9 +130,9 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("line", GOOD)
+@pytest.mark.parametrize("line", [*GOOD, pytest.param("--tpm2 --runas root", marks=pytest.mark.needs("root"))])
 def test_what_it_says_and_leaves_is_the_distribution_s(host, line):
-    ran = {who: setup(who, host, line) for who in RUN}
+    ran = {who: run_setup(who, host, line) for who in RUN}
     assert ran["theirs"].status == 0, ran["theirs"]
     assert ran["ours"].status == 0, ran["ours"]
     assert ran["ours"].err == ""
@@ -156,7 +155,7 @@ def files(state):
 def test_what_is_in_the_tpm_is_the_same(host, line):
     """Keys, their templates but for what is random, NV indices with attributes and sizes, PCR banks."""
     for who in RUN:
-        assert setup(who, host, line).status == 0
+        assert run_setup(who, host, line).status == 0
     found = {who: contents(placed_state.read(Place(str(host[0] / who)), "2.0", None)) for who in RUN}
     assert found["ours"] == found["theirs"]
 
@@ -173,12 +172,12 @@ SECRETS = [
 @pytest.mark.parametrize(("first", "second"), [("theirs", "ours"), ("ours", "theirs")])
 @pytest.mark.parametrize(("made", "used"), SECRETS)
 def test_a_state_of_one_is_gone_on_with_by_the_other(host, first, second, made, used):
-    assert setup(first, host, f"--tpm2 --createek --create-spk {made}", "state").status == 0
-    ran = setup(second, host, f"--tpm2 --reconfigure --pcr-banks sha1,sha384 {used}", "state")
+    assert run_setup(first, host, f"--tpm2 --createek --create-spk {made}", "state").status == 0
+    ran = run_setup(second, host, f"--tpm2 --reconfigure --pcr-banks sha1,sha384 {used}", "state")
     assert ran.status == 0, ran
     assert "Successfully activated PCR banks sha1,sha384 among sha1,sha256,sha384,sha512." in ran.out
     assert "Starting vTPM reconfiguration as root:root" in ran.out
-    again = setup(first, host, f"--tpm2 --reconfigure --pcr-banks sha256 {used}", "state")
+    again = run_setup(first, host, f"--tpm2 --reconfigure --pcr-banks sha256 {used}", "state")
     assert again.status == 0, again
 
 
@@ -190,7 +189,7 @@ def test_a_key_comes_through_a_descriptor(host, form):
         os.write(writing, content)
         os.close(writing)
         try:
-            ran = setup(who, host, f"--tpm2 {form} {reading}", pass_fds=[reading])
+            ran = run_setup(who, host, f"--tpm2 {form} {reading}", pass_fds=[reading])
         finally:
             os.close(reading)
         assert ran.status == 0, ran
@@ -210,7 +209,7 @@ def test_the_distribution_s_swtpm_serves_it(host, version, line):
     folder, _ = host
     if version and "ownership" in line:
         line = line.replace("--take-ownership", "--create-spk")
-    assert setup("ours", host, f"{version} {line}").status == 0
+    assert run_setup("ours", host, f"{version} {line}").status == 0
     key = [f"--key=file={folder}/key"] if "keyfile" in line else []
     words = ["swtpm", "socket", *version.split(), "--tpmstate", f"dir={folder}/ours", *key, "--flags"]
     command = "80010000000c0000017b0008" if version else "00c10000000e0000004600000008"
@@ -269,7 +268,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("line", "before"), WRONG)
 def test_a_wrong_line_is_refused_as_the_distribution_does(host, line, before):
-    ran = {who: setup(who, host, line, before=before) for who in RUN}
+    ran = {who: run_setup(who, host, line, before=before) for who in RUN}
     ours = ran["ours"]
     assert ours.status == ran["theirs"].status == 1, ran
     assert "Traceback" not in ours.err
@@ -287,12 +286,12 @@ WRONG_KEYS = [
 @pytest.mark.parametrize(("line", "before"), [*(pair for pair in WRONG if pair[1] is not None), *WRONG_KEYS])
 def test_a_run_that_fails_leaves_the_state_that_was_there(host, line, before):
     folder, _ = host
-    assert setup("ours", host, before, "state").status == 0
+    assert run_setup("ours", host, before, "state").status == 0
     kept = content(folder / "state")
     for more in ("", " --overwrite"):
         if more and "--reconfigure" not in line:
             continue
-        assert setup("ours", host, line + more, "state").status == 1
+        assert run_setup("ours", host, line + more, "state").status == 1
         assert content(folder / "state") == kept
 
 
@@ -325,9 +324,9 @@ def test_an_old_state_outlives_a_wrong_line_that_would_replace_it(host, more):
     (folder / "no-tool").write_text("active_pcr_banks = sha256\n")
     (folder / "bad-tool").write_text("create_certs_tool = /bin/false\n")
     (folder / "missing-tool").write_text("create_certs_tool = none-such-tool\n")
-    assert setup("ours", host, "--tpm2 --createek", "state").status == 0
+    assert run_setup("ours", host, "--tpm2 --createek", "state").status == 0
     kept = content(folder / "state")
-    ran = setup("ours", host, f"--tpm2 --overwrite --createek {more}", "state")
+    ran = run_setup("ours", host, f"--tpm2 --overwrite --createek {more}", "state")
     assert ran.status == 1
     assert "Traceback" not in ran.err
     assert content(folder / "state") == kept
@@ -336,33 +335,33 @@ def test_an_old_state_outlives_a_wrong_line_that_would_replace_it(host, more):
 def test_states_that_are_there(host):
     folder, _ = host
     for who in RUN:
-        assert setup(who, host, "--tpm2 --createek", who).status == 0
+        assert run_setup(who, host, "--tpm2 --createek", who).status == 0
         kept = content(folder / who)
-        refused = setup(who, host, "--tpm2", who)
+        refused = run_setup(who, host, "--tpm2", who)
         assert (refused.status, refused.err) == (1, "Found existing TPM state 'permall'.\n")
-        left = setup(who, host, "--tpm2 --not-overwrite --overwrite", who)
+        left = run_setup(who, host, "--tpm2 --not-overwrite --overwrite", who)
         assert (left.status, left.out) == (0, "Not overwriting existing state file.\n")
         assert content(folder / who) == kept
         (folder / who / "tpm2-00.volatilestate").write_bytes(b"old")
-        assert setup(who, host, "--tpm2 --overwrite", who).status == 0
+        assert run_setup(who, host, "--tpm2 --overwrite", who).status == 0
         assert content(folder / who) != kept
         assert set(files(folder / who)) == {".lock", "tpm2-00.permall"}
 
 
 def test_a_tpm_of_the_other_version_in_the_folder_stays(host):
     folder, _ = host
-    assert setup("ours", host, "--createek", "state").status == 0
+    assert run_setup("ours", host, "--createek", "state").status == 0
     kept = (folder / "state/tpm-00.permall").read_bytes()
-    assert setup("ours", host, "--tpm2", "state").status == 0
+    assert run_setup("ours", host, "--tpm2", "state").status == 0
     assert (folder / "state/tpm-00.permall").read_bytes() == kept
 
 
 def test_a_state_that_is_served_is_not_replaced(host):
     folder, _ = host
-    assert setup("ours", host, "--tpm2", "state").status == 0
+    assert run_setup("ours", host, "--tpm2", "state").status == 0
     kept = content(folder / "state")
     with Store.open(str(folder / "state"), "2.0"):
-        ran = setup("ours", host, "--tpm2 --overwrite", "state")
+        ran = run_setup("ours", host, "--tpm2 --overwrite", "state")
     assert ran.status == 1
     assert "is held by process" in ran.err
     assert content(folder / "state") == kept
@@ -381,14 +380,14 @@ def test_a_tpm_in_one_file_is_gone_on_with_by_the_other(host, first, second, mad
     where = "--tpm-state file://~/file"
     if first == "theirs":
         (folder / "file").write_bytes(b"")  # 0.7.1 asks for it
-    assert setup(first, host, f"{where} {made}").status == 0
-    ran = setup(second, host, f"{where} {used}")
+    assert run_setup(first, host, f"{where} {made}").status == 0
+    ran = run_setup(second, host, f"{where} {used}")
     assert ran.status == 0, ran
     assert "Successfully activated PCR banks sha1 among" in ran.out
-    assert setup(first, host, f"{where} {used}").status == 0
-    refused = setup("ours", host, f"{where} --tpm2")
+    assert run_setup(first, host, f"{where} {used}").status == 0
+    refused = run_setup("ours", host, f"{where} --tpm2")
     assert (refused.status, refused.err) == (1, "Found existing TPM state 'permall'.\n")
-    assert setup("ours", host, f"{where} --tpm2 --overwrite").status == 0
+    assert run_setup("ours", host, f"{where} --tpm2 --overwrite").status == 0
 
 
 def test_a_file_that_is_as_large_as_it_is_made_keeps_its_inode_and_mode(host):
@@ -398,12 +397,12 @@ def test_a_file_that_is_as_large_as_it_is_made_keeps_its_inode_and_mode(host):
     path.write_bytes(bytes(1 << 16))
     path.chmod(0o604)
     before = path.stat()
-    assert setup("ours", host, "--tpm-state file://~/volume --tpm2 --createek").status == 0
+    assert run_setup("ours", host, "--tpm-state file://~/volume --tpm2 --createek").status == 0
     assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
     kept = path.read_bytes()
-    assert setup("ours", host, "--tpm-state file://~/volume --tpm2 --overwrite --pcr-banks foo").status == 1
+    assert run_setup("ours", host, "--tpm-state file://~/volume --tpm2 --overwrite --pcr-banks foo").status == 1
     assert path.read_bytes() == kept
-    assert setup("ours", host, "--tpm-state file://~/none/volume --tpm2").status == 1
+    assert run_setup("ours", host, "--tpm-state file://~/none/volume --tpm2").status == 1
 
 
 def test_nobody_has_to_listen(host):
@@ -411,13 +410,12 @@ def test_nobody_has_to_listen(host):
     folder, env = host
     (folder / "state").mkdir()
     (folder / "tmp").mkdir()
-    program = "import sys; from swtpm_svc.start import swtpm_setup; sys.exit(swtpm_setup())"
     words = ["--tpm2", "--tpm-state", str(folder / "state"), "--create-ek-cert"]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         ran = subprocess.run(
-            [sys.executable, "-c", program, *words],
+            [sys.executable, "-c", program_of("swtpm_setup"), *words],
             stdout=writing,
             stderr=subprocess.PIPE,
             env={**env, "TMPDIR": str(folder / "tmp")},
@@ -442,7 +440,7 @@ def test_the_owner_of_a_tpm_1_2_has_the_password(host, line, owner):
     """The distribution's, and ours."""
     passwords = {}
     for who in RUN:
-        assert setup(who, host, f"--take-ownership {line}").status == 0
+        assert run_setup(who, host, f"--take-ownership {line}").status == 0
         state = placed_state.read(Place(str(host[0] / who)), "1.2", None)
 
         def look(tpm, who=who):
@@ -466,7 +464,7 @@ def test_certificates_are_written_out(host):
     (folder / "crt").mkdir()
     for who in RUN:
         line = "--tpm2 --create-ek-cert --create-platform-cert --write-ek-cert-files ~/crt"
-        assert setup(who, host, line).status == 0
+        assert run_setup(who, host, line).status == 0
         assert files(folder / "crt") == {"ek-rsa2048.crt": 0o640, "ek-secp384r1.crt": 0o640}
         for path in (folder / "crt").iterdir():
             path.unlink()
@@ -479,7 +477,7 @@ def test_keys_for_identity_and_attestation(host):
         "--tpm2 --create-ek-cert --ek1keyalgo SECP256R1 --ek2keyalgo ecc_nist_p521 --iakkeyalgo rsa2048 "
         "--idevidkeyalgo secp384r1 --write-ek-cert-files ~/crt --vmid vm1"
     )
-    ran = setup("ours", host, line)
+    ran = run_setup("ours", host, line)
     assert ran.status == 0, ran
     for said in (
         "Successfully created secp256r1 EK with handle 0x8101000a.",
@@ -500,7 +498,7 @@ def test_keys_for_identity_and_attestation(host):
 
 
 def test_one_algorithm_twice_is_one_key(host):
-    ran = setup("ours", host, "--tpm2 --createek --ek2keyalgo rsa2048")
+    ran = run_setup("ours", host, "--tpm2 --createek --ek2keyalgo rsa2048")
     assert ran.out.count(" EK with handle ") == 1
 
 
@@ -513,14 +511,14 @@ def test_another_program_makes_certificates(host):
     config = (folder / "swtpm_setup.conf").read_text()
     (folder / "swtpm_setup.conf").write_text(config.replace("/usr/bin/swtpm_localca", "tool"))
     env["PATH"] = f"{folder}:{env['PATH']}"
-    ran = {who: setup(who, host, "--tpm2 --create-ek-cert") for who in RUN}
+    ran = {who: run_setup(who, host, "--tpm2 --create-ek-cert") for who in RUN}
     assert (
         "tool: I was given --type ek\ntool: done\ntool: Successfully created EK certificate locally.\n"
         in ran["ours"].out
     )
     assert told(ran["ours"].out, "ours") == told(ran["theirs"].out, "theirs")
     tool.write_text("#!/bin/sh\necho no >&2\nexit 3\n")
-    ran = {who: setup(who, host, "--tpm2 --create-ek-cert --overwrite") for who in RUN}
+    ran = {who: run_setup(who, host, "--tpm2 --create-ek-cert --overwrite") for who in RUN}
     assert "tool exit with status 3: no" in ran["ours"].err
     assert ran["ours"].status == ran["theirs"].status == 1
 
@@ -528,12 +526,12 @@ def test_another_program_makes_certificates(host):
 def test_a_log_file_has_it_all(host):
     folder, _ = host
     for who in RUN:
-        ran = setup(who, host, f"--tpm2 --create-ek-cert --logfile ~/{who}.log")
+        ran = run_setup(who, host, f"--tpm2 --create-ek-cert --logfile ~/{who}.log")
         assert (ran.status, ran.out, ran.err) == (0, "TPM is listening on Unix socket.\n", "")
     texts = {who: told((folder / f"{who}.log").read_text().replace(f"{who}.log", "LOG"), who) for who in RUN}
     assert texts["ours"] == texts["theirs"]
     (folder / "link").symlink_to("elsewhere")
-    assert setup("ours", host, "--tpm2 --overwrite --logfile ~/link").status == 1
+    assert run_setup("ours", host, "--tpm2 --overwrite --logfile ~/link").status == 1
 
 
 def test_configuration_files_are_written(tmp_path):
@@ -604,13 +602,13 @@ def test_what_it_says_of_itself():
     ],
 )
 def test_what_newer_releases_refuse_is_refused(host, line, said):
-    ran = setup("ours", host, line)
+    ran = run_setup("ours", host, line)
     assert ran.status == 1
     assert said in ran.err.splitlines()
     assert list((host[0] / "ours").iterdir()) == []
 
 
 def test_a_state_with_a_key_is_encrypted(host):
-    assert setup("ours", host, "--tpm2 --keyfile ~/key").status == 0
+    assert run_setup("ours", host, "--tpm2 --keyfile ~/key").status == 0
     with pytest.raises(blob.EncryptedBlob):
         blob.payload(blob.decode((host[0] / "ours/tpm2-00.permall").read_bytes()), encryption.NO_KEYS)
