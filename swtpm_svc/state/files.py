@@ -15,6 +15,8 @@ from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.file_errors import UNTOUCHED, read_error, write_error
 
 MODE = 0o600
+#: What swtpm makes its files with, less what the umask takes away.
+_SWTPM_MODE = 0o640
 #: No state of any TPM comes near this; a larger file is not read into memory.
 MAX_SIZE = 16 << 20
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -27,6 +29,13 @@ _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errn
 _DRAFT, _DRAFT_DIGITS = ".new-", 8
 #: Another user may have filled a directory that is looked at.
 NAMES_MAX = 10_000
+
+
+def swtpm_mode() -> int:
+    """The permission bits of a file that swtpm would make now."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return _SWTPM_MODE & ~umask
 
 
 def is_draft(name: str) -> bool:

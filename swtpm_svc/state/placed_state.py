@@ -12,12 +12,10 @@ from typing import NamedTuple, Optional
 from swtpm_svc.state import blob, state_directory
 from swtpm_svc.state.backend import NAMES, PERMALL, VOLATILESTATE
 from swtpm_svc.state.encryption import StateKey
-from swtpm_svc.state.files import Directory
+from swtpm_svc.state.files import Directory, swtpm_mode
 from swtpm_svc.state.payloads import unwrap
 from swtpm_svc.state.state_file import StateFile
 
-#: Less what the umask takes away: swtpm's.
-MODE = 0o640
 #: What a file is called while it is written: swtpm's names.
 _TEMPORARY = {"1.2": "TMP-00.", "2.0": "TMP2-00."}
 _REMEDY = "restore it from a backup"
@@ -52,12 +50,10 @@ def install(place: Place, version: str, payload: bytes, key: Optional[StateKey])
         VtpmError STATE_MISSING, STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL.
     """
     data = blob.encode_checked(payload, key)
-    umask = os.umask(0o077)
-    os.umask(umask)
     if place.is_file:
-        _install_in_file(place.path, data, MODE & ~umask)
+        _install_in_file(place.path, data, swtpm_mode())
     else:
-        _install_in_folder(place.path, version, data, MODE & ~umask)
+        _install_in_folder(place.path, version, data, swtpm_mode())
 
 
 def _raw(place: Place, version: str) -> Optional[bytes]:
@@ -78,7 +74,7 @@ def _raw(place: Place, version: str) -> Optional[bytes]:
 
 def _install_in_file(path: str, data: bytes, mode: int) -> None:
     # of a file that is there the mode stays: its owner has chosen it
-    file = StateFile.open(path, mode=None if os.path.exists(path) else mode, formats=True)
+    file = StateFile.open(path, mode=mode, changes_modes=False, formats=True)
     try:
         file.lock()
         for name in NAMES:

@@ -19,7 +19,7 @@ from typing import Optional
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import blob, replacement
 from swtpm_svc.state.backend import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, IsGood
-from swtpm_svc.state.files import MODE, Directory, begins
+from swtpm_svc.state.files import Directory, begins
 from swtpm_svc.state.lock import StateLock
 from swtpm_svc.state.payloads import LINEAR_REMEDY, UNTOUCHED
 
@@ -70,12 +70,20 @@ class StateDirectory:
     """A back end (backend.py). Owns the directory's descriptor and the lock."""
 
     def __init__(
-        self, directory: Directory, version: str, *, locks: bool, backs_up: bool, shares: bool = False
+        self,
+        directory: Directory,
+        version: str,
+        *,
+        locks: bool,
+        backs_up: bool,
+        shares: bool = False,
+        changes_modes: bool = False,
     ) -> None:
         self._directory = directory
         self._version = version
         self._locks = locks
         self._shares = shares
+        self._changes_modes = changes_modes
         self._lock: Optional[StateLock] = None
         self._is_locked = False
         self._previous = BACKUP if backs_up else PREVIOUS
@@ -89,6 +97,7 @@ class StateDirectory:
         fd: Optional[int] = None,
         *,
         mode: Optional[int] = None,
+        changes_modes: bool = True,
         locks: bool = True,
         syncs: bool = True,
         backs_up: bool = False,
@@ -96,10 +105,11 @@ class StateDirectory:
     ) -> "StateDirectory":
         """Not locked yet. `fd`: the directory, where it is open already.
 
-        `mode`: of the state files, also of those that there are; None: their owner's, if they are made. `locks`: False
-        leaves it to the caller that nobody else has the state. `syncs`: False trusts that the machine does not lose its
-        power. `backs_up`: the generation before has the name that swtpm's option has for it, and a start that cannot
-        read the last one goes back to it. `shares`: a TPM of the other version may be there too, under the same lock.
+        `mode`: of the state files, and where that `changes_modes` also of those that there are; None: their owner's, if
+        they are made. `locks`: False leaves it to the caller that nobody else has the state. `syncs`: False trusts that
+        the machine does not lose its power. `backs_up`: the generation before has the name that swtpm's option has for
+        it, and a start that cannot read the last one goes back to it. `shares`: a TPM of the other version may be there
+        too, under the same lock.
 
         Raises: VtpmError as open_directory().
         """
@@ -107,7 +117,8 @@ class StateDirectory:
         directory.syncs = syncs
         if mode is not None:
             directory.mode = mode
-        return cls(directory, version, locks=locks, backs_up=backs_up, shares=shares)
+        is_changed = mode is not None and changes_modes
+        return cls(directory, version, locks=locks, backs_up=backs_up, shares=shares, changes_modes=is_changed)
 
     @property
     def path(self) -> str:
@@ -143,7 +154,7 @@ class StateDirectory:
             self._directory.rename(file + BACKUP, file)
             self.remarks.append(f"{self.path_of(PERMALL)} was missing: its backup, {file}{BACKUP}, is in its place now")
             present = self._directory.names()
-        if self._directory.mode != MODE:
+        if self._changes_modes:
             for name in NAMES:
                 self._directory.change_mode(self._file(name))
         if file in present:

@@ -47,15 +47,17 @@ class StateFile:
         path: str,
         *,
         mode: Optional[int] = None,
+        changes_modes: bool = True,
         locks: bool = True,
         syncs: bool = True,
         formats: bool = False,
     ) -> "StateFile":
         """Make the file if there is none; not locked yet.
 
-        `mode`: of the file, also of one that there is; None: its owner's, if it is made. `locks`: False leaves it to
-        the caller that nobody else has the state. `syncs`: False trusts that the machine does not lose its power.
-        `formats`: whatever has no header is given one, as swtpm does it; else only what is empty or begins with zeros.
+        `mode`: of the file, and where that `changes_modes` also of one that there is; None: its owner's, if it is made.
+        `locks`: False leaves it to the caller that nobody else has the state. `syncs`: False trusts that the machine
+        does not lose its power. `formats`: whatever has no header is given one, as swtpm does it; else only what is
+        empty or begins with zeros.
 
         Raises:
             VtpmError STATE_MISSING, STATE_UNREADABLE, STATE_UNWRITABLE
@@ -78,7 +80,8 @@ class StateFile:
                     f"{path} is neither a regular file nor a block device",
                     remedy=f"see what it is: ls -ld {quote(path)}; name another one in [state] file",
                 )
-            if mode is not None and stat.S_IMODE(found.st_mode) != mode and stat.S_ISREG(found.st_mode):
+            is_changed = changes_modes and stat.S_ISREG(found.st_mode)
+            if mode is not None and is_changed and stat.S_IMODE(found.st_mode) != mode:
                 os.fchmod(fd, mode)
             return cls(path, fd, locks=locks, syncs=syncs, formats=formats)
         except OSError as error:

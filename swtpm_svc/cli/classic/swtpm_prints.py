@@ -88,7 +88,7 @@ def states(state: StateConfig, version: str) -> str:
         VtpmError: a file cannot be opened.
     """
     if state.is_file:
-        with open_state(state, version, None, is_incoming=True, is_classic=True) as store:
+        with open_state(state, version, None, is_incoming=True, is_classic=True, keeps_modes=True) as store:
             sizes = store.sizes()
     else:
         paths = {name: os.path.join(state.directory, file_name(version, name)) for name in NAMES}

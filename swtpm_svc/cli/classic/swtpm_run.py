@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Optional
 
 from swtpm_svc.cli.classic import swtpm_lists
+from swtpm_svc.cli.classic.swtpm_lists import StateOptions
 from swtpm_svc.cli.classic.swtpm_options import CommandError, Given
 from swtpm_svc.cli.classic.swtpm_output import say
 from swtpm_svc.config import schema
@@ -14,6 +15,7 @@ from swtpm_svc.service.classic import user
 from swtpm_svc.service.classic.emulation import Emulation
 from swtpm_svc.service.classic.emulation_log import EmulationLog
 from swtpm_svc.state.encryption import Keys
+from swtpm_svc.state.files import swtpm_mode
 from swtpm_svc.tpm.controller import MAX_LOCALITY
 
 #: What a run imports later, and cannot any more in another root, or as a user to whom it is closed.
@@ -90,13 +92,12 @@ def open_log(given: Given) -> EmulationLog:
     return EmulationLog() if text is None else swtpm_lists.log(text)
 
 
-def state_of(given: Given, state: StateConfig) -> StateConfig:
-    """--tpmstate over what `state` has; no place at all is "". Raises: CommandError."""
-    options = swtpm_lists.state(given.get("tpmstate"))
+def state_of(options: StateOptions, state: StateConfig) -> StateConfig:
+    """--tpmstate over what `state` has; no place at all is ""."""
     return state._replace(
         directory=options.directory,
         file=options.file or "none",
-        mode=state.mode if options.mode is None else options.mode,
+        mode=swtpm_mode() if options.mode is None else options.mode,
         # a folder is locked unless that is said, a file if that is said
         lock=not options.file if options.lock is None else options.lock,
         backup=options.backup,
@@ -126,7 +127,7 @@ def common(given: Given, interface: str, log: EmulationLog, *, is_started: bool 
     pid_file = swtpm_lists.pid_file(pid) if pid is not None else None
     locality = swtpm_lists.locality(given.get("locality"))
     defaults = schema.defaults("swtpm")
-    state = state_of(given, defaults.state)
+    state = swtpm_lists.state(given.get("tpmstate"))
     seccomp = swtpm_lists.seccomp(given.get("seccomp"))
     flags = swtpm_lists.flags(given.get("flags"))
     migration = swtpm_lists.migration(given.get("migration"))
@@ -142,13 +143,14 @@ def common(given: Given, interface: str, log: EmulationLog, *, is_started: bool 
             disable_auto_shutdown=not flags.auto_shutdown,
             profile=profile_json or "none",
         ),
-        state=state,
+        state=state_of(state, defaults.state),
         migration=MigrationConfig(incoming="incoming" in migration, release_lock="release-lock-outgoing" in migration),
     )
     return Emulation(
         config=config,
         interface=interface,
         keys=keys,
+        keeps_modes=state.mode is None,
         pid_file=pid_file,
         seccomp=seccomp,
         max_locality=MAX_LOCALITY - 1 if locality.reject_4 else MAX_LOCALITY,
@@ -176,7 +178,7 @@ def print_states(given: Given) -> None:
 
     if "tpmstate" not in given:
         raise CommandError("Error: --tpmstate option is required for --print-states")
-    state = state_of(given, schema.defaults("swtpm").state)
+    state = state_of(swtpm_lists.state(given.get("tpmstate")), schema.defaults("swtpm").state)
     say(swtpm_prints.states(state, version_of(given)))
 
 

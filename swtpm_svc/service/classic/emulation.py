@@ -45,6 +45,8 @@ class Emulation(NamedTuple):
     config: Config
     interface: str
     keys: Keys = NO_KEYS
+    #: State files that are there keep their permission bits: the mode in `config` is for those that are made.
+    keeps_modes: bool = False
     data: Optional[Endpoint] = None
     control: Optional[Endpoint] = None
     #: A data connection is closed after each response.

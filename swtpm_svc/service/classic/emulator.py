@@ -193,12 +193,19 @@ class Emulator:
                 raise OSError(error.errno, f"Could not open pidfile {where} : {error.strerror}") from error
 
     def _open_state(self) -> Store:
-        config = self._emulation.config
+        emulation = self._emulation
+        config = emulation.config
         if not config.state.place:
             cause = "SWTPM_NVRAM_Init: Missing backend URI."
             raise VtpmError(Code.STATE_MISSING, cause, remedy="name the state's folder: --tpmstate, or TPM_PATH")
-        keys, is_incoming = self._emulation.keys, config.migration.incoming
-        store = open_state(config.state, config.tpm.version, keys.state, is_incoming=is_incoming, is_classic=True)
+        store = open_state(
+            config.state,
+            config.tpm.version,
+            emulation.keys.state,
+            is_incoming=config.migration.incoming,
+            is_classic=True,
+            keeps_modes=emulation.keeps_modes,
+        )
         for remark in store.take_remarks():
             self._log.line(remark)
         if config.tpm.profile != "none" and config.tpm.version == "2.0" and store.sizes():

@@ -52,6 +52,16 @@ def test_the_mode_is_the_one_that_is_asked_for(version, tmp_path):
     assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
 
 
+def test_what_is_there_keeps_its_mode_if_that_is_wanted(version, tmp_path):
+    permall = made(tmp_path, version)
+    with opened(tmp_path, version, mode=0o640, changes_modes=False) as store:
+        assert stat.S_IMODE(permall.stat().st_mode) == 0o600
+        store.store(PERMALL, payload(version, b"newer"))
+    assert stat.S_IMODE(permall.stat().st_mode) == 0o640
+    with opened(tmp_path, version, mode=0o600):
+        assert stat.S_IMODE(permall.stat().st_mode) == 0o600
+
+
 def test_without_fsync_nothing_waits_for_the_disk(version, tmp_path):
     with mock.patch.object(os, "fsync", side_effect=AssertionError):
         permall = made(tmp_path, version, syncs=False)

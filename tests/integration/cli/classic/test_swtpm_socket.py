@@ -474,6 +474,34 @@ def test_state_that_is_encrypted(swtpm, place):
     assert rest == ["swtpm: Error: Could not initialize libtpms.", "swtpm: Error: Could not initialize the TPM"]
 
 
+@pytest.mark.parametrize("back_end", ["dir=", "backend-uri=file://"])
+def test_the_mode_of_state_files(swtpm, place, back_end):
+    """Made with 0640 less the umask; one that is there changes if a mode is given, and that one whatever the umask."""
+    path = place / "state" if back_end == "dir=" else place / "file"
+    file = path / "tpm2-00.permall" if back_end == "dir=" else path
+
+    def serve(options="", umask=0o022):
+        words = ["socket", "--tpm2", "--tpmstate", f"{back_end}{path}{options}", "--flags", "startup-clear"]
+        with running(swtpm, *words, "--ctrl", f"type=unixio,path={place}/ctrl", umask=umask) as process:
+            serves(place / "ctrl", process)
+            assert ioctl(place / "ctrl", "-c")[0] == 0  # who answers has its state
+            mode = file.stat().st_mode & 0o777
+            assert ioctl(place / "ctrl", "-s") == (0, "")
+            assert process.wait(DEADLINE_S) == 0
+        return mode
+
+    assert serve() == 0o640
+    assert serve(",mode=0600", 0o077) == 0o600
+    assert serve(",mode=0664", 0o077) == 0o664
+    for one in file.parent.glob(f"{file.name}*"):  # the generation before as well
+        one.unlink()
+    assert serve(umask=0o077) == 0o600
+    file.chmod(0o604)
+    words = ["socket", "--tpm2", "--tpmstate", f"{back_end}{path}", "--print-states"]
+    assert subprocess.run([swtpm, *words], capture_output=True, timeout=DEADLINE_S).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o604
+
+
 def test_a_short_passphrase_is_worth_a_warning(swtpm, place):
     for option, passphrase, warnings in (
         ("--key", "secret", ["swtpm: Warning: Passphrase is only 6 bytes long"]),
