@@ -156,3 +156,32 @@ def test_root_unmounts_by_itself(root, point, monkeypatch, number, goes):
         with pytest.raises(VtpmError, match="cannot be unmounted: Device or resource busy"):
             mounts.unmount(str(point))
     assert root.made == [str(point)]
+
+
+def test_root_does_not_follow_a_link_to_where_it_mounts(point, tmp_path):
+    """The directory above may be another user's. ENOTDIR is what open(2) says of a link with O_DIRECTORY."""
+    (tmp_path / "link").symlink_to(point)
+    assert mounts._mount(str(tmp_path / "link"), "") == errno.ENOTDIR
+    assert mounts._mount(str(tmp_path / "none"), "") == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "taken"),
+    [
+        (stat.S_IFCHR, (10, 229), True),
+        (stat.S_IFCHR, (10, 230), False),
+        (stat.S_IFCHR, (1, 3), False),
+        (stat.S_IFBLK, (10, 229), False),
+    ],
+)
+def test_what_is_taken_for_a_mount_that_was_passed(monkeypatch, kind, number, taken):
+    """10, 229 is /dev/fuse (Linux, Documentation/admin-guide/devices.txt); 1, 3 is /dev/null."""
+    found = SimpleNamespace(st_mode=kind | 0o600, st_rdev=os.makedev(*number))
+    system = SimpleNamespace(fstat=lambda _fd: found, major=os.major, minor=os.minor)
+    monkeypatch.setattr(mounts, "os", system)  # pytest itself needs the real fstat
+    if taken:
+        mounts.check_descriptor(3)
+    else:
+        with pytest.raises(VtpmError) as refused:
+            mounts.check_descriptor(3)
+        assert refused.value.code is Code.MOUNT_FAILED

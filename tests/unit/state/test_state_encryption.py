@@ -210,3 +210,17 @@ def test_any_bytes_under_any_flags_are_refused_or_decode(body, flags):
             blob.payload(blob.decode(data), keys)
         except BlobError:
             pass
+
+
+@pytest.mark.parametrize(
+    ("kdf", "key"),
+    [
+        ("sha512", "56b698defedb5a435b634afe3320bbaf3fdcd920b6c503a446fc7b7a776b298d"),
+        ("pbkdf2", "5a2c140e5ccb2afd047abf51803052a37f120bc89c4759e0091816183e072d57"),
+    ],
+)
+def test_a_key_from_a_passphrase(kdf, key):
+    """Of sha512sum(1), and of openssl kdf PBKDF2 with swtpm's salt and its 1000 rounds; AES-128 takes the first half."""
+    assert encryption.from_passphrase(b"correct horse", kdf, "aes-256-cbc")._key == bytes.fromhex(key)
+    half = encryption.from_passphrase(b"correct horse", kdf, "aes-cbc")._key
+    assert half == bytes.fromhex(key)[:16]

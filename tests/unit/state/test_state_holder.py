@@ -1,8 +1,12 @@
 """Which systemd unit a process belongs to, from lines of /proc/PID/cgroup as machines have them."""
 
+import errno
+import os
+
 import pytest
 
-from swtpm_svc.state.lock import Holder, _unit, find_holder
+from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state.lock import Holder, StateLock, _unit, find_holder
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,22 @@ def test_what_is_no_signature_names_nobody(tmp_path, text):
     (tmp_path / "lock").write_text(text)
     with open(tmp_path / "lock", "rb") as opened:
         assert find_holder(opened.fileno(), 0) is None
+
+
+def test_a_full_disk_takes_nobody_the_lock(tmp_path, monkeypatch):
+    """Only the signature is lost: a TPM that runs with an older state needs no room on the disk."""
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with StateLock.acquire(directory, str(tmp_path)) as lock:
+            assert lock.fd >= 0
+            assert (tmp_path / ".lock").read_bytes() == b""
+            with pytest.raises(VtpmError) as refused:
+                StateLock.acquire(directory, str(tmp_path))
+            assert refused.value.code is Code.STATE_LOCKED
+    finally:
+        os.close(directory)

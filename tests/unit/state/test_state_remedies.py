@@ -189,3 +189,9 @@ def test_a_key_that_may_not_be_read(run_as, monkeypatch, user, remedy):
         keys.load(Source("file", "/etc/vtpm.d/my key", "hex"))
     assert caught.value.code is Code.KEY_UNUSABLE
     assert remedy.format("'/etc/vtpm.d/my key'") in caught.value.remedy
+
+
+@pytest.mark.parametrize(("uid", "person"), [(0, False), (999, False), (1000, True), (60000, True), (60001, False)])
+def test_whose_account_is_a_persons(uid, person):
+    """UID_MIN and UID_MAX as login.defs(5) of Debian and Fedora has them; the first person of a machine is 1000."""
+    assert file_errors.is_person(uid) is person

@@ -101,7 +101,19 @@ def c_source():
         if flag.value & (flag.value - 1) == 0:
             name = f"PTM_CAP_{flag.name}"
             lines.append(f'#ifdef {name}\nprintf("{name} %lu\\n", (unsigned long){name});\n#endif')
+    for name in FLAGS:
+        lines.append(f'printf("PTM_{name} %lu\\n", (unsigned long)PTM_{name});')
     return "\n".join([*lines, "return 0; }"])
+
+
+#: Bits of requests and replies; the header puts PTM_ before.
+FLAGS = (
+    "INIT_FLAG_DELETE_VOLATILE",
+    "STATE_FLAG_DECRYPTED",
+    "STATE_FLAG_ENCRYPTED",
+    "CONFIG_FLAG_FILE_KEY",
+    "CONFIG_FLAG_MIGRATION_KEY",
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +133,11 @@ def test_the_capabilities_are_those_of_the_public_header(header):
     found = {name: int(value) for name, value in header.items() if name.startswith("PTM_CAP_")}
     assert found == {name: ptm.Capability[name[8:]].value for name in found}
     assert len(found) >= 16
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_flags_are_those_of_the_public_header(header, name):
+    assert getattr(ptm, name) == int(header[f"PTM_{name}"])
 
 
 @pytest.mark.parametrize("name", C_STRUCTS)

@@ -127,6 +127,7 @@ def test_a_long_command_does_not_keep_others_waiting_for_what_needs_no_tpm(servi
     one, two = kernel.open(), kernel.open()
     write = kernel.send(fuse.Opcode.WRITE, kernel.write_body(one, CREATE_RSA))
     assert write not in kernel.replies
+    assert kernel.poll(one) == 0  # neither to be read nor to be written
     assert kernel.control(two, ptm.GetCapability())[1] == ptm.CapabilityReply(ptm.Capability.DEVICE)
     assert kernel.control(two, ptm.GetConfig())[1] == ptm.ConfigReply(0, 0)
     assert kernel.control(two, ptm.SetBufferSize(0))[1] == ptm.BufferSizeReply(0, *libtpms.set_buffer_size(0))

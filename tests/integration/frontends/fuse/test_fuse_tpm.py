@@ -295,6 +295,7 @@ def test_a_pcr_is_an_error_when_the_power_is_gone(service):
         assert exchange(control, ptm_socket.pack(ptm.Stop())) == bytes(4)
         with raises(errno.EIO):
             os.open("0", os.O_RDONLY, dir_fd=bank)
+    assert [told for told in service.heard() if told[0] == "failed"] == [], "it is not a fault of the service"
 
 
 def test_a_pcr_is_read_after_the_long_command(service):
