@@ -8,6 +8,9 @@ from xml.sax.saxutils import quoteattr
 
 from machine import KERNEL_COMMAND_LINE, Guest, Line, end, read_text
 
+ROOT = os.path.abspath(f"{os.path.dirname(__file__)}/../../..")
+#: Where the daemon and its programs see this tree, which may be below a home that is closed to their users.
+TREE = "/mnt/tree"
 START_S = 60
 COMMAND_S = 60
 
@@ -33,6 +36,8 @@ ca=/var/lib/swtpm-localca   # of what libvirt has made its certificates
 mount --bind "$1" /etc/libvirt
 mount --bind "$1/log" /var/log/libvirt
 mount --bind "$1/log/swtpm" /var/log/swtpm
+mount -t tmpfs -o mode=755 none /mnt
+mkdir "$3"; mount --bind "$2" "$3"
 libvirtd -f "$1/libvirtd.conf" -p "$1/pid" &
 wait
 """
@@ -76,7 +81,7 @@ class Libvirt:
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with open(f"{self._directory}/log/libvirtd", "wb") as log:
             self._process = subprocess.Popen(
-                [*command, "bash", "-c", IN_NAMESPACES, "-", self._directory],
+                [*command, "bash", "-c", IN_NAMESPACES, "-", self._directory, ROOT, TREE],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
