@@ -53,7 +53,7 @@ def test_tpm2_tools_find_both_sockets(swtpm, state, tmp_path):
     words = ["socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "startup-clear"]
     words += ["--server", f"type=unixio,path={tmp_path}/tpm", "--ctrl", f"type=unixio,path={tmp_path}/tpm.ctrl"]
     with running(swtpm, *words) as process:
-        serves(tmp_path / "tpm.ctrl", process)
+        serves(tmp_path / "tpm", process)
         done = subprocess.run(
             ["tpm2_getrandom", "-T", f"swtpm:path={tmp_path}/tpm", "--hex", "8"],
             capture_output=True,

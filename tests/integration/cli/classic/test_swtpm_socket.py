@@ -607,7 +607,7 @@ def test_two_hosts_share_a_state_while_a_tpm_moves(swtpm, place):
     coming = [*unix(other, flags=""), "--migration", "incoming"]
     with running(swtpm, *leaving) as first, running(swtpm, *coming) as second:
         for here, process in ((place, first), (other, second)):
-            serves(here / "ctrl", process)
+            serves(here / "data", process)
         random_bytes(place / "data")
         for kind in ("permanent", "volatile", "savestate"):
             assert ioctl(place / "ctrl", "--save", kind, str(place / kind)) == (0, "")
