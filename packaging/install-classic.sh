@@ -21,6 +21,8 @@ for file in swtpm_setup.conf swtpm-localca.conf swtpm-localca.options; do
     # a file that is there is somebody's configuration
     [ -e "$DESTDIR/etc/$file" ] || put "packaging/classic/$file" "/etc/$file"
 done
+# who are of this installation: vtpm-ima signs them
+put packaging/classic-commands.ini /usr/share/vtpm/classic-commands.ini
 put packaging/sysusers/vtpm-classic.conf /usr/lib/sysusers.d/vtpm-classic.conf
 put packaging/tmpfiles/vtpm-classic.conf /usr/lib/tmpfiles.d/vtpm-classic.conf
 

@@ -21,6 +21,7 @@ from tpm_commands import GET_RANDOM, TPM12_GET_MANUFACTURER
 pytestmark = pytest.mark.needs("systemd", "root", "cuse", "ima")
 
 PACKAGE = "python3-swtpm"
+CLASSIC = "python3-swtpm-compat"
 LAUNCHER = Path("/usr/libexec/vtpm/vtpmd")
 MANUAL = Path("docs/ima.md")
 ATTRIBUTE = "security.ima"
@@ -31,8 +32,9 @@ def modules():
     return Path(package)
 
 
-def signed_files():
-    return [Path(line.split("\t")[0]) for line in Path("/usr/share/vtpm/ima/signatures").read_text().splitlines()]
+def signed_files(package=PACKAGE):
+    signatures = Path(f"/usr/share/vtpm/ima/{package}.signatures").read_text()
+    return [Path(line.split("\t")[0]) for line in signatures.splitlines()]
 
 
 def attribute(path):
@@ -42,9 +44,13 @@ def attribute(path):
         return b""
 
 
-def reinstall():
-    done = subprocess.run(["dnf", "-y", "reinstall", PACKAGE], capture_output=True, text=True, timeout=400, check=False)
+def dnf(*words):
+    done = subprocess.run(["dnf", "-y", *words], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def reinstall():
+    dnf("reinstall", PACKAGE)
 
 
 def doctor(expect):
@@ -87,6 +93,17 @@ def test_without_ima_in_use_nothing_was_done():
 def test_an_installation_puts_the_signatures_in_place():
     reinstall()
     assert {attribute(path)[:2] for path in signed_files()} == {b"\x03\x02"}
+    assert doctor(expect=0) == {}
+
+
+def test_the_old_command_names_have_theirs():
+    dnf("install", CLASSIC)
+    assert {attribute(path)[:2] for path in signed_files(CLASSIC)} == {b"\x03\x02"}
+    assert Path("/usr/bin/swtpm") in signed_files(CLASSIC)
+    assert doctor(expect=0) == {}
+    os.removexattr("/usr/share/swtpm/swtpm-localca", ATTRIBUTE)
+    assert set(doctor(expect=69)) == {"/usr/share/swtpm/swtpm-localca"}
+    run("/usr/libexec/vtpm/vtpm-ima", "apply")
     assert doctor(expect=0) == {}
 
 

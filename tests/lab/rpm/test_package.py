@@ -4,6 +4,7 @@ That is the order of the tests: each goes on where the one before it ended; test
 """
 
 import grp
+import json
 import os
 import pwd
 import socket
@@ -28,6 +29,7 @@ from tpm_commands import (
 pytestmark = pytest.mark.needs("systemd", "root", "cuse")
 
 PACKAGE = "python3-swtpm"
+CLASSIC = "python3-swtpm-compat"
 CONFIGURATIONS = Path("/etc/vtpm.d")
 #: What instances write there is not the package's.
 STATES = ("/var/lib/vtpm/", "/var/lib/vtpm-identity/")
@@ -294,6 +296,26 @@ def test_an_upgrade_leaves_running_tpms_running():
     assert counter("/dev/a") == seen["a"]
     assert (CONFIGURATIONS / "vtpm0.toml").read_text().endswith("# changed\n")
     assert run("rpm", "-V", PACKAGE, expect=1).stdout.split() == ["S.5....T.", "c", "/etc/vtpm.d/vtpm0.toml"]
+
+
+# --- the old command names -------------------------------------------------------------------------------------------
+
+
+def test_the_old_command_names_come_and_go_as_a_package_of_their_own(tmp_path):
+    before = everything()
+    dnf("install", CLASSIC)
+    assert run("rpm", "-V", CLASSIC).stdout == ""
+    assert Path("/usr/bin/swtpm") in map(Path, run("rpm", "-ql", CLASSIC).stdout.splitlines())
+    state = ("--tpmstate", f"dir={tmp_path}")
+    run("swtpm_setup", "--tpm2", *state, "--create-ek-cert", "--lock-nvram")
+    done = run("swtpm", "socket", "--tpm2", *state, "--print-states")
+    assert json.loads(done.stdout)["states"] == [
+        {"name": "permall", "size": (tmp_path / "tpm2-00.permall").stat().st_size}
+    ]
+    dnf("remove", CLASSIC)
+    left = {path for path in everything() - before if not path.startswith(str(tmp_path))}
+    assert {path for path in left if not path.startswith("/var/lib/swtpm-localca")} == set()
+    assert installed_version() == seen["version"]
 
 
 def test_an_instance_is_enabled(capsys):

@@ -76,12 +76,13 @@ class Installation:
             ROOT / "packaging/ima/sign-tree",
             self.root / "keys/key.pem",
             self.root,
-            "/usr/libexec/vtpm",
+            "a-package",
+            "/usr/libexec/vtpm/vtpmd",  # a file, and a directory
             "/usr/lib/swtpm_svc",
         ]
         subprocess.run(command, check=True, capture_output=True)
         shutil.copy(self.root / "keys/certificate.der", self.program.SHIPPED)
-        signatures = self.program.SHIPPED / "signatures"
+        signatures = self.program.SHIPPED / "a-package.signatures"
         lines = signatures.read_text().splitlines()
         assert [line.split("\t")[0] for line in lines] == [f"/{path.relative_to(self.root)}" for path in self.files()]
         signatures.write_text("".join(f"{self.root}{line}\n" for line in lines))
@@ -263,16 +264,43 @@ def test_a_directory_of_keys_that_only_root_may_enter(installation, monkeypatch)
     ]
 
 
+def test_the_old_command_names_are_looked_at_where_they_are_installed(tmp_path, monkeypatch):
+    installation = Installation(tmp_path, monkeypatch)
+    monkeypatch.undo()
+    program = installation.program
+    monkeypatch.setattr(program, "HERE", installation.libexec)
+    monkeypatch.setattr(program, "CLASSIC_COMMANDS", tmp_path / "classic-commands.ini")
+    commands = [tmp_path / "usr/bin/swtpm_cert", tmp_path / "usr/share/swtpm/swtpm-localca"]
+    for path in commands:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert not {*commands} & {*program.installed()}
+    shutil.copy(ROOT / "packaging/classic-commands.ini", tmp_path)
+    assert {*commands} <= {*program.installed()}
+
+
+def test_a_damaged_list_of_the_old_command_names_is_one_line_and_a_remedy(installation, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(installation.program, "CLASSIC_COMMANDS", tmp_path / "classic-commands.ini")
+    for damage in (b"swtpm = x\n", b"\xff\n", b"[a]\n[a]\n"):
+        (tmp_path / "classic-commands.ini").write_bytes(damage)
+        with pytest.raises(SystemExit) as damaged:
+            installation.program.classic_commands()
+        assert damaged.value.code == 65
+        cause, remedy = capsys.readouterr().err.splitlines()
+        assert remedy.endswith("dnf reinstall 'python3-swtpm*'")
+        assert "classic-commands.ini cannot be read" in cause
+
+
 @pytest.mark.parametrize("text", ["no tab\n", "/a\tnot hexadecimal\n", "\udcff"])
 def test_a_damaged_list_is_one_line_and_a_remedy(installation, capsys, text):
     installation.program.SHIPPED.mkdir(parents=True)
-    (installation.program.SHIPPED / "signatures").write_text(text, errors="surrogateescape")
+    (installation.program.SHIPPED / "a-package.signatures").write_text(text, errors="surrogateescape")
     with pytest.raises(SystemExit) as damaged:
         installation.program.main(["apply"])
     assert damaged.value.code == 65
     cause, remedy = capsys.readouterr().err.splitlines()
     assert "signatures cannot be read" in cause
-    assert remedy == "  remedy: reinstall the package: dnf reinstall python3-swtpm"
+    assert remedy == "  remedy: reinstall the package: dnf reinstall 'python3-swtpm*'"
 
 
 def test_a_wrong_command_line(installation):
@@ -320,10 +348,11 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
     tree = tmp_path / "root"
     (tree / "usr/bin").mkdir(parents=True)
     for arguments, status in (
-        ([tmp_path / "missing.pem", tree, "/usr/bin"], 66),
+        ([tmp_path / "missing.pem", tree, "p", "/usr/bin"], 66),
         ([], 64),
-        ([ROOT / "README.md", tree, "/usr/bin"], 66),
-        ([ROOT / "README.md", tree, "/nowhere"], 66),
+        ([ROOT / "README.md", tree, "p"], 64),
+        ([ROOT / "README.md", tree, "p", "/usr/bin"], 66),
+        ([ROOT / "README.md", tree, "p", "/nowhere"], 66),
     ):
         done = subprocess.run(
             [ROOT / "packaging/ima/sign-tree", *arguments], capture_output=True, text=True, check=False
@@ -333,7 +362,7 @@ def test_a_tree_is_not_signed_by_halves(tmp_path):
     (tree / "usr/bin/program.py").write_text("x\n")
     # one directory of the two, and something that is not a key
     for directories, status in ((["/usr/bin", "/nowhere"], 66), (["/usr/bin"], 69)):
-        command = [ROOT / "packaging/ima/sign-tree", ROOT / "README.md", tree, *directories]
+        command = [ROOT / "packaging/ima/sign-tree", ROOT / "README.md", tree, "p", *directories]
         assert subprocess.run(command, capture_output=True, check=False).returncode == status
     assert not (tree / "usr/share").exists()
 
@@ -402,7 +431,7 @@ def sign_rpm(tmp_path, monkeypatch):
     return run
 
 
-LAUNCHER, SIGNATURES = "/usr/libexec/vtpm/vtpmd", "/usr/share/vtpm/ima/signatures"
+LAUNCHER, SIGNATURES = "/usr/libexec/vtpm/vtpmd", "/usr/share/vtpm/ima/python3-swtpm.signatures"
 
 
 def test_an_rpmsign_that_signs_files_is_used(sign_rpm):
