@@ -118,7 +118,8 @@ for person in lab-member lab-operator lab-outsider; do
   chroot "$root" useradd --no-create-home --home-dir /tmp --shell /bin/bash --user-group $person
 done
 rm -f "$root"/var/cache/apt/*.bin "$root"/.autorelabel
-"$here/rpm/dress.sh" "$root" >>"$log" 2>&1
+# python3-swtpm-compat conflicts with these
+"$here/rpm/dress.sh" "$root" swtpm swtpm-tools >>"$log" 2>&1
 
 say "SELinux"
 # over 300 modules would make each load of the policy in the guest five times slower

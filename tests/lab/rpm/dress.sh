@@ -1,11 +1,11 @@
 #!/bin/bash
-# dress.sh ROOT : make dnf and rpm of a Debian root work for an RPM that was written for Fedora
+# dress.sh ROOT [PACKAGE...] : make dnf and rpm of a Debian root work for an RPM that was written for Fedora
 #
 # The SELinux policy gets Fedora's name (targeted), presets are Fedora's (disable *), and one RPM, lab-system, provides
-# the names of what apt installed (tests/lab/rpm/names) and has the file triggers that Fedora's systemd package has. May
-# run more than once.
+# the names of what apt installed (tests/lab/rpm/names), but of these packages, and has the file triggers that Fedora's
+# systemd package has. May run more than once.
 set -euo pipefail
-root=$1; here=$(cd "$(dirname "$0")" && pwd)
+root=$1; shift; without=" $* "; here=$(cd "$(dirname "$0")" && pwd)
 if [ ! -d "$root/etc/selinux/targeted" ]; then
   mv "$root/etc/selinux/default" "$root/etc/selinux/targeted"
   mv "$root/var/lib/selinux/default" "$root/var/lib/selinux/targeted"
@@ -33,6 +33,7 @@ work=$root/tmp/lab-system; mkdir -p "$work"
     'License: BSD-3-Clause' 'BuildArch: noarch' 'AutoReqProv: no'
   sed "s/@PY@/$python/g" "$here/names" | while read -r package names; do
     case $package in '' | \#*) continue;; esac
+    [[ $without != *" $package "* ]] || continue
     found=$(version "$package" || :); [ -n "$found" ] || continue
     for name in $names; do
       case $name in
