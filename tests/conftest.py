@@ -42,6 +42,21 @@ def command(name: str, package: str) -> Capability:
     return Capability(lambda: shutil.which(name) is not None, f"no {name}: apt-get install {package}")
 
 
+def is_ours(path: str) -> bool:
+    """Whether this program is a launcher of ours: of the same name as swtpm's, as python3-swtpm-compat brings them."""
+    try:
+        with open(path, "rb") as file:
+            return b"swtpm_svc" in file.read(4096)
+    except OSError:
+        return False
+
+
+def swtpms(name: str, package: str) -> Capability:
+    """swtpm's own program of this name, which is what `name` in PATH leads to (see `put_ours_last`)."""
+    program = command(name, package)
+    return program._replace(present=lambda: program.present() and not is_ours(str(shutil.which(name))))
+
+
 def is_char_device(path: str) -> bool:
     try:
         return stat.S_ISCHR(os.stat(path).st_mode)
@@ -77,7 +92,7 @@ def has_libtpms_binding() -> bool:
 
 
 def is_swtpm_0_7() -> bool:
-    if shutil.which("swtpm") is None:
+    if not CAPABILITIES["swtpm"].present():
         return False
     told = subprocess.run(["swtpm", "--version"], capture_output=True, text=True, check=False).stdout
     return told.startswith("TPM emulator version 0.7.")
@@ -139,7 +154,7 @@ CAPABILITIES = {
         lambda: bool(shutil.which("libvirtd") and shutil.which("virsh")),
         "no libvirt: apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients",
     ),
-    "swtpm": command("swtpm", "swtpm"),
+    "swtpm": swtpms("swtpm", "swtpm"),
     "swtpm 0.7": Capability(
         is_swtpm_0_7, f"{UNOBTAINABLE}swtpm 0.7, which answers are compared with; newer ones differ"
     ),
@@ -148,7 +163,7 @@ CAPABILITIES = {
     "fish": command("fish", "fish"),
     "git": command("git", "git"),
     "faketime": command("faketime", "faketime"),
-    "swtpm_ioctl": command("swtpm_ioctl", "swtpm-tools"),
+    "swtpm_ioctl": swtpms("swtpm_ioctl", "swtpm-tools"),
     "tpm2-tools": command("tpm2_getrandom", "tpm2-tools"),
     "tpm2-pytss": Capability(
         lambda: os.path.isdir("/usr/lib/python3/dist-packages/tpm2_pytss"),
@@ -160,8 +175,8 @@ CAPABILITIES = {
     "setpriv": command("setpriv", "util-linux"),
     "openssl": command("openssl", "openssl"),
     "certtool": command("certtool", "gnutls-bin"),
-    "swtpm_cert": command("swtpm_cert", "swtpm-tools"),
-    "swtpm_setup": command("swtpm_setup", "swtpm-tools"),
+    "swtpm_cert": swtpms("swtpm_cert", "swtpm-tools"),
+    "swtpm_setup": swtpms("swtpm_setup", "swtpm-tools"),
     "softhsm2": command("softhsm2-util", "softhsm2"),
     "pkcs11-tool": command("pkcs11-tool", "opensc"),
     "systemd-analyze": command("systemd-analyze", "systemd"),
@@ -226,6 +241,14 @@ def choose_temporary_folder() -> str:
     return f"temporary files: in {tempfile.tempdir}, not in {wanted}: {why}"
 
 
+def put_ours_last() -> None:
+    """Have `swtpm` in PATH be swtpm's, where there is one: a package's %check has the folder of what it has built before
+    all others, and a peer that is ourselves proves nothing."""
+    folders = os.get_exec_path()
+    ours = [folder for folder in folders if is_ours(f"{folder}/swtpm")]
+    os.environ["PATH"] = os.pathsep.join([folder for folder in folders if folder not in ours] + ours)
+
+
 def pytest_report_header(config: pytest.Config) -> "list[str]":
     return [config.stash[ABOUT_TEMPORARY_FILES]] if config.stash[ABOUT_TEMPORARY_FILES] else []
 
@@ -234,9 +257,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.umask(0o022)  # what another one does to the product is asked by tests that set it
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         del os.environ[name]  # of a hook or a rebase that runs the tests: theirs would be the developer's repository
+    put_ours_last()
     config.stash[ABOUT_TEMPORARY_FILES] = choose_temporary_folder()
     config.addinivalue_line(
         "markers", f"needs(*capabilities): what the machine must have, of {', '.join(CAPABILITIES)}"
+    )
+    config.addinivalue_line(
+        "markers", "beside_swtpm: compares our commands with swtpm's own, whose words another release may have changed"
     )
     config.addinivalue_line("markers", f"only_qemu: needs one of {', '.join(sorted(ONLY_QEMU))}")
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,28 @@ def test_what_keeps_tests_from_a_folder(folder, conftest, name, mode, why):
         (folder / name).mkdir()
         (folder / name).chmod(mode)
     assert conftest.misfit(str(folder / name)) == why
+
+
+def test_swtpm_in_path_is_swtpms_and_not_ours(folder, conftest, monkeypatch):
+    """A package's %check has what was built first in PATH, where tests would otherwise have ourselves for a peer."""
+    programs = {
+        "built/swtpm": "#!/usr/bin/python3\nfrom swtpm_svc.start import swtpm\n",
+        "distribution/swtpm": "\x7fELF",
+    }
+    for name, content in {**programs, "built/vtpmctl": ""}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    present = conftest.CAPABILITIES["swtpm"].present
+    monkeypatch.setenv("PATH", f"{folder}/built:{folder}/distribution")
+    assert not present()
+    conftest.put_ours_last()
+    assert present()
+    assert shutil.which("swtpm") == f"{folder}/distribution/swtpm"
+    assert shutil.which("vtpmctl") == f"{folder}/built/vtpmctl"
+    (folder / "distribution/swtpm").unlink()
+    conftest.put_ours_last()
+    assert not present()
 
 
 def test_elsewhere_where_tmpdir_is_of_no_use(folder):

@@ -1,6 +1,5 @@
 """The codecs against programs that others wrote: the distribution's swtpm and swtpm_ioctl, over UNIX sockets."""
 
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,11 +11,6 @@ from swtpm_svc.wire import command_codes, ptm, ptm_socket, return_codes, tpm_hea
 
 VENDOR_BIT = 0x20000000  # TPMA_CC: a vendor's command
 STARTUP_CLEAR = tpm_header.encode_command(tpm_header.ST_NO_SESSIONS, 0x144, bytes.fromhex("0000"))
-
-
-def need(program):
-    if shutil.which(program) is None:
-        pytest.skip(f"there is no {program} (package swtpm or swtpm-tools)")
 
 
 class Peer:
@@ -54,7 +48,6 @@ def connect(channel, path):
 
 @pytest.fixture
 def swtpm(tmp_path):
-    need("swtpm")
     (tmp_path / "state").mkdir()
     options = ["--tpm2", "--tpmstate", f"dir={tmp_path}/state", "--flags", "not-need-init"]
     sockets = ["--ctrl", f"type=unixio,path={tmp_path}/control", "--server", f"type=unixio,path={tmp_path}/data"]
@@ -68,6 +61,7 @@ def swtpm(tmp_path):
         process.wait()
 
 
+@pytest.mark.needs("swtpm")
 def test_every_command_is_understood_by_swtpm(swtpm):
     ok = ptm.Result(0)
     needed = ptm.Capability.INIT | ptm.Capability.HASHING | ptm.Capability.GET_INFO
@@ -105,6 +99,7 @@ def test_every_command_is_understood_by_swtpm(swtpm):
     assert swtpm.ask(ptm.Shutdown()) == ok
 
 
+@pytest.mark.needs("swtpm")
 def test_every_command_that_the_tpm_lists_has_a_name(swtpm):
     swtpm.execute(STARTUP_CLEAR)
     all_commands = bytes.fromhex("00000002 0000011f 00000200")  # TPM_CAP_COMMANDS, from the first, at most 512
@@ -154,8 +149,8 @@ def answering_socket(tmp_path):
     thread.join(20)
 
 
+@pytest.mark.needs("swtpm_ioctl")
 def test_swtpm_ioctl_understands_our_replies(answering_socket, tmp_path):
-    need("swtpm_ioctl")
     path, notes, blob = answering_socket
     saved = tmp_path / "saved"
 

@@ -1,7 +1,6 @@
 """The distribution's swtpm_setup, swtpm_localca and swtpm_cert beside ours: the same words to both, each in a folder of
 its own."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[4]
 #: Where the distribution's are; another PATH may have ours before them.
 THEIRS = "/usr/bin/"
 
-needs_swtpm_tools = pytest.mark.skipif(
-    shutil.which("swtpm_setup", path=THEIRS) is None or shutil.which("certtool", path=THEIRS) is None,
-    reason="the distribution's swtpm-tools and certtool are not here",
-)
+needs_swtpm_tools = [pytest.mark.beside_swtpm, pytest.mark.needs("swtpm_setup", "certtool")]
 
 
 class Ran(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from classic_commands import commands_directory
 from swtpm_process import PASSWORD, SECRET, VERSIONS, swtpm
 
-pytestmark = pytest.mark.needs("swtpm", "swtpm_ioctl", "binding")
+pytestmark = [pytest.mark.beside_swtpm, pytest.mark.needs("swtpm", "swtpm_ioctl", "binding")]
 
 #: Words of --key for which the file is `key`, and its content; with "fd" it is handed over open.
 KEYS = {

@@ -11,7 +11,7 @@ from ioctl_lines import LIFE_OF_A_TPM
 from side_by_side import Line, both, differences
 from socket_service import free_ports
 
-pytestmark = pytest.mark.needs("swtpm")
+pytestmark = [pytest.mark.beside_swtpm, pytest.mark.needs("swtpm")]
 
 BY_ENVIRONMENT = [
     Line("!{control} -i"),

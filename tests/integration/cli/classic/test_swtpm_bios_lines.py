@@ -5,7 +5,7 @@ from bios_lines import FOR_BOTH_VERSIONS, FOR_TPM_1_2, FOR_TPM_2
 from classic_commands import commands_directory
 from side_by_side import Line, both, differences, emulator
 
-pytestmark = pytest.mark.needs("swtpm")
+pytestmark = [pytest.mark.beside_swtpm, pytest.mark.needs("swtpm")]
 
 BY_TCP = (("TCSD_USE_TCP_DEVICE", "1"), ("TCSD_TCP_DEVICE_HOSTNAME", "127.0.0.1"), ("TCSD_TCP_DEVICE_PORT", "1"))
 

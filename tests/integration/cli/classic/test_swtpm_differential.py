@@ -225,12 +225,14 @@ def run_ours(ours, line, place):
     return status, out, err
 
 
+@pytest.mark.beside_swtpm
 @pytest.mark.needs("swtpm 0.7")
 @pytest.mark.parametrize("line", SAID)
 def test_the_same_status_and_words(ours, place, line):
     assert run_ours(ours, line, place) == run(DISTRIBUTION, line, place)
 
 
+@pytest.mark.beside_swtpm
 @pytest.mark.needs("swtpm 0.7")
 @pytest.mark.parametrize("line", STATUS_ONLY)
 def test_the_same_status(ours, place, line):

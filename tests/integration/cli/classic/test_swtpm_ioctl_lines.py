@@ -5,7 +5,7 @@ from classic_commands import commands_directory
 from ioctl_lines import LIFE_OF_A_TPM
 from side_by_side import Line, both, differences, emulator
 
-pytestmark = pytest.mark.needs("swtpm")
+pytestmark = [pytest.mark.beside_swtpm, pytest.mark.needs("swtpm")]
 
 #: Told before anything is connected to, or of what cannot be; no TPM is needed.
 WITHOUT_A_TPM = [
