@@ -143,6 +143,11 @@ def name(version: str, code: int) -> str:
     return f"{kind} command 0x{code:08x}"
 
 
+def is_known(version: str, code: int) -> bool:
+    """Has this version a command of this code?"""
+    return code in _NAMES[version]
+
+
 def _codes(version: str, names: str) -> frozenset[int]:
     """The codes of `names`, each of which must be there."""
     numbers = {text: code for code, text in _NAMES[version].items()}

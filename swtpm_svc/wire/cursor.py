@@ -52,6 +52,10 @@ class Cursor:
     def rest(self) -> bytes:
         return self.take(len(self._data) - self.position)
 
+    @property
+    def at_end(self) -> bool:
+        return self.position == len(self._data)
+
     def since(self, start: int) -> bytes:
         """What was taken from offset `start` on."""
         return self._data[start : self.position]

@@ -7,6 +7,8 @@ from the TPM itself (TCG TSS 2.0 Overview and Common Structures).
 The control protocol's `tpm_result` is a 1.2 code for both versions of the TPM.
 """
 
+from typing import Optional
+
 # fmt: off
 CODES_12: dict[int, tuple[str, str]] = {
     0x01: ("AUTHFAIL", "authentication failed"),
@@ -213,6 +215,28 @@ FORMAT_1: dict[int, tuple[str, str]] = {
 }
 
 LAYERS = {6: "FAPI", 7: "ESAPI", 8: "SAPI", 9: "MU", 10: "TCTI", 11: "resource manager", 12: "resource manager, from the TPM"}
+
+#: What the layers above the TPM say themselves (TCG TSS 2.0 Overview and Common Structures, TSS2_BASE_RC), tpm2-tss's own
+#: from 28 on.
+TSS_ERRORS: dict[int, str] = {
+    1: "an error for which there is no other code", 2: "this is not implemented", 3: "a context is bad",
+    4: "the ABI's version does not match", 5: "a pointer is NULL that may not be", 6: "a buffer is too small",
+    7: "functions were called in the wrong order", 8: "the layer below cannot be reached", 9: "not yet: call it again",
+    10: "input or output failed", 11: "a parameter has a bad value", 12: "this is not permitted",
+    13: "the command does not take these sessions, or not so many", 14: "the command's parameter cannot be decrypted",
+    15: "the response's parameter cannot be encrypted", 16: "a parameter has a bad size", 17: "the response is malformed",
+    18: "the context is too small", 19: "the response is too short", 20: "the TCTI is unknown or cannot be used",
+    21: "this is not supported", 22: "the TCTI's context is bad", 23: "there is no memory", 24: "an ESYS_TR is bad",
+    25: "more than one session is to decrypt", 26: "more than one session is to encrypt",
+    27: "the response's authorization is wrong", 28: "there is no configuration", 29: "the path is bad",
+    30: "the object cannot be deleted", 31: "the path exists already", 32: "the key was not found",
+    33: "the signature is wrong", 34: "the hashes differ", 35: "the key cannot be duplicated", 36: "the path was not found",
+    37: "there is no certificate", 38: "there is no PCR", 39: "the PCR cannot be reset", 40: "the template is bad",
+    41: "the authorization failed", 42: "the authorization is unknown", 43: "the NV index cannot be read",
+    44: "the NV index is too small", 45: "the NV index cannot be written", 46: "the policy is unknown",
+    47: "the NV index is of the wrong type", 48: "the name exists already", 49: "there is no TPM", 50: "the key is bad",
+    51: "there is no handle", 52: "nothing was provisioned yet", 53: "all was provisioned already",
+}
 # fmt: on
 
 SUCCESS = "success"
@@ -234,8 +258,18 @@ def describe(version: str, rc: int) -> str:
     layer = rc >> 16
     if not layer:
         return _describe_20(rc)
-    text = f"layer {layer} of the TSS ({LAYERS.get(layer, 'unknown')}): "
-    return text + (_describe_20(rc & 0xFFFF) if layer == 12 else f"error 0x{rc & 0xFFFF:04x}")
+    text, code = f"layer {layer} of the TSS ({LAYERS.get(layer, 'unknown')}): ", rc & 0xFFFF
+    # a resource manager passes on what the TPM says, and says in the TPM's words what it has no room for; tpm2-tss and
+    # tpm2-abrmd do not agree on which of the two layers is for what
+    if layer == 12 or (layer == 11 and code & (_VERSION_2 | _FORMAT_1)):
+        return text + _describe_20(code)
+    known = f" ({TSS_ERRORS[code]})" if layer in LAYERS and code in TSS_ERRORS else ""
+    return f"{text}error 0x{code:04x}{known}"
+
+
+def is_unknown(version: str, rc: int) -> bool:
+    """Is there no name and no meaning for it?"""
+    return "unknown" in describe(version, rc) or "vendor" in describe(version, rc)
 
 
 def _describe_12(rc: int) -> str:
@@ -263,10 +297,16 @@ def _describe_20(rc: int) -> str:
 def _describe_format_1(rc: int) -> str:
     found = FORMAT_1.get(rc & 0x3F)
     text = f"TPM_RC_{found[0]}: {found[1]}" if found else f"unknown TPM 2.0 return code 0x{rc:x}"
+    about = subject(rc)
+    return f"{text} ({about[0]} {about[1]})" if about else text
+
+
+def subject(rc: int) -> "Optional[tuple[str, int]]":
+    """What a return code of a TPM 2.0 is about, counted from 1: ("parameter", 2); None: it does not say."""
+    if rc & _RESERVED_20 or rc >> 16 or not rc & _FORMAT_1:
+        return None
     if rc & 0x040:
-        subject, number = "parameter", rc >> 8 & 0xF
-    elif rc & 0x800:
-        subject, number = "session", rc >> 8 & 0x7
+        kind, number = "parameter", rc >> 8 & 0xF
     else:
-        subject, number = "handle", rc >> 8 & 0x7
-    return f"{text} ({subject} {number})" if number else text
+        kind, number = "session" if rc & 0x800 else "handle", rc >> 8 & 0x7
+    return (kind, number) if number else None

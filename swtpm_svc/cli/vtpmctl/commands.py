@@ -101,6 +101,12 @@ _REPORTS = (
         Argument(("name",), "an instance; without it all that are configured", "NAME", Offer.INSTANCE, optional=True),
         Argument(("--ima",), "compare each installed file with its IMA signature"),
     ), Given.HOST, Cryptography.PERHAPS),
+    Command("decode", "say in words what a number or a message of a TPM means", f"{_MODULES}.decode:run", (
+        Argument(("text",), "a return code, command, response, handle or NV index; - reads standard input", "HEX|-"),
+        Argument(("answer",), "behind a command: its response or return code", "HEX|-", optional=True),
+        Argument(("--tpm-version",), "1.2 or 2.0, of a number (default both)", "VERSION", choices=("1.2", "2.0")),
+        Argument(("--secrets",), "show authorization values and what else may be secret"),
+    )),
     Command("create", "make a TPM as a manufacturer does, and its configuration", f"{_MODULES}.create:run", _CREATE,
             Given.HOST, Cryptography.PERHAPS),
     Command("rekey", "encrypt the state of a stopped instance with another key", f"{_MODULES}.rekey:run", (

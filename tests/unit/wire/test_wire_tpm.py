@@ -175,7 +175,10 @@ def test_every_number_has_a_name(version, code):
         ("2.0", 0x300, "unknown TPM 2.0 return code 0x300"),  # bit 9 is reserved
         ("2.0", 0x1100, "unknown TPM 2.0 return code 0x1100"),
         ("2.0", 0x501, "vendor TPM 2.0 return code 0x501"),
-        ("2.0", 0xA000A, "layer 10 of the TSS (TCTI): error 0x000a"),
+        ("2.0", 0xA000A, "layer 10 of the TSS (TCTI): error 0x000a (input or output failed)"),
+        ("2.0", 0xA7777, "layer 10 of the TSS (TCTI): error 0x7777"),
+        ("2.0", 0xB0902, "layer 11 of the TSS (resource manager): TPM_RC_OBJECT_MEMORY: no room for another loaded object: flush one (warning)"),
+        ("2.0", 0xB0001, "layer 11 of the TSS (resource manager): error 0x0001 (an error for which there is no other code)"),
         ("2.0", 0xC0907, "layer 12 of the TSS (resource manager, from the TPM): TPM_RC_LOCALITY: not allowed from this locality"
                          " (warning)"),
         ("2.0", 0xC0000, "layer 12 of the TSS (resource manager, from the TPM): success"),
@@ -274,3 +277,43 @@ def test_format_0_codes_are_known_where_tpm2_tss_knows_them(tss_decode):
             continue
         assert ours.startswith("unknown") != tss_knows(theirs), (hex(rc), ours, theirs)
         assert ("(warning)" in ours) == ("warn" in theirs and not ours.startswith("unknown"))
+
+
+def test_the_layers_above_have_words_where_tpm2_tss_has(tss_decode):
+    for layer, name in return_codes.LAYERS.items():
+        if layer > 10:  # a resource manager passes on what the TPM says
+            continue
+        known = [code for code in range(1, 0x100) if not re.search(r":0x", tss_decode(layer << 16 | code))]
+        assert known == sorted(return_codes.TSS_ERRORS), name
+
+
+@pytest.mark.parametrize(
+    ("rc", "subject"),
+    [
+        (0x1C4, ("parameter", 1)),
+        (0xFD5, ("parameter", 15)),
+        (0x98E, ("session", 1)),
+        (0x28B, ("handle", 2)),
+        (0x08B, None),
+        (0x921, None),
+        (0x101, None),
+        (0x000, None),
+        (0xA01C4, None),
+    ],
+)
+def test_what_a_return_code_is_about(rc, subject):
+    assert return_codes.subject(rc) == subject
+
+
+def test_what_has_no_meaning_is_unknown():
+    unknown = [("2.0", 0x17F), ("2.0", 0x500), ("2.0", 0xF000), ("1.2", 0x64), ("1.2", 0x101)]
+    assert [pair for pair in unknown if not return_codes.is_unknown(*pair)] == []
+    known = [("2.0", 0), ("2.0", 0x921), ("2.0", 0x1C4), ("2.0", 0x1E), ("1.2", 0x26), ("2.0", 0xA000A)]
+    assert [pair for pair in known if return_codes.is_unknown(*pair)] == []
+
+
+def test_commands_that_a_version_has():
+    assert command_codes.is_known("2.0", 0x17B)
+    assert command_codes.is_known("1.2", 0x46)
+    assert not command_codes.is_known("1.2", 0x17B)
+    assert not command_codes.is_known("2.0", 0x46)
