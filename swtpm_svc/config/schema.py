@@ -389,7 +389,7 @@ SCHEMA = (
     Table("tpm", TpmConfig, (
         Key("version", _one_of("1.2", "2.0"), "2.0", "the TPM specification that is served"),
         Key("power-on", _one_of("auto", "manual"), "auto", "power the TPM when the service starts, or wait for vtpmctl init"),
-        Key("startup", _one_of("none", "clear", "state", "deactivated"), "none", "the Startup command sent at power-on"),
+        Key("startup", _one_of("none", "clear", "state", "deactivated"), "clear", "the Startup command sent at power-on"),
         Key("disable-auto-shutdown", BOOLEAN, False, "whether a TPM 2.0 loses its power without TPM2_Shutdown"),
         Key("buffer-size", _integer(0, BUFFER_SIZE_MAX), 0, "how long a command or response may be; 0: as libtpms has it"),
         Key("profile", PROFILE, "none", "the profile of a new TPM 2.0: a name, a file or JSON (libtpms 0.10)"),

@@ -4,7 +4,7 @@ from swtpm_svc.errors import NAME, TCTI, Code, VtpmError
 from swtpm_svc.wire import command_codes, return_codes
 from swtpm_svc.wire.results import TpmRc, TpmResult, without_subject
 
-START = f'vtpmctl createek {NAME} starts it, as takeown does; [tpm] startup = "clear" does so at each power-on'
+START = f'vtpmctl createek {NAME} starts it, as takeown does; so does each power-on, unless [tpm] startup is "none"'
 POWER = f"power it on: vtpmctl init {NAME}"
 PASSWORD = "give the password that the owner has set"
 

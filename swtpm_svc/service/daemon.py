@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.loading import Config
@@ -26,6 +26,7 @@ from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.description import Parts, StatusLine
 from swtpm_svc.service.ending import Ending
 from swtpm_svc.service.events import EventLog
+from swtpm_svc.service.firmware import starter
 from swtpm_svc.service.identity import clones
 from swtpm_svc.service.identity.identity_record import RecordFile
 from swtpm_svc.service.identity.identity_watch import Chores, IdentityWatch
@@ -51,7 +52,6 @@ from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.power import Failure
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire import return_codes
 
 if TYPE_CHECKING:
     from swtpm_svc.service.capture import Capture
@@ -241,14 +241,12 @@ class Daemon:
             self._notifier.status(f"Making a new TPM {wanted.version}")
             self._journal.log("notice", f"{store.path} is empty: a new TPM {wanted.version} is made")
         tpm.power_on(delete_volatile=True)
-        if wanted.startup != "none":
-            response = tpm.startup(wanted.startup)
-            result = int.from_bytes(response[6:10], "big")
-            if tpm.failure is not None:
-                raise tpm.failure.cause
-            if result:
-                words = return_codes.describe(wanted.version, result)
-                self._journal.log("warning", f"startup {wanted.startup}: {words}", TPM_RC=f"{result:#x}")
+        self._starter(tpm)()
+        if tpm.failure is not None:
+            raise tpm.failure.cause
+
+    def _starter(self, tpm: Tpm) -> "Callable[[], None]":
+        return starter(tpm, self._config.tpm.startup, self._journal)
 
     def _watch_failures(self, tpm: Tpm) -> None:
         """Tell of a TPM that fails and goes on, and of one that a predecessor has left failed. Not of one that fails at
@@ -272,6 +270,7 @@ class Daemon:
         handover: Optional[Handover],
     ) -> Parts:
         controller = Controller(tpm, on_shutdown=self._ending.shut_down, on_error=self._events.failed, keys=keys)
+        controller.on_power = self._starter(tpm)
         controller.releases_lock = self._config.migration.release_lock
         dispatcher = Dispatcher(
             tpm,

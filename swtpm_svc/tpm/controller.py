@@ -138,6 +138,8 @@ class Controller:
         self.releases_lock = False
         #: Those that were.
         self._given: set[str] = set()
+        #: Called when the TPM was powered on or reset, unless who did that starts it himself.
+        self.on_power: Callable[[], None] = lambda: None
         self._on_shutdown = on_shutdown
         self._on_error = on_error
 
@@ -162,6 +164,8 @@ class Controller:
 
     def _init(self, request: ptm.Init) -> ptm.Reply:
         self._tpm.power_on(delete_volatile=bool(request.flags & ptm.INIT_FLAG_DELETE_VOLATILE))
+        if not request.flags & ptm.INIT_FLAG_NO_STARTUP:
+            self.on_power()
         return ptm.Result(TpmResult.SUCCESS)
 
     def _shutdown(self, _request: ptm.Shutdown) -> ptm.Reply:

@@ -87,6 +87,8 @@ class InfoFlag(IntFlag):
 
 
 INIT_FLAG_DELETE_VOLATILE = 1 << 0  # delete the volatile state file after reading it
+#: Ours: whoever asks sends the Startup command himself. The classic tools know the other bit only.
+INIT_FLAG_NO_STARTUP = 1 << 31
 STATE_FLAG_DECRYPTED = 1  # on a request: in clear, please
 STATE_FLAG_ENCRYPTED = 2  # on a reply, and on SetStateBlob: the data is encrypted
 CONFIG_FLAG_FILE_KEY = 0x1
@@ -98,7 +100,7 @@ class GetCapability(NamedTuple):
 
 
 class Init(NamedTuple):
-    """Power the TPM on, or reset it. `flags`: INIT_FLAG_DELETE_VOLATILE -> Result"""
+    """Power the TPM on, or reset it. `flags`: INIT_FLAG_DELETE_VOLATILE, INIT_FLAG_NO_STARTUP -> Result"""
 
     flags: int = 0
 

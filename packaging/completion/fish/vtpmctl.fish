@@ -173,10 +173,12 @@ complete -c vtpmctl -n '__vtpmctl_at "capabilities" 0; and __vtpmctl_is_path' -F
 complete -c vtpmctl -n '__vtpmctl_at "init"' -l help -d 'show the help'
 complete -c vtpmctl -n '__vtpmctl_at "init"' -l json -d 'print JSON'
 complete -c vtpmctl -n '__vtpmctl_at "init"' -l keep-volatile -d 'do not delete stored volatile state once it was read'
+complete -c vtpmctl -n '__vtpmctl_at "init"' -l no-startup -d 'do not send the Startup command that [tpm] startup names'
 complete -c vtpmctl -n '__vtpmctl_at "init" 0' -a '(__vtpmctl_instances)' -d 'NAME'
 complete -c vtpmctl -n '__vtpmctl_at "init" 0; and __vtpmctl_is_path' -F
 complete -c vtpmctl -n '__vtpmctl_at "reset"' -l help -d 'show the help'
 complete -c vtpmctl -n '__vtpmctl_at "reset"' -l json -d 'print JSON'
+complete -c vtpmctl -n '__vtpmctl_at "reset"' -l no-startup -d 'do not send the Startup command that [tpm] startup names'
 complete -c vtpmctl -n '__vtpmctl_at "reset" 0' -a '(__vtpmctl_instances)' -d 'NAME'
 complete -c vtpmctl -n '__vtpmctl_at "reset" 0; and __vtpmctl_is_path' -F
 complete -c vtpmctl -n '__vtpmctl_at "shutdown"' -l help -d 'show the help'

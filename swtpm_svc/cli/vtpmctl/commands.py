@@ -49,6 +49,7 @@ _ALGORITHM = Argument(
 )
 _OWNER, _SRK = passwords.arguments("owner"), passwords.arguments("srk")
 _STATE_TYPE = Argument(("type",), ", ".join(STATE_TYPES[:2]) + f" or {STATE_TYPES[2]}", choices=STATE_TYPES)
+_NO_STARTUP = Argument(("--no-startup",), "do not send the Startup command that [tpm] startup names")
 
 
 def _ca(what: str) -> Argument:
@@ -127,8 +128,8 @@ def _operation(name: str, text: str, function: str, *arguments: Argument) -> Com
 _OPERATIONS = (
     _operation("capabilities", "list the control operations that the device supports", "capabilities"),
     _operation("init", "power the TPM on, or reset it", "init",
-               Argument(("--keep-volatile",), "do not delete stored volatile state once it was read")),
-    _operation("reset", "reset the TPM, as a reset of the hardware does", "reset"),
+               Argument(("--keep-volatile",), "do not delete stored volatile state once it was read"), _NO_STARTUP),
+    _operation("reset", "reset the TPM, as a reset of the hardware does", "reset", _NO_STARTUP),
     _operation("shutdown", "shut the TPM down; its service ends", "shutdown"),
     _operation("stop", "power the TPM off; the service and the device stay", "stop"),
     _operation("established", "show or reset the tpmEstablished bit", "established",

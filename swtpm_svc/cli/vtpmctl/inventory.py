@@ -104,8 +104,6 @@ def _notes(loaded: Config) -> "list[str]":
         loading.group_id(loaded.control.group)
     except VtpmError as error:
         notes.append(f"{error.message}: only root and the service's user may use the control operations")
-    if loaded.tpm.power_on == "manual" and loaded.tpm.startup != "none":
-        notes.append(f'startup = "{loaded.tpm.startup}" has no effect with power-on = "manual"')
     missing = os.path.dirname(loaded.state.file) if loaded.state.is_file else loaded.state.directory
     if missing != f"{loading.STATE_DIRECTORY}/{loaded.instance}" and not (
         _is_on_mount(missing) or os.path.lexists(missing)

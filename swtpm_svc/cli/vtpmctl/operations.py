@@ -34,15 +34,20 @@ def _single_bits() -> "list[Capability]":
     return [Capability(1 << bit) for bit in range(17)]
 
 
-def init(device: Device, *, keep_volatile: bool) -> Report:
+def init(device: Device, *, keep_volatile: bool, no_startup: bool) -> Report:
     # deleted unless asked otherwise, as swtpm_ioctl -i does: state that is resumed from twice takes PCRs back in time
-    device.perform(ptm.Init(0 if keep_volatile else ptm.INIT_FLAG_DELETE_VOLATILE))
+    _power_on(device, keep_volatile=keep_volatile, no_startup=no_startup)
     return _done(device, "the TPM is powered on", keep_volatile=keep_volatile)
 
 
-def reset(device: Device) -> Report:
-    device.perform(ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE))
+def reset(device: Device, *, no_startup: bool) -> Report:
+    _power_on(device, keep_volatile=False, no_startup=no_startup)
     return _done(device, "the TPM was reset")
+
+
+def _power_on(device: Device, *, keep_volatile: bool, no_startup: bool) -> None:
+    flags = 0 if keep_volatile else ptm.INIT_FLAG_DELETE_VOLATILE
+    device.perform(ptm.Init(flags | (ptm.INIT_FLAG_NO_STARTUP if no_startup else 0)))
 
 
 def shutdown(device: Device) -> Report:

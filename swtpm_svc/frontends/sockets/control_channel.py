@@ -52,6 +52,8 @@ class ControlChannel(Channel):
         #: What came along last, for the SET_DATAFD that it came with: one at most, or a peer could use up all there
         #: are.
         self._descriptors: list[int] = []
+        #: The peer has brought a data channel: it is a machine, whose firmware starts the TPM.
+        self._is_machine = False
         super().__init__(sock, caller, watcher, on_closed)
 
     def on_readable(self) -> None:
@@ -98,6 +100,8 @@ class ControlChannel(Channel):
         elif isinstance(request, ptm.SetDataFd):
             self._reply(self._set_data_fd())
         else:
+            if isinstance(request, ptm.Init) and self._is_machine:
+                request = ptm.Init(request.flags | ptm.INIT_FLAG_NO_STARTUP)
             self._carry_out(request)
 
     def _carry_out(self, request: ptm.Request) -> None:
@@ -146,6 +150,7 @@ class ControlChannel(Channel):
         if not self._on_data_socket(sock, self.caller):
             sock.close()
             return ptm.Result(TpmResult.FAIL)
+        self._is_machine = True
         return ptm.Result(0)
 
 

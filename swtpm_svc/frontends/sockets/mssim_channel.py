@@ -21,7 +21,8 @@ from swtpm_svc.wire.protocol_error import ProtocolError
 _RECEIVE_BYTES = 16 * 1024
 
 _DONE, _FAILED = mssim.encode_result(0), mssim.encode_result(1)
-_POWER_ON = ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)
+#: Clients of this protocol send the Startup command themselves, as a machine's firmware does.
+_POWER_ON = ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE | ptm.INIT_FLAG_NO_STARTUP)
 
 _CONTROL: "dict[Ordinal, ptm.Request]" = {
     Ordinal.SIGNAL_POWER_ON: _POWER_ON,

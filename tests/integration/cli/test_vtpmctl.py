@@ -93,6 +93,9 @@ def test_power(client, service):
     assert client.requests == [ptm.Init(0)]
     assert client.run("reset")[:2] == (0, f"{DEVICE}: the TPM was reset\n")
     assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)]
+    for word in ("init", "reset"):
+        client.run(word, "--no-startup")
+        assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE | ptm.INIT_FLAG_NO_STARTUP)]
     assert client.run("shutdown")[0] == 0
     assert service.shutdowns == [1]
 

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 from swtpm_process import Swtpm
-from tpm_commands import STARTUP_CLEAR, result_of, with_session
+from tpm_commands import GET_RANDOM, STARTUP_CLEAR, result_of, with_session
 from watched_instances import FORGED, NOTICE, Instance, making, record_of
 
 from swtpm_svc.cli.vtpmctl import entry
@@ -149,7 +149,7 @@ def test_state_that_is_loaded_while_it_runs_is_told(instance):
     one.vtpmctl("load", "permanent", str(other.folder / "blob"))
     one.vtpmctl("init")
     with one.daemon.connect() as client:
-        client.sendall(STARTUP_CLEAR)
+        client.sendall(GET_RANDOM)
         assert result_of(client.recv(4096)) == 0
     one.daemon.settle()
     assert NOTICE.search(one.daemon.log())

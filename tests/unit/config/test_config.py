@@ -31,7 +31,7 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         instance="vtpm7",
         path=PATH,
         tpm=loading.TpmConfig(
-            version="2.0", power_on="auto", startup="none", disable_auto_shutdown=False, buffer_size=0, profile="none"
+            version="2.0", power_on="auto", startup="clear", disable_auto_shutdown=False, buffer_size=0, profile="none"
         ),
         device=loading.DeviceConfig(
             enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660
@@ -206,7 +206,7 @@ WRONG = [
     (
         '[tpm]\nstartup = "Clear"',
         '[tpm] startup: found "Clear", expected "none", "clear", "state" or "deactivated"',
-        'write for example: startup = "none"',
+        'write for example: startup = "clear"',
     ),
     (
         "[device]\nmajor = 512",
