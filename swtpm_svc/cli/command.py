@@ -80,6 +80,8 @@ class Given(Enum):
     NOTHING = "nothing"
     #: Where the host has things.
     HOST = "host"
+    #: The same; the first argument, which then is its bare name, is an instance, as people type them.
+    INSTANCE = "instance"
     #: What takes control requests, opened: a device or a control socket. The first argument names it.
     DEVICE = "device"
     #: What takes TPM commands, connected, of either version. The first argument names it.

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn, Optional
 
 from swtpm_svc import __version__
@@ -10,9 +12,24 @@ from swtpm_svc.cli import output
 from swtpm_svc.cli.command import Argument, Command, Program, load
 from swtpm_svc.errors import Code, VtpmError
 
+#: What argparse says of a word that is none of those that can be chosen; before 3.12 it quotes each of these.
+_INVALID_CHOICE = re.compile(r"(.*invalid choice: '([^']*)')( \(choose from .*\))")
+_WORDS = re.compile(r"[^\s,'()]+")
+
+
+def did_you_mean(word: str, words: "Iterable[str]") -> str:
+    """What to add to the complaint about a word: the one of `words` that it looks like, if there is one."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(words), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        found = _INVALID_CHOICE.match(message)
+        if found:
+            message = found[1] + did_you_mean(found[2], _WORDS.findall(found[3])) + found[3]
         raise VtpmError(Code.USAGE, message, remedy=f"{self.prog} --help")
 
     def _print_message(self, message: str, file: object = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.config import places, toml_file
 from swtpm_svc.config.addresses import UNIX_PATH_MAX
+from swtpm_svc.config.name_order import natural
 from swtpm_svc.config.schema import (
     KEY_PATTERN,
     NAME_EXPECTED,
@@ -126,7 +127,7 @@ def instance_at(path: str, directory: str = CONFIG_DIRECTORY) -> Optional[str]:
 
 
 def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
-    """The names of the instances that have a file, sorted; other files in the directory are left aside.
+    """The names of the instances that have a file, in a person's order; other files in the directory are left aside.
 
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no such directory, or it cannot be read.
@@ -144,7 +145,7 @@ def instances(directory: str = CONFIG_DIRECTORY) -> list[str]:
             Code.CONFIG_UNREADABLE, f"{directory}: {error.strerror}", remedy=toml_file.unreadable(directory, error)
         ) from error
     stems = (name[: -len(".toml")] for name in names if name.endswith(".toml"))
-    return sorted(stem for stem in stems if NAME_PATTERN.fullmatch(stem))
+    return sorted((stem for stem in stems if NAME_PATTERN.fullmatch(stem)), key=natural)
 
 
 def load(path: str, instance: str) -> Config:

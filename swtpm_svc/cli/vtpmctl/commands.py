@@ -94,14 +94,14 @@ _REPORTS = (
     Command("list", "list the instances", f"{_MODULES}.reports:list_instances", given=Given.HOST),
     Command("status", "show what is known about an instance", f"{_MODULES}.reports:status", (
         Argument(("name",), "an instance (vtpmctl list), or a path that is its own", "NAME", Offer.INSTANCE_OR_PATH),
-    ), Given.HOST),
+    ), Given.INSTANCE),
     Command("check", "check a configuration without starting anything", f"{_MODULES}.reports:check", (
         Argument(("name",), "an instance, or the path of a file", "NAME|FILE", Offer.INSTANCE_OR_PATH),
     ), Given.HOST, Cryptography.PERHAPS),
     Command("doctor", "examine this host: accounts, devices, SELinux", f"{_MODULES}.reports:doctor", (
         Argument(("name",), "an instance; without it all that are configured", "NAME", Offer.INSTANCE, optional=True),
         Argument(("--ima",), "compare each installed file with its IMA signature"),
-    ), Given.HOST, Cryptography.PERHAPS),
+    ), Given.INSTANCE, Cryptography.PERHAPS),
     Command("decode", "say in words what a number or a message of a TPM means", f"{_MODULES}.decode:run", (
         Argument(("text",), "a return code, command, response, handle or NV index; - reads standard input", "HEX|-"),
         Argument(("answer",), "behind a command: its response or return code", "HEX|-", optional=True),
@@ -116,7 +116,7 @@ _REPORTS = (
                  KEY_SOURCES, type=_KEY, dest="old"),
         Argument(("--to",), "the key from now on (default: what [state] says), in the same forms", "KEY",
                  KEY_SOURCES, type=_KEY, dest="new"),
-    ), Given.HOST, Cryptography.PERHAPS),
+    ), Given.INSTANCE, Cryptography.PERHAPS),
 )
 
 

@@ -9,6 +9,7 @@ from swtpm_svc.cli.vtpmctl.status import ask_daemon, ask_systemd
 from swtpm_svc.config import loading
 from swtpm_svc.config import places as configured
 from swtpm_svc.config.loading import Config
+from swtpm_svc.config.name_order import natural
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys
@@ -30,7 +31,7 @@ def entries(places: Places) -> "list[Entry]":
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no directory of configurations.
     """
-    names = sorted({*loading.instances(places.config), *_running(places)})
+    names = sorted({*loading.instances(places.config), *_running(places)}, key=natural)
     units = ask_systemd(names) if names else []
     return [_entry(name, (unit.properties or {}).get("ActiveState"), places) for name, unit in zip(names, units)]
 

@@ -14,11 +14,26 @@ def perform(command: Command, values: "dict[str, Any]", places: Places) -> Repor
     """
     if command.cryptography is Cryptography.ALWAYS:
         require_cryptography()
+    name = values.get("name")
+    if not name:
+        return _perform(command, values, places)
+    from swtpm_svc.cli.vtpmctl import typed_name
+
+    whole = typed_name.instance(name, places) if command.given is Given.INSTANCE else typed_name.without_unit(name)
+    values["name"] = whole
+    try:
+        return _perform(command, values, places)
+    except VtpmError as error:
+        typed_name.suggest(error, whole, places)
+        raise
+
+
+def _perform(command: Command, values: "dict[str, Any]", places: Places) -> Report:
     if command.given is Given.DEVICE:
         return _to_device(command, values, places)
-    if command.given not in (Given.NOTHING, Given.HOST):
+    if command.given not in (Given.NOTHING, Given.HOST, Given.INSTANCE):
         return _to_tpm(command, values, places)
-    host = (places,) if command.given is Given.HOST else ()
+    host = () if command.given is Given.NOTHING else (places,)
     report: Report = load(command.function)(*host, **values)
     return report
 

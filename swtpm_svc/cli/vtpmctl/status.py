@@ -96,13 +96,13 @@ class Status(NamedTuple):
 
 
 def gather(instance: str, places: Places) -> Status:
-    """Everything about one instance, given by its name, or by a path that is its own: a device's, a socket's.
+    """Everything about one instance.
 
     Raises:
-        VtpmError USAGE: that is not a name for an instance, or no instance has such a path.
+        VtpmError USAGE: that is not a name for an instance.
             CONFIG_MISSING: there is no such instance, running or not.
     """
-    instance = loading.check_instance(_instance_at(instance, places) if instance.startswith("/") else instance)
+    loading.check_instance(instance)
     problems: list[VtpmError] = []
     loaded = None
     try:
@@ -125,14 +125,6 @@ def gather(instance: str, places: Places) -> Status:
         problems += _node_problems(node, loaded, is_up=daemon is not None)
     problems = [problem.of(instance) for problem in problems]
     return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems, swtpm_svc.__version__)
-
-
-def _instance_at(path: str, places: Places) -> str:
-    found = loading.instance_at(path, places.config)
-    if found is None:
-        cause = f"no configuration in {places.config} has {path}"
-        raise VtpmError(Code.USAGE, cause, remedy="name an instance: vtpmctl list has them, with their devices")
-    return found
 
 
 def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":

@@ -31,6 +31,7 @@ ROWS = {
 GIVEN = {
     Given.NOTHING: [],
     Given.HOST: ["places"],
+    Given.INSTANCE: ["places"],
     Given.DEVICE: ["device"],
     Given.TPM: ["tpm"],
     Given.STARTED_TPM: ["tpm"],
@@ -50,7 +51,7 @@ def named(argument: Argument) -> str:
 def wanted(row: Command) -> "set[str]":
     """The names of what the function gets from the command line."""
     names = {named(argument) for argument in row.arguments}
-    if row.given not in (Given.NOTHING, Given.HOST):
+    if row.given not in (Given.NOTHING, Given.HOST, Given.INSTANCE):
         names -= {"name"}
         for role, options in PASSWORDS.items():
             if options <= names:
@@ -82,7 +83,7 @@ def test_a_row_says_all_that_is_to_be_said(words):
     assert row.help
     assert row.help[0].islower()
     assert not row.help.endswith(".")
-    if row.given not in (Given.NOTHING, Given.HOST):
+    if row.given not in (Given.NOTHING, Given.HOST, Given.INSTANCE):
         assert row.places[0].names == ("name",), "what the command is about comes first"
     for argument in row.arguments:
         assert argument.help, argument.names
