@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError
 from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state import named_files
 
 #: More than any TPM state; what a wrong file name must not pull into memory.
 BLOB_MAX_BYTES = 16 * 1024 * 1024
@@ -66,8 +67,7 @@ def read_whole(path: str) -> bytes:
         VtpmError STATE_MISSING, STATE_UNREADABLE, STATE_CORRUPT (empty), TOO_LARGE.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(BLOB_MAX_BYTES + 1)
+        content = named_files.read_input(path, BLOB_MAX_BYTES + 1)
     except OSError as error:
         _refuse_input(path, error)
         raise AssertionError from error
@@ -91,8 +91,7 @@ def read_input(path: str, max_bytes: Optional[int] = None) -> bytes:
         if path == "-":
             content = sys.stdin.buffer.read(size) if sys.stdin else b""
         else:
-            with open(path, "rb") as file:
-                content = file.read(size)
+            content = named_files.read_input(path, size)
     except OSError as error:
         _refuse_input(path, error)
         raise AssertionError from error

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Optional
 from swtpm_svc.cli import output
 from swtpm_svc.cli.command import Argument, Offer
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.state import named_files
 
 #: No password is longer; what a wrong file name must not pull into memory.
 MAX_BYTES = 4096
@@ -73,8 +74,8 @@ class Password(NamedTuple):
             return self._checked(self._read(self.fd, f"descriptor {self.fd}"))
         path = self.file if self.file is not None else self._credential_path(str(self.credential))
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
-        except (OSError, ValueError) as error:
+            descriptor = named_files.open_input(path)
+        except OSError as error:
             raise self._unreadable(path, error) from error
         try:
             return self._checked(self._read(descriptor, path))

@@ -19,6 +19,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.provision.swtpm_certificate import SERIAL_MAX, Wanted
 from swtpm_svc.provision.swtpm_signer import PKCS11, Signer, load, load_key
+from swtpm_svc.state import named_files
 
 _LOCK = ".lock.swtpm-localca"
 _ROOT_KEY, _ROOT_CERTIFICATE = "swtpm-localca-rootca-privkey.pem", "swtpm-localca-rootca-cert.pem"
@@ -76,8 +77,7 @@ class LocalCa:
         path = self._settings.serial
         with self._locked():
             try:
-                with open(path, encoding="ascii") as file:
-                    found = _SERIAL.fullmatch(file.read(4096))
+                found = _SERIAL.fullmatch(named_files.read_input(path, 4096).decode("ascii"))
             except FileNotFoundError:
                 found = None
             except (OSError, ValueError) as error:
@@ -127,7 +127,7 @@ class LocalCa:
     def _locked(self) -> Iterator[None]:
         path = os.path.join(self._settings.directory, _LOCK)
         with _writing(path, "lock"):
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o775)
+            lock = named_files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o775)
         try:
             with _writing(path, "lock"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -197,8 +197,7 @@ def _sign_ca(name: str, key: Any, root: Optional[bytes], root_key: Any) -> bytes
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return named_files.read_input(path, 1 << 20)
     except OSError as error:
         raise VtpmError(
             Code.CA_UNUSABLE, f"Could not read {path}: {error.strerror}", remedy="let this user read it"

@@ -20,6 +20,7 @@ from swtpm_svc.provision import swtpm_certificate
 from swtpm_svc.provision.ca_signer import Command, external_key, signature_hash
 from swtpm_svc.provision.der import NULL, SEQUENCE, element, object_identifier
 from swtpm_svc.provision.swtpm_certificate import Signed, Wanted
+from swtpm_svc.state import named_files
 
 SIGNER = "signer.json"
 PKCS11 = "pkcs11:"
@@ -127,7 +128,7 @@ def _external(key: str, issuer: str, certificate: x509.Certificate) -> Any:
     )
     public = certificate.public_key()
     try:
-        with open(path, "rb") as file:
+        with open(named_files.open_regular(path, os.O_RDONLY), "rb") as file:
             owner = os.fstat(file.fileno())
             words = json.loads(file.read(65536))["command"]
     except FileNotFoundError:
@@ -150,8 +151,7 @@ def _identifier(issuer: x509.Certificate) -> bytes:
 
 def _read(path: str, what: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(1 << 20)
+        return named_files.read_input(path, 1 << 20)
     except OSError as error:
         raise _unusable(
             f"Could not read {what} file {path}: {error.strerror}", f"see what is there: ls -l {quote(path)}"

@@ -6,9 +6,11 @@ passwords in clear among it. Whether it can be written decides about nothing els
 
 import os
 import random
+import stat
 import time
 from typing import Union
 
+from swtpm_svc.state import named_files
 from swtpm_svc.wire import pcapng
 from swtpm_svc.wire.pcapng import Flag
 
@@ -22,10 +24,11 @@ def open_file(path: str, *, truncate: bool = False, mode: int = MODE) -> int:
     Raises:
         OSError
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
-    fd = os.open(path, flags | (os.O_TRUNC if truncate else 0), mode)
+    flags = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | (os.O_TRUNC if truncate else 0)
+    fd = named_files.open_output(path, flags, mode, takes_readers=True)
     try:
-        os.fchmod(fd, mode)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchmod(fd, mode)
     except PermissionError:
         pass  # somebody else's, who lets us write
     return fd

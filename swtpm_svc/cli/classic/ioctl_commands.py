@@ -115,12 +115,22 @@ def _file_word(option: str, words: "Iterator[str]") -> str:
     return path
 
 
-def _open(path: str, flags: int, purpose: str) -> int:
+def _open_input(path: str) -> int:
+    from swtpm_svc.state import named_files
+
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise Failure(f"Could not open file '{path}' for {purpose}: {reason}") from None
+        return named_files.open_input(path)
+    except OSError as error:
+        raise Failure(f"Could not open file '{path}' for reading: {error.strerror}") from None
+
+
+def _open_output(path: str) -> int:
+    from swtpm_svc.state import named_files
+
+    try:
+        return named_files.open_output(path, os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise Failure(f"Could not open file '{path}' for writing: {error.strerror}") from None
 
 
 def _save(value: str, words: "Iterator[str]") -> "Act":
@@ -129,7 +139,7 @@ def _save(value: str, words: "Iterator[str]") -> "Act":
     def act(client: "ControlClient") -> str:
         kind = _blob_type(value)
         # before the request, as swtpm_ioctl has it: a refusal leaves an empty file
-        file = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "writing")
+        file = _open_output(path)
         try:
             blob = _fetch(client, kind)
             try:
@@ -169,7 +179,7 @@ def _load(value: str, words: "Iterator[str]") -> "Act":
 
     def act(client: "ControlClient") -> str:
         kind = _blob_type(value)
-        file = _open(path, os.O_RDONLY, "reading")
+        file = _open_input(path)
         try:
             with open(file, "rb", buffering=0) as stream:
                 blob = stream.readall()

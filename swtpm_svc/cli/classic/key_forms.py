@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 #: Bytes of the keys, by a cipher's names.
 SIZES = {"aes-cbc": 16, "aes-128-cbc": 16, "aes-256-cbc": 32}
 _MODES = {16: "aes-cbc", 32: "aes-256-cbc"}
-_MAX_BYTES = 64 * 1024
+#: No key and no passphrase is longer.
+MAX_BYTES = 64 * 1024
 
 
 class KeyFormError(Exception):
@@ -19,8 +20,8 @@ class KeyFormError(Exception):
 def read_all(fd: int) -> bytes:
     """What `fd`, of a file or a pipe, has up to its end, and no more than is too long for a key. Raises: OSError."""
     content = b""
-    while len(content) <= _MAX_BYTES:
-        piece = os.read(fd, _MAX_BYTES)
+    while len(content) <= MAX_BYTES:
+        piece = os.read(fd, MAX_BYTES)
         if not piece:
             break
         content += piece

@@ -5,9 +5,11 @@ import os
 import re
 from typing import Optional
 
+from swtpm_svc.state import named_files
+
 _LINE = re.compile(r"([A-Za-z0-9_:.-]+)[ \t]*=[ \t]*(.*?)[ \t]*")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-_MAX_CHARACTERS = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def find(name: str) -> str:
@@ -52,8 +54,7 @@ def read_text(path: str) -> str:
     Raises:
         OSError: it cannot be read, or is not text.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        text = file.read(_MAX_CHARACTERS)
+    text = named_files.read_input(path, _MAX_BYTES).decode("utf-8", "surrogateescape")
     if "\0" in text:  # no path and no option can have it
         raise OSError(errno.EINVAL, "it is not text", path)
     return text

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
 from swtpm_svc.cli.classic.setup_options import SetupError
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.state import named_files
 from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ class CertificateMaker:
             self._run(words)
         path = os.path.join(self._folder, f"{kind}.cert")
         try:
-            with open(path, "rb") as file:
-                certificate = file.read(1 << 16)
+            certificate = named_files.read_input(path, 1 << 16)
             os.unlink(path)
         except OSError as error:
             raise SetupError(f"Could not open {path} for reading: {error.strerror}") from None
@@ -208,8 +208,7 @@ def find_tool(values: "dict[str, str]") -> Optional[Tool]:
 def _is_localca(path: str) -> bool:
     if path in _LOCALCA:
         try:
-            with open(path, "rb") as file:
-                start = file.read(4096)
+            start = named_files.read_input(path, 4096)
         except FileNotFoundError:
             return True  # the distribution's, of which ours took the place
         except OSError:
@@ -218,8 +217,7 @@ def _is_localca(path: str) -> bool:
     if os.path.basename(path) != "swtpm_localca":
         return False
     try:
-        with open(path, "rb") as file:
-            return _MINE in file.read(4096)
+        return _MINE in named_files.read_input(path, 4096)
     except OSError:
         return False
 

@@ -46,9 +46,10 @@ def _load(given: Given, user: str, size: int, tell: Callable[[str], None]) -> "O
 
 
 def _file(path: str, what: str, user: str) -> bytes:
+    from swtpm_svc.state import named_files
+
     try:
-        with open(path, "rb") as file:
-            return key_forms.read_all(file.fileno())
+        return named_files.read_input(path, key_forms.MAX_BYTES + 1)
     except OSError:
         raise SetupError(f"User {user} cannot read {what} {path}.") from None
 

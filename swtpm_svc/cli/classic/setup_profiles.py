@@ -7,6 +7,7 @@ from typing import Any
 
 from swtpm_svc.cli.classic import SWTPM_VERSION
 from swtpm_svc.cli.classic.setup_options import Given, SetupError
+from swtpm_svc.state import named_files
 
 _NAME = re.compile(r"[A-Za-z0-9.:-]+")
 _DISTRO = "/usr/share/swtpm/profiles"
@@ -113,8 +114,7 @@ def _checked(text: str) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(_MAX_BYTES)
+        return named_files.read_input(path, _MAX_BYTES).decode()
     except (OSError, ValueError) as error:
         raise SetupError(f"Could not read profile file {path}: {getattr(error, 'strerror', None) or error}") from None
 

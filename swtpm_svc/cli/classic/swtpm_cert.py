@@ -323,9 +323,10 @@ def _octets(text: str) -> bytes:
 
 
 def _key_in(path: str) -> Key:
+    from swtpm_svc.state import named_files
+
     try:
-        with open(path, "rb") as file:
-            content = file.read(1 << 20)
+        content = named_files.read_input(path, 1 << 20)
     except OSError as error:
         _refuse(f"Could not open the public key file {path}: {error.strerror}")
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -361,10 +362,11 @@ def _password(text: str) -> bytes:
                 f"Could not get password from environment variable.\n    --signkey-pwd: there is no variable {value}"
             )
         return found
+    from swtpm_svc.state import named_files
+
     try:
         if kind == "file":
-            with open(value, "rb") as file:
-                content = file.read(4096)
+            content = named_files.read_input(value, 4096)
         elif kind == "fd":
             content = os.read(int(value), 4096)
         else:

@@ -53,14 +53,22 @@ def descriptor(text: str) -> int:
     return number
 
 
-def check_descriptor(fd: int) -> None:
-    """What -f or -c names is open, and of a kind that can be talked over. Raises: CommandError."""
+def check_descriptor(fd: int, named: str, *, takes_devices: bool) -> None:
+    """What -f or -c names is open, and of a kind that can be talked over: a socket, or a device where that is served.
+
+    Raises:
+        CommandError
+    """
     try:
         mode = os.fstat(fd).st_mode
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
         raise CommandError(f"Cannot stat file descriptor: {reason}") from None
-    if not (stat.S_ISCHR(mode) or stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)):
+    if stat.S_ISFIFO(mode):  # swtpm takes it; who writes there would read their own command as the response
+        raise CommandError(f"Given file descriptor type is not supported: {named} is a pipe, which has one direction")
+    if stat.S_ISCHR(mode) and not takes_devices:
+        raise CommandError(f"Given file descriptor type is not supported: {named} is a device, and not a socket")
+    if not (stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)):
         raise CommandError("Given file descriptor type is not supported.")
 
 

@@ -142,15 +142,15 @@ def _prepare(interface: str, given: Given, acting: _Acting, log: EmulationLog) -
     """Look at the options in swtpm's order; what prints ends there. Raises: CommandError, Done."""
     if interface == SOCKET:
         if acting.fd is not None:
-            _check_descriptor(acting.fd)
+            _check_descriptor(acting.fd, f"--fd {acting.fd}", takes_devices=False)
         return _prepare_socket(given, acting, log)
     return _prepare_chardev(given, acting, log)
 
 
-def _check_descriptor(fd: int) -> None:
+def _check_descriptor(fd: int, named: str, *, takes_devices: bool) -> None:
     from swtpm_svc.cli.classic import swtpm_channels
 
-    swtpm_channels.check_descriptor(fd)
+    swtpm_channels.check_descriptor(fd, named, takes_devices=takes_devices)
 
 
 def _prepare_socket(given: Given, acting: _Acting, log: EmulationLog) -> Emulation:
@@ -212,7 +212,7 @@ def _prepare_chardev(given: Given, acting: _Acting, log: EmulationLog) -> Emulat
 
 def _open_device(path: Optional[str], fd: Optional[int], *, is_proxy: bool) -> int:
     if fd is not None:
-        _check_descriptor(fd)
+        _check_descriptor(fd, f"--fd {fd}", takes_devices=True)
     if is_proxy and (fd is not None or path is not None):
         raise CommandError("Cannot use vTPM proxy with a provided device.")
     if is_proxy or fd is not None:
@@ -223,5 +223,5 @@ def _open_device(path: Optional[str], fd: Optional[int], *, is_proxy: bool) -> i
         device = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise CommandError(f"Cannot open {path}: {error.strerror}") from None
-    _check_descriptor(device)
+    _check_descriptor(device, f"--chardev {path}", takes_devices=True)
     return device

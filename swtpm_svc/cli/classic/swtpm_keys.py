@@ -57,8 +57,10 @@ def load(text: str, what: str, warn: Callable[[str], None]) -> StateKey:
 
 
 def _read(path: "Optional[str]", fd: int, opening: str) -> bytes:
+    from swtpm_svc.state import named_files
+
     try:
-        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY) if path is not None else fd
+        opened = fd if path is None else named_files.open_input(path)
     except OSError as error:
         raise CommandError(opening.format(path, error.strerror)) from None
     try:

@@ -16,6 +16,7 @@ from swtpm_svc.wire.values import NamedTuple
 
 #: (several startups: the first one here counts)
 STARTUPS = ("clear", "state", "deactivated", "none")
+_PROFILE_MAX = 1 << 16
 _FILE_URI, _DIR_URI = "file://", "dir://"
 
 
@@ -87,20 +88,29 @@ def log(text: str) -> EmulationLog:
 
 
 def _open_log(path: str, *, truncate: bool) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    from swtpm_svc.state import named_files
+
+    flags = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | (os.O_TRUNC if truncate else 0)
     try:
-        return os.open(path, flags | (os.O_TRUNC if truncate else 0), 0o600)
+        return named_files.open_output(path, flags, 0o600, takes_readers=True)
     except OSError as error:
         raise CommandError(f"Could not open logfile for writing: {error.strerror}: {path}") from None
 
 
 def _adopt_log(fd: int) -> int:
     try:
-        os.set_inheritable(fd, False)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
-        raise CommandError(f"Could not access logfile using fd {fd}: {reason}") from None
+        _adopt(fd)
+    except OSError as error:
+        raise CommandError(f"Could not access logfile using fd {fd}: {error.strerror}") from None
     return fd
+
+
+def _adopt(fd: int) -> None:
+    """The caller's descriptor is written to. Raises: OSError: it cannot be."""
+    from swtpm_svc.state import named_files
+
+    named_files.refuse_unwritable(fd)
+    os.set_inheritable(fd, False)
 
 
 def pid_file(text: str) -> PidFile:
@@ -111,9 +121,11 @@ def pid_file(text: str) -> PidFile:
         return PidFile(path=os.path.abspath(values["file"]))
     if "fd" not in values:
         raise CommandError("The file or fd parameter is required for the pid option.")
+    from swtpm_svc.state import named_files
+
     try:
-        os.fstat(number)
-    except (OSError, OverflowError):
+        named_files.refuse_unwritable(number, only_regular=True)
+    except OSError:
         raise CommandError(f"Bad filedescriptor {number} for pid file") from None
     return PidFile(fd=number)
 
@@ -208,14 +220,13 @@ def pcap(text: Optional[str]) -> "tuple[int, bool]":
 
     try:
         if "file" not in values:
-            os.set_inheritable(fd, False)
+            _adopt(fd)
             return fd, checksums
         mode = capture.MODE if mode is None else mode
         return capture.open_file(values["file"], truncate=comma_list.boolean(values, "truncate"), mode=mode), checksums
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
+    except OSError as error:
         what = values.get("file") or f"descriptor {fd}"
-        raise CommandError(f"Could not open pcap file {what}: {reason}") from None
+        raise CommandError(f"Could not open pcap file {what}: {error.strerror}") from None
 
 
 def profile(text: str) -> str:
@@ -238,12 +249,15 @@ def profile(text: str) -> str:
 
 
 def _read_profile(path: Optional[str], number: int) -> str:
+    from swtpm_svc.state import named_files
+
     name = path if path is not None else f"fd {number}"
     try:
-        if path is None:
-            os.fstat(number)
-        with open(number if path is None else path, encoding="utf-8") as file:
-            return file.read(1 << 16)
+        if path is not None:
+            return named_files.read_input(path, _PROFILE_MAX).decode()
+        os.fstat(number)
+        with open(number, "rb") as file:
+            return file.read(_PROFILE_MAX).decode()
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
         raise CommandError(f"Failed to open file \u201c{name}\u201d: {reason}") from None

@@ -17,6 +17,7 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.provision.swtpm_ca import LocalCa, Settings, user_name
 from swtpm_svc.provision.swtpm_certificate import with_header
 from swtpm_svc.provision.swtpm_signer import PKCS11
+from swtpm_svc.state import named_files
 
 PROGRAM = "swtpm_localca"
 CONFIG, OPTIONS_FILE = "swtpm-localca.conf", "swtpm-localca.options"
@@ -219,8 +220,10 @@ def _key_options(key: str) -> "dict[str, str]":
 
 
 def _refuse_unreadable(what: str, path: str) -> None:
-    if not os.access(path, os.R_OK):
-        raise Failure(_no_rights(what, path))
+    try:
+        os.close(named_files.open_input(path))
+    except OSError:
+        raise Failure(_no_rights(what, path)) from None
 
 
 def _no_rights(what: str, path: str) -> str:
@@ -241,8 +244,8 @@ def _voices(log_file: Optional[str]) -> "tuple[Callable[[str], None], Callable[[
     if log_file is None:
         return lambda text: _print(text, 1), lambda text: _print(text, 2)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        log = os.open(log_file, flags, 0o640)
-    except OSError:
-        raise Failure(f"Cannot write to logfile {log_file}.") from None
+        flags = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        log = named_files.open_output(log_file, flags, 0o640, takes_readers=True)
+    except OSError as error:
+        raise Failure(f"Cannot write to logfile {log_file}: {error.strerror}.") from None
     return lambda text: _print(text, log), lambda text: _print(text, log)

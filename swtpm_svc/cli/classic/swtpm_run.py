@@ -30,6 +30,7 @@ _LATER = (
     "swtpm_svc.cli.classic.swtpm_keys",
     "swtpm_svc.cli.classic.swtpm_prints",
     "swtpm_svc.service.capture",
+    "swtpm_svc.state.named_files",
     "swtpm_svc.service.classic.emulator",
     "swtpm_svc.service.classic.cuse_device",
     "swtpm_svc.service.classic.kernel_device",

@@ -38,8 +38,11 @@ class Log:
         self.path = path
         self._fd = -1
         if path is not None:
+            from swtpm_svc.state import named_files
+
+            flags = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             try:
-                self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+                self._fd = named_files.open_output(path, flags, 0o640, takes_readers=True)
             except OSError as error:
                 raise SetupError(f"Cannot open logfile {path}: {error.strerror}") from None
 

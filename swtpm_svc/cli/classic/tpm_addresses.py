@@ -9,7 +9,7 @@ DEFAULT_HOST = "127.0.0.1"
 _PATH_MAX_BYTES = 107  # of a sockaddr_un, the zero at its end left out
 
 #: Of st_mode; `stat` takes long to import.
-_KIND, _REGULAR, _BLOCK = 0o170000, 0o100000, 0o060000
+_KIND, _CHARACTER = 0o170000, 0o020000
 
 
 class AddressError(Exception):
@@ -92,14 +92,14 @@ def open_device(path: str) -> int:
     """A descriptor for reading and writing.
 
     Raises:
-        AddressError: it cannot be opened, or is a file or a disk, which a command would be written into.
+        AddressError: it cannot be opened, or is a file, a disk or a pipe, which a command would be written into.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError):
         raise AddressError(f"Unable to open device '{path}'.") from None
     kind = os.fstat(descriptor).st_mode & _KIND
-    if kind in (_REGULAR, _BLOCK):
+    if kind != _CHARACTER:
         os.close(descriptor)
         raise AddressError(f"Unable to open device '{path}': it is not a character device.")
     return descriptor

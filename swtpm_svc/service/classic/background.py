@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Optional
 
 from swtpm_svc.service.classic.emulation import PidFile
+from swtpm_svc.state import named_files
 
 
 class Background:
@@ -72,8 +73,9 @@ class WrittenPid:
         self._path = file.path
         pid = str(os.getpid()).encode()
         if file.path:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(file.path, flags, 0o644)
+            # a regular file alone: at the end it goes, and /dev/null is not ours to remove
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            fd = named_files.open_regular(file.path, flags, 0o644)
             try:
                 os.write(fd, pid)
             finally:

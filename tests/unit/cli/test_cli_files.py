@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from swtpm_svc.cli import operator_files
+from swtpm_svc.cli.passwords import Password
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.service import capture
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -135,3 +137,18 @@ def test_input_is_a_file_or_standard_input(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=b"\x00in\xff", capture_output=True, check=True)
     assert done.stdout == b"\x00in\xff"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        operator_files.read_whole,
+        operator_files.read_input,
+        lambda path: Password("owner", file=path).given(),
+        capture.open_file,
+    ],
+)
+def test_a_named_pipe_is_no_file_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises((VtpmError, OSError), match="it is a named pipe"):
+        read(str(tmp_path / "fifo"))

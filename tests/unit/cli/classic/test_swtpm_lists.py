@@ -1,6 +1,7 @@
 """The comma lists of swtpm's options as values, and each refusal (swtpm(8), and measured with its releases)."""
 
 import os
+import socket
 
 import pytest
 
@@ -42,7 +43,6 @@ TCP = Endpoint(host="127.0.0.1", port=2321)
         (swtpm_lists.seccomp, "action=log", "log"),
         (swtpm_lists.migration, "incoming,release-lock-outgoing=false", frozenset(["incoming"])),
         (swtpm_lists.pid_file, "file=/run/p", PidFile(path="/run/p")),
-        (swtpm_lists.pid_file, "fd=0", PidFile(fd=0)),
         (swtpm_lists.state, "dir=/s", StateOptions(directory="/s")),
         (swtpm_lists.state, "backend-uri=dir:///s,mode=0600", StateOptions(directory="/s", mode=0o600)),
         (swtpm_lists.state, "backend-uri=file:///s,lock", StateOptions(file="/s", lock=True)),
@@ -81,7 +81,6 @@ def test_a_list_becomes_values(read, text, expected):
         (swtpm_channels.port, "abc", "Cannot parse socket port number 'abc'."),
         (swtpm_channels.port, "70000", "Port is outside valid range."),
         (swtpm_channels.descriptor, "2", "Error: Cannot accept file descriptors with values 0, 1, or 2"),
-        (swtpm_channels.check_descriptor, 777, "Cannot stat file descriptor: Bad file descriptor"),
         (swtpm_lists.flags, "foo", "Error parsing flags options: Unknown option 'foo'"),
         (swtpm_lists.locality, "foo", "Error parsing locality options: Unknown option 'foo'"),
         (swtpm_lists.seccomp, "action=foo", "Unsupported seccomp log action foo"),
@@ -217,3 +216,48 @@ def test_there_is_no_key(text, message):
     with pytest.raises(CommandError) as refusal:
         swtpm_keys.load(text, "key", print)
     assert refusal.value.message == message
+
+
+def test_a_pid_goes_into_a_regular_file_alone(tmp_path):
+    """As swtpm 0.7.1: it is removed at the end."""
+    with open(tmp_path / "pid", "wb") as file:
+        assert swtpm_lists.pid_file(f"fd={file.fileno()}") == PidFile(fd=file.fileno())
+    for path, flags in (("/", os.O_RDONLY), ("/dev/null", os.O_WRONLY), (tmp_path / "pid", os.O_RDONLY)):
+        fd = os.open(path, flags)
+        with pytest.raises(CommandError, match=f"^Bad filedescriptor {fd} for pid file$"):
+            swtpm_lists.pid_file(f"fd={fd}")
+        os.close(fd)
+
+
+@pytest.mark.parametrize("path", ["/", "/dev/null"])
+def test_a_descriptor_that_cannot_be_written_is_neither_log_nor_capture(path):
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(CommandError, match=f"^Could not access logfile using fd {fd}: "):
+        swtpm_lists.log(f"fd={fd}")
+    with pytest.raises(CommandError, match=f"^Could not open pcap file descriptor {fd}: "):
+        swtpm_lists.pcap(f"fd={fd}")
+    os.close(fd)
+
+
+def test_what_is_talked_over_goes_both_ways():
+    """A pipe has one direction; a device is for the interface that serves one."""
+    reader, writer = os.pipe()
+    terminal, other = os.openpty()
+    ends = socket.socketpair()
+    folder = os.open("/", os.O_RDONLY)
+    kind = "Given file descriptor type is not supported"
+    swtpm_channels.check_descriptor(ends[0].fileno(), "--fd 3", takes_devices=False)
+    swtpm_channels.check_descriptor(terminal, "--fd 3", takes_devices=True)
+    for fd, message in (
+        (777, "Cannot stat file descriptor: Bad file descriptor"),
+        (reader, f"{kind}: --fd 3 is a pipe, which has one direction"),
+        (terminal, f"{kind}: --fd 3 is a device, and not a socket"),
+        (folder, f"{kind}."),
+    ):
+        with pytest.raises(CommandError) as caught:
+            swtpm_channels.check_descriptor(fd, "--fd 3", takes_devices=False)
+        assert caught.value.message == message
+    for end in ends:
+        end.close()
+    for fd in (reader, writer, terminal, other, folder):
+        os.close(fd)
