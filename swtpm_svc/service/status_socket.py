@@ -6,6 +6,7 @@ import socket
 from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.sockets.listener import Listener
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.service.identity import clones
@@ -46,8 +47,7 @@ class StatusServer:
             pass
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            listener.bind(self.path)
-            os.chmod(self.path, 0o666)  # nothing secret is told, and nothing is listened to
+            socket_file.bind(listener, self.path, 0o666)  # nothing secret is told, and nothing is listened to
             listener.listen(16)
         except OSError:
             listener.close()

@@ -9,6 +9,7 @@ from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.addresses import Address, parse_address
 from swtpm_svc.config.loading import Config, ControlConfig
 from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
 from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
@@ -157,7 +158,7 @@ class WaysIn:
         if address is not None and address.path in self._sockets.addresses:
             gid = self._usable(control.group, number)
             try:
-                os.chown(address.path, -1, os.getegid() if gid is None else gid, follow_symlinks=False)
+                socket_file.give(address.path, os.getegid() if gid is None else gid)
             except OSError as error:
                 self._journal.log("warning", f"{address.path} keeps the group that it has: {error.strerror}")
         if self._fuse is not None:

@@ -16,6 +16,7 @@ from typing import Callable, Optional
 
 from swtpm_svc.config.addresses import Address
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.frontends.sockets.channel import Channel
@@ -294,14 +295,7 @@ def _bind_unix(path: str, mode: int, gid: Optional[int]) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_dead_socket(path)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(mask)
-        if gid is not None:
-            os.chown(path, -1, gid)
-        os.chmod(path, mode)  # last: nobody connects before owner and group are right
+        socket_file.bind(listener, path, mode, gid=-1 if gid is None else gid)
         listener.listen(64)
     except OSError:
         listener.close()

@@ -4,6 +4,7 @@ import os
 import socket
 from contextlib import suppress
 
+from swtpm_svc.frontends import socket_file
 from swtpm_svc.service.classic.emulation import Endpoint
 
 #: Clients wait here while another one is served; swtpm has room for one.
@@ -40,25 +41,13 @@ class Listening:
 def _bind_unix(endpoint: Endpoint) -> socket.socket:
     """A file that is there already goes, as callers of swtpm expect: the folder is theirs."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    is_bound = False
+    uid, gid = (-1 if number is None else number for number in (endpoint.uid, endpoint.gid))
     try:
         with suppress(FileNotFoundError):
             os.unlink(endpoint.path)
-        mask = os.umask(0o077)
-        try:
-            sock.bind(endpoint.path)
-            is_bound = True
-        finally:
-            os.umask(mask)
-        if endpoint.uid is not None or endpoint.gid is not None:
-            uid, gid = (-1 if number is None else number for number in (endpoint.uid, endpoint.gid))
-            os.chown(endpoint.path, uid, gid, follow_symlinks=False)
-        os.chmod(endpoint.path, endpoint.mode)
+        socket_file.bind(sock, endpoint.path, endpoint.mode, uid, gid)
     except OSError:
         sock.close()
-        if is_bound:
-            with suppress(OSError):
-                os.unlink(endpoint.path)
         raise
     return sock
 
