@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from argparse import ArgumentTypeError
@@ -35,20 +34,8 @@ def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
     """
     target = os.path.realpath(path)  # a symbolic link stays one
     _refuse_special_target(path, target)
-    directory, name = os.path.split(target)
-    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(6)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            os.rename(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_directory(directory)
+        named_files.replace(target, content, mode, syncs=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise VtpmError(
@@ -119,11 +106,3 @@ def _refuse_special_target(path: str, target: str) -> None:
         raise VtpmError(
             Code.USAGE, f"{path} is not a regular file", remedy="name a file, which is then replaced as a whole"
         )
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

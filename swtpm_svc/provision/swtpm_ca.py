@@ -205,17 +205,8 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, content: bytes, mode: int) -> None:
-    """All of it, or nothing: another process may read it now."""
-    new = f"{path}.{secrets.token_hex(4)}"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            os.fchmod(fd, mode)
-        os.rename(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
+    """All of it, or nothing: another process may read it now. A link stays one."""
+    named_files.replace(os.path.realpath(path), content, mode, is_exact=True)
 
 
 @contextmanager

@@ -9,9 +9,12 @@ import errno
 import fcntl
 import os
 import stat
+from typing import Optional
 
 #: With each name that somebody gives: the open file is closed on exec, and neither waited for nor made our terminal.
 FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+#: Why a folder does not take a new file in the place of one: it is not ours to write to, or that file is mounted there.
+_NO_NEW_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 _WHAT = {
     stat.S_IFDIR: os.strerror(errno.EISDIR),
     stat.S_IFBLK: "it is a block device",
@@ -63,6 +66,37 @@ def read_input(path: str, max_bytes: int) -> bytes:
         return file.read(max_bytes) or b""  # None: a device has nothing now
 
 
+def replace(
+    path: str, content: bytes, mode: int, *, is_exact: bool = False, syncs: bool = False, in_place: bool = False
+) -> None:
+    """Make `content` that of a regular file, which has what it had before until all of it is written.
+
+    The file is a new one with this `mode`, less the umask unless it `is_exact`. `syncs`: all of it is on the disk on
+    return. `in_place`: what cannot be replaced is written into: a character device; or a file in a folder that takes no
+    new one, as the caller may have been given that file alone (a container's mount).
+
+    Raises:
+        OSError: also of a symbolic link, and of anything else that is no file.
+    """
+    found = _stat(path)
+    kind = stat.S_IFREG if found is None else stat.S_IFMT(found.st_mode)
+    if kind == stat.S_IFLNK:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    is_device = in_place and kind == stat.S_IFCHR
+    if kind != stat.S_IFREG and not is_device:
+        raise OSError(errno.EINVAL, _WHAT.get(kind, "it is no regular file"), path)
+    try:
+        if not is_device:
+            _replace(path, content, mode if is_exact else None, mode, syncs=syncs)
+            return
+    except OSError as error:
+        if not in_place or found is None or error.errno not in _NO_NEW_FILE:
+            error.filename = path  # write() names none, and the new file is nobody's business
+            raise
+    fd = open_output(path, os.O_TRUNC | os.O_NOFOLLOW, mode)
+    _fill(fd, content, mode if is_exact and not is_device else None, syncs=syncs)
+
+
 def refuse_unwritable(fd: int, *, only_regular: bool = False) -> None:
     """Of a descriptor that the caller passes: is it open for writing?
 
@@ -77,6 +111,41 @@ def refuse_unwritable(fd: int, *, only_regular: bool = False) -> None:
         raise OSError(errno.EINVAL, _WHAT.get(kind, "it is no regular file"))
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, "it is not open for writing")
+
+
+def _stat(path: str) -> Optional[os.stat_result]:
+    try:
+        return os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: str, content: bytes, mode: Optional[int], created_mode: int, *, syncs: bool) -> None:
+    folder, name = os.path.split(path)
+    new = os.path.join(folder, f".{name[:200]}.{os.urandom(6).hex()}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, created_mode)
+    try:
+        _fill(fd, content, mode, syncs=syncs)
+        os.rename(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    if syncs:
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _fill(fd: int, content: bytes, mode: Optional[int], *, syncs: bool) -> None:
+    with open(fd, "wb") as file:
+        if mode is not None:
+            os.fchmod(fd, mode)
+        file.write(content)
+        file.flush()
+        if syncs:
+            os.fsync(fd)
 
 
 def _open(path: str, flags: int, mode: int = 0o600) -> int:

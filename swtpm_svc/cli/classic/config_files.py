@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from swtpm_svc.cli.classic import settings_file
 from swtpm_svc.cli.classic.option_scanner import Found, Option, Problem, scan
+from swtpm_svc.state import named_files
 
 WORDS = ("overwrite", "root", "skip-if-exist")
 _BLANK = re.compile(r"\s")
@@ -95,8 +96,7 @@ def write(wanted: Wanted) -> None:
         os.makedirs(state, 0o775, exist_ok=True)
         for path, text in files.items():
             print(f"Writing {path}.", flush=True)
-            with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
+            named_files.replace(os.path.realpath(path), text.encode("utf-8", "surrogateescape"), 0o644)
     except OSError as error:
         raise Problems(f"Could not write {error.filename}: {error.strerror}") from None
 

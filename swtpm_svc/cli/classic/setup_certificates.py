@@ -181,9 +181,7 @@ class CertificateMaker:
 
     def _copy(self, path: str, certificate: bytes) -> None:
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(path, flags, 0o640), "wb") as file:
-                file.write(certificate)
+            named_files.replace(path, certificate, 0o640)
         except OSError as error:
             raise SetupError(f"Could not write certificate file {path}: {error.strerror}") from None
 

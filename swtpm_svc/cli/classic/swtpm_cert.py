@@ -398,10 +398,9 @@ def write(path: Optional[str], content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
         return
+    from swtpm_svc.state import named_files
+
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(path, flags, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
+        named_files.replace(path, content, 0o600, is_exact=True, in_place=True)
     except OSError as error:
         _refuse(f"Could not open {path} for writing the certificate: {error.strerror}")

@@ -1,8 +1,11 @@
 """Files that somebody names: whatever is there under the name, nobody waits, and nothing of it is lost."""
 
+import errno
 import os
+import resource
 import signal
 import socket
+import stat
 
 import pytest
 
@@ -141,3 +144,81 @@ def test_a_descriptor_to_be_written_is_open_for_that(places):
     for fd in (-1, 1 << 30, 1 << 70):
         with pytest.raises(OSError, match="Bad file descriptor"):
             named_files.refuse_unwritable(fd)
+
+
+# --- files that are replaced -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_files():
+    """A limit on the size of files, as a full disk: a write stops half-way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, previous)
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("syncs", [False, True])
+def test_a_replaced_file_has_its_new_content_and_mode(places, syncs):
+    umask = os.umask(0o077)
+    with open(places / "file", "rb") as reader:
+        named_files.replace(f"{places}/file", b"new", 0o640, syncs=syncs)
+        assert reader.read() == b"what was there"
+    assert ((places / "file").read_bytes(), mode_of(places / "file")) == (b"new", 0o600)
+    named_files.replace(f"{places}/file", b"newer", 0o640, is_exact=True, syncs=syncs)
+    os.umask(umask)
+    assert ((places / "file").read_bytes(), mode_of(places / "file")) == (b"newer", 0o640)
+
+
+def test_a_name_without_a_folder_is_one_in_the_current(places, monkeypatch):
+    monkeypatch.chdir(places)
+    named_files.replace("file", b"new", 0o600, syncs=True)
+    assert (places / "file").read_bytes() == b"new"
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_leaves_what_was_there(places):
+    before = {*places.iterdir()}
+    for name in ("file", "other"):
+        with pytest.raises(OSError, match="File too large"):
+            named_files.replace(f"{places}/{name}", bytes(5000), 0o600, in_place=True)
+    assert {*places.iterdir()} == before
+    assert (places / "file").read_bytes() == b"what was there"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", ["fifo", "link", "folder", "socket"])
+def test_what_is_no_file_is_not_replaced(places, name, in_place):
+    before = (places / name).lstat()
+    with pytest.raises(OSError, match=r"it is a|Is a directory|Too many levels"):
+        named_files.replace(f"{places}/{name}", b"new", 0o600, in_place=in_place)
+    assert (places / name).lstat() == before
+
+
+def test_a_device_is_written_into_where_that_is_wanted():
+    with pytest.raises(OSError, match="it is a character device"):
+        named_files.replace("/dev/null", b"new", 0o600)
+    before = os.stat("/dev/null")
+    named_files.replace("/dev/null", b"new", 0o600, is_exact=True, in_place=True)
+    assert os.stat("/dev/null")[:7] == before[:7]
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_into_where_that_is_wanted(places, monkeypatch):
+    """As a container may be given one: it is mounted there."""
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(OSError, match="busy"):
+        named_files.replace(f"{places}/file", b"new", 0o600)
+    assert (places / "file").read_bytes() == b"what was there"
+    named_files.replace(f"{places}/file", b"new", 0o600, is_exact=True, in_place=True)
+    assert ((places / "file").read_bytes(), mode_of(places / "file")) == (b"new", 0o600)
+    assert not [path for path in places.iterdir() if path.name.startswith(".")]

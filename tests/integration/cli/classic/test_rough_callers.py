@@ -3,6 +3,7 @@ classic exit status, and nothing of anybody's is written into."""
 
 import os
 import pwd
+import resource
 import subprocess
 
 import pytest
@@ -199,3 +200,75 @@ def test_configuration_files_may_be_in_a_folder_of_any_name(run, tmp_path):
     folder = tmp_path / "\udcff"
     assert run(["swtpm_setup", "--create-config-files=root"], XDG_CONFIG_HOME=str(folder)) == (0, "")
     assert os.fsencode(folder) in (folder / "swtpm_setup.conf").read_bytes()
+
+
+SMALL = 200
+
+
+@pytest.fixture
+def run_on_a_full_disk(commands, tmp_path):
+    """Files take some bytes and no more; status and standard error."""
+
+    def run(words):
+        ran = subprocess.run(
+            [commands / words[0], *words[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEADLINE_S,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL)),
+        )
+        return ran.returncode, ran.stderr.decode()
+
+    return run
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_leaves_certificates_as_they_were(run, run_on_a_full_disk, ca, tmp_path):
+    assert run(LOCALCA)[0] == 0
+    before = contents(tmp_path)
+    words = [*cert_words(ca), "--out-cert", "ek.cert"]
+    assert run_on_a_full_disk(words) == (1, "Could not open ek.cert for writing the certificate: File too large\n")
+    assert contents(tmp_path) == before
+    (tmp_path / "ek.cert").unlink()
+    assert run_on_a_full_disk(words)[0] == 1
+    status, said = run_on_a_full_disk(LOCALCA)
+    assert (status, said.splitlines()[0]) == (1, "Could not create EK certificate locally")
+    assert set(contents(tmp_path)) == set(before) - {tmp_path / "ek.cert"} | {ca / "certserial"}
+
+
+def test_a_full_disk_leaves_configuration_files_as_they_were(run, run_on_a_full_disk, tmp_path):
+    assert run(["swtpm_setup", "--create-config-files=root"]) == (0, "")
+    (tmp_path / "swtpm_setup.conf").write_text("# mine\n")
+    before = contents(tmp_path)
+    status, said = run_on_a_full_disk(["swtpm_setup", "--create-config-files=root,overwrite"])
+    assert (status, said) == (1, f"Could not write {tmp_path}/swtpm_setup.conf: File too large\n")
+    assert contents(tmp_path) == before
+
+
+def test_a_named_pipe_in_the_place_of_a_certificate_stays_there(run, ca, tmp_path):
+    os.mkfifo(tmp_path / "ek.cert")
+    status, said = run(LOCALCA)
+    assert (status, said.splitlines()[1]) == (
+        1,
+        "Could not open ./ek.cert for writing the certificate: it is a named pipe",
+    )
+    assert (tmp_path / "ek.cert").is_fifo()
+
+
+def test_a_certificate_may_go_nowhere(run, ca):
+    run(LOCALCA)
+    assert run([*cert_words(ca), "--out-cert", "/dev/null"]) == (0, "")
+    assert not os.path.isfile("/dev/null")
+
+
+def test_a_configuration_file_that_is_a_link_stays_one(run, tmp_path):
+    (tmp_path / "swtpm_setup.conf").symlink_to("elsewhere")
+    assert run(["swtpm_setup", "--create-config-files=root,overwrite"]) == (0, "")
+    assert (tmp_path / "swtpm_setup.conf").is_symlink()
+    assert b"create_certs_tool" in (tmp_path / "elsewhere").read_bytes()
