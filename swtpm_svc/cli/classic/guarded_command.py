@@ -2,11 +2,20 @@
 never in a traceback."""
 
 import os
+import signal
 import sys
 from typing import Callable, Optional, TextIO
 
 #: The shells' convention for "ended by SIGPIPE".
 _BROKEN_PIPE = 141
+
+
+class Ended(BaseException):
+    """A signal ends the command, by its `number`; what is half done is taken back on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
@@ -16,6 +25,10 @@ def guarded(program: str, work: Callable[[], int]) -> int:
     try:
         status = work()
         sys.stdout.flush()
+    except Ended as ended:
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+        status, message = 128 + ended.number, ""
     except BrokenPipeError:
         status, message = _BROKEN_PIPE, ""
     except OSError as error:

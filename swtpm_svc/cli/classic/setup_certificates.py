@@ -1,17 +1,19 @@
 """The certificates of swtpm_setup: by the program that the configuration names.
 
 Where that is swtpm_localca, the distribution's or ours, what is in ours is called instead: the same CA, files and
-lines, without two processes and two readings of the CA's key for each certificate. Any other program is run.
+lines, without two processes and two readings of the CA's key for each certificate, and without files to hand it over.
+Any other program is run, and writes into a folder that is removed at the end, also when a signal ends the command.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from threading import Thread
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
+from swtpm_svc.cli.classic.guarded_command import Ended
 from swtpm_svc.cli.classic.setup_options import SetupError
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.state import named_files
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _LOCALCA = ("/usr/bin/swtpm_localca", "/usr/local/bin/swtpm_localca", "/usr/share/swtpm/swtpm-localca")
 _CURVES = {3: "secp256r1", 4: "secp384r1", 5: "secp521r1"}
 _MINE = b"swtpm_svc"
+_FOLDER = "swtpm_setup.certs."
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Tool(NamedTuple):
@@ -61,21 +65,40 @@ class CertificateMaker:
         self._ca: Optional[LocalCa] = None
         self._failure: Optional[Exception] = None
         self._thread: Optional[Thread] = None
+        #: Those that are ours to take while the folder is there.
+        self._signals: list[signal.Signals] = []
+        #: While a process is made it is nobody's yet, and would not be ended: a signal waits.
+        self._is_starting = False
+        self._ended_by = 0
 
     def __enter__(self) -> "CertificateMaker":
-        if self._tool is not None:
-            self._folder = tempfile.mkdtemp(prefix="swtpm_setup.certs.")
-            if _is_localca(self._tool.path):
-                # while the TPM makes its keys, which does not need the interpreter
-                self._thread = Thread(target=self._prepare, daemon=True)
-                self._thread.start()
+        if self._tool is not None and _is_localca(self._tool.path):
+            self._folder = f"{os.environ.get('TMPDIR') or '/tmp'}/{_FOLDER}XXXXXX"  # it is told of, and there is none
+            # while the TPM makes its keys, which does not need the interpreter
+            self._thread = Thread(target=self._prepare, daemon=True)
+            self._thread.start()
+        elif self._tool is not None:
+            for number in _ENDING:
+                if signal.getsignal(number) == signal.SIG_DFL:  # else whoever started us wants it ignored
+                    signal.signal(number, self._end)
+                    self._signals.append(number)
+            import tempfile
+
+            self._folder = tempfile.mkdtemp(prefix=_FOLDER)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
             self._thread.join()
-        if self._folder:
+        elif self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+        for number in self._signals:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._ended_by = number
+        if not self._is_starting:
+            raise Ended(number)
 
     def _prepare(self) -> None:
         from swtpm_svc.cli.classic import swtpm_localca
@@ -107,18 +130,7 @@ class CertificateMaker:
             )
         words = self._words(kind, key)
         self._tell("  " + " ".join(["Invoking", self._tool.path, *words]))
-        if self._thread is not None:
-            self._make_here(words)
-        else:
-            self._run(words)
-        path = os.path.join(self._folder, f"{kind}.cert")
-        try:
-            certificate = named_files.read_input(path, 1 << 16)
-            os.unlink(path)
-        except OSError as error:
-            raise SetupError(f"Could not open {path} for reading: {error.strerror}") from None
-        if certificate.startswith(b"\x10\x01\0"):
-            certificate = certificate[7:]
+        certificate = self._made_here(words) if self._thread is not None else self._made_by_tool(kind, words)
         if kind == "ek" and not self._endorsement:
             self._endorsement = certificate
         if self._copies is not None and name:
@@ -144,7 +156,7 @@ class CertificateMaker:
             words += ["--tpm-serial-num", serial_number(self._endorsement)]
         return words
 
-    def _make_here(self, words: "list[str]") -> None:
+    def _made_here(self, words: "list[str]") -> bytes:
         from swtpm_svc.cli.classic import swtpm_localca
 
         assert self._thread is not None
@@ -157,7 +169,7 @@ class CertificateMaker:
             if self._ca is None:
                 self._heard.clear()
                 self._ca = swtpm_localca.find_ca(job, self._heard.append)
-            self._heard.append(swtpm_localca.make(job, self._ca))
+            return swtpm_localca.certify(job, self._ca, self._heard.append)
         except (VtpmError, swtpm_localca.Failure) as error:
             raise SetupError(f"{swtpm_localca.PROGRAM} exit with status 1: {error}") from None
         finally:
@@ -165,19 +177,40 @@ class CertificateMaker:
                 self._tell(line if self._log_file else f"{swtpm_localca.PROGRAM}: {line}")
             self._heard.clear()
 
+    def _made_by_tool(self, kind: str, words: "list[str]") -> bytes:
+        self._run(words)
+        path = os.path.join(self._folder, f"{kind}.cert")
+        try:
+            certificate = named_files.read_input(path, 1 << 16)
+            os.unlink(path)
+        except OSError as error:
+            raise SetupError(f"Could not open {path} for reading: {error.strerror}") from None
+        return certificate[7:] if certificate.startswith(b"\x10\x01\0") else certificate
+
     def _run(self, words: "list[str]") -> None:
         assert self._tool is not None
         name = os.path.basename(self._tool.path)
         sys.stdout.flush()
+        pipe = subprocess.PIPE
+        self._is_starting = True
         try:
-            ran = subprocess.run([self._tool.path, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            process = subprocess.Popen([self._tool.path, *words], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
         except OSError as error:
             raise SetupError(f"Could not run {self._tool.path}: {error.strerror}") from None
-        for line in ran.stdout.decode(errors="replace").splitlines():
+        finally:
+            self._is_starting = False
+        with process:
+            try:
+                if self._ended_by:
+                    raise Ended(self._ended_by)
+                told, complaint = (data.decode(errors="replace") for data in process.communicate())
+            except BaseException:
+                process.kill()
+                raise
+        for line in told.splitlines():
             self._tell(f"{name}: {line}")
-        if ran.returncode:
-            complaint = ran.stderr.decode(errors="replace").rstrip()
-            raise SetupError(f"{name} exit with status {ran.returncode}: {complaint}")
+        if process.returncode:
+            raise SetupError(f"{name} exit with status {process.returncode}: {complaint.rstrip()}")
 
     def _copy(self, path: str, certificate: bytes) -> None:
         try:

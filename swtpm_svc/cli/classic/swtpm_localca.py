@@ -31,6 +31,8 @@ _TPM_OPTIONS = (
     "tpm-version",
     "tpm-serial-num",
 )
+#: As whom a person is told of a kind of certificate, where that is not its name.
+_NAMED = {"ek": "EK"}
 OPTIONS = (
     *(Option(name, REQUIRED) for name in ("type", "ek", "key", "dir", "vmid", "optsfile", "configfile", "logfile")),
     *(Option(name, REQUIRED) for name in _TPM_OPTIONS),
@@ -180,18 +182,43 @@ def make(job: Job, ca: LocalCa) -> str:
     Raises:
         Failure, VtpmError.
     """
-    named = {"ek": "EK"}.get(job.kind, job.kind)
+    der, is_tpm2 = _certified(job, ca)
+    try:
+        content = der if is_tpm2 else with_header(der)
+        swtpm_cert.write(os.path.join(job.directory, f"{job.kind}.cert"), content)
+    except swtpm_cert.Wrong as error:
+        raise _not_created(job, error) from error
+    return _created(job)
+
+
+def certify(job: Job, ca: LocalCa, tell: Callable[[str], None]) -> bytes:
+    """The certificate, DER, which is written nowhere. `tell` hears what a person is told.
+
+    Raises:
+        Failure, VtpmError.
+    """
+    der, _is_tpm2 = _certified(job, ca)
+    tell(_created(job))
+    return der
+
+
+def _certified(job: Job, ca: LocalCa) -> "tuple[bytes, bool]":
+    """DER, and whether it is that of a TPM 2."""
     try:
         ca.prepare()  # a CA that cannot be used is the first thing to hear of
         given = _options_of(job)
         wanted = swtpm_cert.request({**given, "signkey": "-", "issuercert": "-"})
-        der = ca.issue(wanted)
-        if not wanted.is_tpm2:
-            der = with_header(der)
-        swtpm_cert.write(os.path.join(job.directory, f"{job.kind}.cert"), der)
+        return ca.issue(wanted), wanted.is_tpm2
     except (swtpm_cert.Wrong, VtpmError) as error:
-        raise Failure(f"Could not create {named} certificate locally\n{error}") from error
-    return f"Successfully created {named} certificate locally."
+        raise _not_created(job, error) from error
+
+
+def _created(job: Job) -> str:
+    return f"Successfully created {_NAMED.get(job.kind, job.kind)} certificate locally."
+
+
+def _not_created(job: Job, error: Exception) -> Failure:
+    return Failure(f"Could not create {_NAMED.get(job.kind, job.kind)} certificate locally\n{error}")
 
 
 def _options_of(job: Job) -> "dict[str, str]":
