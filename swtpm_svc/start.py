@@ -30,7 +30,7 @@ def vtpmd() -> int:
 
 def swtpm() -> int:
     """The classic command of that name; its exit status."""
-    _open_standard_streams()
+    _begin()
     gc.disable()  # until it is ready, as the daemon
     from swtpm_svc.cli.classic.swtpm_command import main
 
@@ -39,7 +39,7 @@ def swtpm() -> int:
 
 def swtpm_cuse() -> int:
     """The classic command of that name, and cuse_tpm_server; its exit status."""
-    _open_standard_streams()
+    _begin()
     gc.disable()
     from swtpm_svc.cli.classic.swtpm_cuse_command import main
 
@@ -91,7 +91,7 @@ def _program() -> str:
 
 def swtpm_cert() -> int:
     """The classic command of that name; its exit status."""
-    _open_standard_streams()
+    _begin()
     from swtpm_svc.cli.classic.swtpm_cert import main
 
     return main()
@@ -99,7 +99,7 @@ def swtpm_cert() -> int:
 
 def swtpm_localca() -> int:
     """The classic command of that name; its exit status."""
-    _open_standard_streams()
+    _begin()
     from swtpm_svc.cli.classic.swtpm_localca import main
 
     return main()
@@ -107,7 +107,7 @@ def swtpm_localca() -> int:
 
 def swtpm_setup() -> int:
     """The classic command of that name; its exit status."""
-    _open_standard_streams()
+    _begin()
     from swtpm_svc.cli.classic.swtpm_setup import main
 
     return main()
@@ -119,6 +119,25 @@ def swtpm_create_user_config_files() -> int:
     from swtpm_svc.cli.classic.config_files import main
 
     return main()
+
+
+def _begin() -> None:
+    """What comes first in a command that has keys in its memory and writes files."""
+    _open_standard_streams()
+    _leave_no_core()
+
+
+def _leave_no_core() -> None:
+    """A crash leaves no file with the keys that are in memory. The service has this, and more, from its unit.
+
+    1, not 0: the kernel then asks no program that takes such files either (fs/coredump.c). Who looks for a fault can
+    raise it, prlimit(1).
+    """
+    import resource
+
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, hard))
 
 
 def _open_standard_streams() -> None:

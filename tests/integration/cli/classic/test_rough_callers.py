@@ -3,8 +3,12 @@ classic exit status, and nothing of anybody's is written into."""
 
 import os
 import pwd
+import re
 import resource
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from classic_commands import commands_directory
@@ -272,3 +276,30 @@ def test_a_configuration_file_that_is_a_link_stays_one(run, tmp_path):
     assert run(["swtpm_setup", "--create-config-files=root,overwrite"]) == (0, "")
     assert (tmp_path / "swtpm_setup.conf").is_symlink()
     assert b"create_certs_tool" in (tmp_path / "elsewhere").read_bytes()
+
+
+# --- crashes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, resource.RLIM_INFINITY])
+def test_a_crash_leaves_no_file_with_the_keys_that_are_in_memory(commands, tmp_path, limit):
+    """Neither in the folder nor at the program that core_pattern names, which is not asked for a limit of 1."""
+
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+
+    def allow():
+        resource.setrlimit(resource.RLIMIT_CORE, (min(limit, hard) if hard >= 0 else limit, hard))
+
+    (tmp_path / "state").mkdir()
+    words = [*SOCKET[1:], "--ctrl", "type=unixio,path=ctrl", "--pid", "file=pid"]
+    process = subprocess.Popen([commands / "swtpm", *words], cwd=tmp_path, preexec_fn=allow)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert re.search(f"^Max core file size +{1 if hard else 0} +", limits, re.MULTILINE)
+    process.send_signal(signal.SIGSEGV)
+    _pid, status = os.waitpid(process.pid, 0)
+    process.returncode = status
+    assert (os.WTERMSIG(status), os.WCOREDUMP(status)) == (signal.SIGSEGV, False)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("core")]
