@@ -182,6 +182,8 @@ def make(job: Job, ca: LocalCa) -> str:
     Raises:
         Failure, VtpmError.
     """
+    if not os.path.isdir(job.directory):
+        raise _not_created(job, f"There is no directory {job.directory}, which --dir names")
     der, is_tpm2 = _certified(job, ca)
     try:
         content = der if is_tpm2 else with_header(der)
@@ -205,8 +207,8 @@ def certify(job: Job, ca: LocalCa, tell: Callable[[str], None]) -> bytes:
 def _certified(job: Job, ca: LocalCa) -> "tuple[bytes, bool]":
     """DER, and whether it is that of a TPM 2."""
     try:
-        ca.prepare()  # a CA that cannot be used is the first thing to hear of
         given = _options_of(job)
+        # before a CA is made for what is wrong
         wanted = swtpm_cert.request({**given, "signkey": "-", "issuercert": "-"})
         return ca.issue(wanted), wanted.is_tpm2
     except (swtpm_cert.Wrong, VtpmError) as error:
@@ -217,7 +219,7 @@ def _created(job: Job) -> str:
     return f"Successfully created {_NAMED.get(job.kind, job.kind)} certificate locally."
 
 
-def _not_created(job: Job, error: Exception) -> Failure:
+def _not_created(job: Job, error: "Exception | str") -> Failure:
     return Failure(f"Could not create {_NAMED.get(job.kind, job.kind)} certificate locally\n{error}")
 
 
