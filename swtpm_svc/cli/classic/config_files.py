@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from swtpm_svc.cli.classic import settings_file
 from swtpm_svc.cli.classic.option_scanner import Found, Option, Problem, scan
+from swtpm_svc.cli.classic.setup_options import is_program
 from swtpm_svc.state import named_files
 
 WORDS = ("overwrite", "root", "skip-if-exist")
@@ -124,4 +125,4 @@ def main() -> int:
 
 def _tool() -> str:
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "swtpm_localca")
-    return beside if os.access(beside, os.X_OK) else shutil.which("swtpm_localca") or "/usr/bin/swtpm_localca"
+    return beside if is_program(beside) else shutil.which("swtpm_localca") or "/usr/bin/swtpm_localca"

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
 from swtpm_svc.cli.classic.guarded_command import Ended
-from swtpm_svc.cli.classic.setup_options import SetupError
+from swtpm_svc.cli.classic.setup_options import SetupError, is_program
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.state import named_files
 from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
@@ -231,7 +231,7 @@ def find_tool(values: "dict[str, str]") -> Optional[Tool]:
     path = named if "/" in named else shutil.which(named)
     if path is None:
         raise SetupError(f"Could not find {named} in PATH.")
-    if not os.access(path, os.X_OK) and not _is_localca(path):
+    if not is_program(path) and not _is_localca(path):
         raise SetupError(f"Could not find {path} in PATH.")
     return Tool(path, values.get("create_certs_tool_config"), values.get("create_certs_tool_options"))
 

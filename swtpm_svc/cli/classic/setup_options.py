@@ -1,5 +1,6 @@
 """The options of swtpm_setup, and what they ask for."""
 
+import os
 from typing import Optional
 
 from swtpm_svc.cli.classic.option_scanner import OPTIONAL, REQUIRED, Found, Option, Problem, scan
@@ -129,6 +130,11 @@ Others:
 --version             : print the version and exit
 --help, -h            : print this help and exit
 """
+
+
+def is_program(path: str) -> bool:
+    """Can it be run? A directory has the same permission bit."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 class SetupError(Exception):

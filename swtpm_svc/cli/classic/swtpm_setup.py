@@ -210,7 +210,7 @@ def _author(given: Given, order: Order, log: Log) -> None:
 
 def _refuse_program(text: Optional[str]) -> None:
     program = text.split()[0] if text and text.split() else None
-    if text is not None and (program is None or not os.access(program, os.X_OK)):
+    if text is not None and (program is None or not setup_options.is_program(program)):
         raise SetupError(f"swtpm at {program or ''} is not an executable.")
 
 

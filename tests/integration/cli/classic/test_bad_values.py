@@ -106,7 +106,7 @@ WRONG = {
     # its pid file is made after its device, which a machine may not have
     "cuse": {**SWTPM, "pid": ["foo", "fd=77"], "maj": ["x", "", "-1", "65536"], "min": ["x", "", "-1", "65536"]},
     "setup": {
-        "tpm": ["none", "key", ""],
+        "tpm": ["none", "key", "state", "state socket", ""],
         "tpm-state": ["none", "key", "", "file://none/where/x", "file://state", "dir://none"],
         "tpmstate": ["none", "key", ""],
         "config": ["none", "state"],
@@ -283,6 +283,7 @@ CONTRADICTIONS = [
     ("setup", ["--profile-name", "null", "--profile-file", "key"]),
     ("setup", ["--iakkeyalgo", "rsa2048"]),
     ("setup", ["--create-ek-cert"]),  # the configuration names no tool
+    ("setup", ["--create-ek-cert", "--config", "bad-tool.conf"]),
     ("setup", ["--create-config-files=overwrite,skip-if-exist"]),
     ("setup", ["--create-config-files=foo"]),
     ("cert", ["--ecc-x", "01", "--ecc-y", "02"]),
@@ -358,6 +359,7 @@ def prepare(folder):
     (folder / "short").write_text("1234")
     (folder / "empty").write_text("")
     (folder / "binary").write_bytes(b"a\0b\n")
+    (folder / "bad-tool.conf").write_text("create_certs_tool = ./state\n")
     (folder / "link").symlink_to("target")
     (folder / "localca.conf").write_text("statedir = ca\nsigningkey = ca/key\nissuercert = ca/issuer\n")
 
