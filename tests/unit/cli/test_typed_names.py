@@ -50,7 +50,7 @@ def test_who_mistypes_a_name_is_told_the_one_that_was_meant(system, run, command
     [
         (["stauts"], "argument COMMAND: invalid choice: 'stauts'; did you mean status? (choose from "),
         (["ca", "exprt"], "argument ACTION: invalid choice: 'exprt'; did you mean export? (choose from "),
-        (["save", "x", "permanant", "f"], "argument type: invalid choice: 'permanant'; did you mean permanent? (choose from "),
+        (["save", "x", "permament", "f"], "argument type: invalid choice: 'permament'; did you mean permanent? (choose from "),
         (["frobnicate"], "argument COMMAND: invalid choice: 'frobnicate' (choose from "),
     ],
 )  # fmt: skip
@@ -70,4 +70,4 @@ def test_the_order_is_a_person_s(system, run):
 @given(st.lists(st.text(st.sampled_from("ab019.-_")), unique=True))
 def test_any_names_have_an_order_of_their_own(names):
     ordered = sorted(names, key=natural)
-    assert sorted(reversed(names), key=natural) == ordered
+    assert sorted([*names[1:], *names[:1]], key=natural) == ordered
