@@ -50,7 +50,7 @@ def test_who_mistypes_a_name_is_told_the_one_that_was_meant(system, run, command
     [
         (["stauts"], "argument COMMAND: invalid choice: 'stauts'; did you mean status? (choose from "),
         (["ca", "exprt"], "argument ACTION: invalid choice: 'exprt'; did you mean export? (choose from "),
-        (["save", "x", "permament", "f"], "argument type: invalid choice: 'permament'; did you mean permanent? (choose from "),
+        (["save", "x", "permanend", "f"], "argument type: invalid choice: 'permanend'; did you mean permanent? (choose from "),
         (["frobnicate"], "argument COMMAND: invalid choice: 'frobnicate' (choose from "),
     ],
 )  # fmt: skip
