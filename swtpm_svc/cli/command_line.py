@@ -17,7 +17,7 @@ _INVALID_CHOICE = re.compile(r"(.*invalid choice: '([^']*)')( \(choose from .*\)
 _WORDS = re.compile(r"[^\s,'()]+")
 
 
-def did_you_mean(word: str, words: "Iterable[str]") -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     """What to add to the complaint about a word: the one of `words` that it looks like, if there is one."""
     from difflib import get_close_matches
 
