@@ -1,7 +1,9 @@
 """The sockets of a classic command: made where its `Endpoint` says, or taken from the caller's descriptors."""
 
+import errno
 import os
 import socket
+import stat
 from contextlib import suppress
 
 from swtpm_svc.frontends import socket_file
@@ -39,17 +41,34 @@ class Listening:
 
 
 def _bind_unix(endpoint: Endpoint) -> socket.socket:
-    """A file that is there already goes, as callers of swtpm expect: the folder is theirs."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     uid, gid = (-1 if number is None else number for number in (endpoint.uid, endpoint.gid))
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(endpoint.path)
+        _make_room(endpoint.path)
         socket_file.bind(sock, endpoint.path, endpoint.mode, uid, gid)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _make_room(path: str) -> None:
+    """Remove what is at the path, as swtpm does: a socket of an earlier run, a link, a file that mktemp(1) has made.
+
+    Not what is somebody's content or device, though swtpm does that, too: the path is a mistake.
+
+    Raises:
+        OSError
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    is_content = stat.S_ISREG(found.st_mode) and found.st_size
+    if is_content or stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+        raise OSError(errno.EEXIST, "A socket cannot be made where something else is", path)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _bind_tcp(endpoint: Endpoint) -> socket.socket:

@@ -630,3 +630,34 @@ def test_a_savestate_that_there_is_not_is_an_empty_file(swtpm, place, version):
         with connect(place / "ctrl") as control:
             control.sendall(struct.pack(">IIII", 0xC, 0, 3, 0))  # GET_STATEBLOB
             assert control.recv(64) == struct.pack(">IIII", 0x800, 0, 0, 0)
+
+
+@pytest.mark.parametrize("left", ["socket", "link", "empty file"])
+def test_what_an_earlier_run_or_mktemp_has_left_gives_way_to_a_socket(swtpm, place, left):
+    (place / "precious").write_text("somebody's")
+    if left == "link":
+        (place / "ctrl").symlink_to("precious")
+    elif left == "empty file":
+        (place / "ctrl").write_text("")
+    else:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(place / "ctrl"))
+    with running(swtpm, *unix(place)) as process:
+        serves(place / "ctrl", process)
+        assert (place / "ctrl").is_socket()
+    assert (place / "precious").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("kind", ["content", "fifo"])
+def test_what_is_somebodys_stays_where_a_socket_is_to_be(swtpm, place, kind):
+    if kind == "fifo":
+        os.mkfifo(place / "ctrl")
+    else:
+        (place / "ctrl").write_text("somebody's")
+    before = (place / "ctrl").lstat()
+    ran = subprocess.run([swtpm, *unix(place)], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    message = f"swtpm: A socket cannot be made where something else is: {place}/ctrl\n"
+    assert (ran.returncode, ran.stderr) == (1, message)
+    assert (place / "ctrl").lstat() == before
+    assert sorted(os.listdir(place)) == ["ctrl", "state"]
+    assert files(place) == []
