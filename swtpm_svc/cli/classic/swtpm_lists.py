@@ -115,14 +115,15 @@ def _adopt(fd: int) -> None:
 
 def pid_file(text: str) -> PidFile:
     """Raises: CommandError."""
+    # the file is opened with it, too, when clients can come already, some of whom look for the pid
+    from swtpm_svc.state import named_files
+
     values = parse(text, "pid", ("file", "fd"))
     number = number_of(values, "fd", "pid")
     if "file" in values:
         return PidFile(path=os.path.abspath(values["file"]))
     if "fd" not in values:
         raise CommandError("The file or fd parameter is required for the pid option.")
-    from swtpm_svc.state import named_files
-
     try:
         named_files.refuse_unwritable(number, only_regular=True)
     except OSError:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Optional
 
 from swtpm_svc.service.classic.emulation import PidFile
-from swtpm_svc.state import named_files
 
 
 class Background:
@@ -73,6 +72,8 @@ class WrittenPid:
         self._path = file.path
         pid = str(os.getpid()).encode()
         if file.path:
+            from swtpm_svc.state import named_files  # few have a pid file
+
             # a regular file alone: at the end it goes, and /dev/null is not ours to remove
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             fd = named_files.open_regular(file.path, flags, 0o644)

@@ -103,6 +103,8 @@ def test_keylimes_and_fwupds_tests(commands, port, tmp_path, more):
         if more:
             assert process.wait(DEADLINE_S) == 0  # nothing to wait for
         wait_until(lambda: answers(port), "answered")
+        # a connection waits in the queue of a socket whose process has not come to this yet
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "told its pid")
         pid = int((tmp_path / "pid").read_text())
         tcti = {"TPM2TOOLS_TCTI": f"swtpm:host=127.0.0.1,port={port}"}
         run("tpm2_pcrextend", "0:sha1=f1d2d2f924e986ac86fdf7b36c94bcdf32beec15", **tcti)
