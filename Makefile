@@ -24,7 +24,7 @@ SHELL   := /bin/bash
 SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*.sh tests/lab/qemu/*.sh tests/lab/uml/*.sh tests/lab/rpm/*.sh tests/tmt/*.sh tools/run-demo .ci/run packaging/libexec/vtpm-attach packaging/libexec/vtpm-end-sockets packaging/ima/* packaging/completion/bash/*)
 
 .DEFAULT_GOAL := env
-.PHONY: env run test test-oldest lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
+.PHONY: env run test test-oldest test-swtpm lint lab lab-all lab-qemu lab-uml lab-vm lab-rpm lab-shell bench fuzz completion install rpm selinux release-check clean distclean help
 
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
@@ -47,6 +47,10 @@ test: env ## unit and integration tests on this machine (ARGS=...: pytest's argu
 test-oldest: env ## the unit tests under Python 3.9, the oldest that the package takes (Debian 11's, unpacked; ARGS as for test)
 	@tools/need.sh build test
 	@tests/lab/python39.sh $(ARGS)
+
+test-swtpm: env ## state that goes to and fro between us and the newest swtpm (sid's, unpacked; ARGS as for test)
+	@tools/need.sh test
+	@tests/lab/newest-swtpm.sh $(ARGS)
 
 lint: env ## ruff, mypy --strict, codespell, vulture, shellcheck
 	@tools/need.sh lint

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from unix_listener import listens
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import lock
@@ -208,10 +210,15 @@ def swtpm_command(state: object, sockets: object) -> list[str]:
 
 @contextmanager
 def swtpm(state: object, sockets: object) -> Iterator["subprocess.Popen[str]"]:
-    """Running and with its lock taken: it makes the permanent state after that."""
+    """Running and with its lock taken: a command is answered after that. Newer releases make the state before."""
     with process(*swtpm_command(state, sockets)) as started:
-        for _ in range(1000):
-            if os.path.exists(f"{state}/tpm2-00.permall"):
-                break
+        end = time.monotonic() + DEADLINE_S
+        while not listens(f"{sockets}/d"):
+            assert time.monotonic() < end, "swtpm does not listen"
             time.sleep(0.02)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(DEADLINE_S)
+            connection.connect(f"{sockets}/d")
+            connection.sendall(bytes.fromhex("80010000000c0000017b0008"))
+            assert connection.recv(4096)[:2] == b"\x80\x01"
         yield started

@@ -33,7 +33,7 @@ def start(tmp_path_factory):
     """Starts one of the two programs on a state directory."""
     programs = {
         "ours": str(commands_directory(tmp_path_factory.mktemp("commands")) / "swtpm"),
-        "distribution's": "/usr/bin/swtpm",
+        "distribution's": "swtpm",
     }
 
     @contextmanager
