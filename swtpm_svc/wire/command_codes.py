@@ -49,6 +49,8 @@ class CommandCode(IntEnum):
     STIR_RANDOM = 0x146
     GET_TIME = 0x14C
     NV_READ = 0x14E
+    CONTEXT_LOAD = 0x161
+    CONTEXT_SAVE = 0x162
     FLUSH_CONTEXT = 0x165
     NV_READ_PUBLIC = 0x169
     READ_PUBLIC = 0x173

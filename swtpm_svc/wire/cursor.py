@@ -50,7 +50,12 @@ class Cursor:
         return self.take(self.uint32())
 
     def rest(self) -> bytes:
-        return self.take(len(self._data) - self.position)
+        return self.take(self.left)
+
+    @property
+    def left(self) -> int:
+        """How many bytes are not taken yet."""
+        return len(self._data) - self.position
 
     @property
     def at_end(self) -> bool:
@@ -62,5 +67,5 @@ class Cursor:
 
     def finish(self) -> None:
         """There must be no more."""
-        if self.position != len(self._data):
-            raise ProtocolError(f"{len(self._data) - self.position} bytes are left after the last field")
+        if self.left:
+            raise ProtocolError(f"{self.left} bytes are left after the last field")

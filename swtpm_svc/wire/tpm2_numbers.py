@@ -19,6 +19,17 @@ class Rh(IntEnum):
 
 
 @unique
+class Ht(IntEnum):
+    """TPM_HT (7.2): the first byte of a handle. In lists of handles, POLICY_SESSION stands for sessions that are saved,
+    and HMAC_SESSION for those that are loaded, of either kind."""
+
+    HMAC_SESSION = 0x02
+    POLICY_SESSION = 0x03
+    TRANSIENT = 0x80
+    PERSISTENT = 0x81
+
+
+@unique
 class Hc(IntEnum):
     """TPM_HC (7.5): persistent objects, those in the owner's name before those in the platform's."""
 
@@ -31,6 +42,7 @@ class Cap(IntEnum):
     """TPM_CAP (6.12): what this program asks for."""
 
     HANDLES = 1
+    COMMANDS = 2
     PCRS = 5
     TPM_PROPERTIES = 6
 
@@ -39,5 +51,7 @@ class Cap(IntEnum):
 class Pt(IntEnum):
     """TPM_PT (6.13): the properties that this program asks for."""
 
+    ACTIVE_SESSIONS_MAX = 0x111
+    CONTEXT_GAP_MAX = 0x114
     NV_BUFFER_MAX = 0x12C
     PERMANENT = 0x200
