@@ -15,6 +15,7 @@ FLOORS = {
     "wire": set(),
     "state": {"wire"},
     "tpm": {"state", "wire"},
+    "resources": {"wire"},
     "continuity": {"tpm", "state", "wire"},
     "config": {"state", "wire"},
     "provision": {"tpm", "state", "wire"},
