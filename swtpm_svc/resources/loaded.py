@@ -56,8 +56,7 @@ class Loaded:
 
     def add(self, resource: Resource) -> None:
         """The TPM has loaded it."""
-        if not self:
-            self._bystanders.look_again()
+        self._look_for_bystanders()
         if isinstance(resource, Session):
             self._sessions[resource.handle] = resource
             return
@@ -154,10 +153,15 @@ class Loaded:
     # --- room ----------------------------------------------------------------------------------------------------
 
     def _put_away_object(self, needed: Needed) -> bool:
+        self._look_for_bystanders()
         if self._bystanders.put_away_object(set(self._objects)):
             return True
         candidate = next((object for object in self._objects.values() if object not in needed), None)
         return candidate is not None and self._put_away(candidate)
+
+    def _look_for_bystanders(self) -> None:
+        if not self:  # only then can others have had the TPM
+            self._bystanders.look_again()
 
     def _put_away(self, candidate: Object) -> bool:
         if not candidate.context:
@@ -177,6 +181,7 @@ class Loaded:
         return True
 
     def _put_away_session(self, needed: Needed) -> bool:
+        self._look_for_bystanders()
         if self._bystanders.put_away_session(set(self._sessions)):
             return True
         candidate = next((session for session in self._sessions.values() if session not in needed), None)

@@ -92,6 +92,20 @@ def test_its_objects_have_their_handles_again(tpm, raw, one, gaps):
     assert len(tpm.numbers) == 3 - len(gaps)
 
 
+def test_what_comes_to_the_raw_node_later_is_found(raw, one):
+    mine = [one.create() for _ in range(4)]  # there is nothing else
+    left = [raw.create() for _ in range(3)]
+    for handle, number in mine:
+        assert number_in(one.read(handle)) == number
+    assert [one.flush(handle) for handle, _number in mine] == [0] * 4
+    assert [number_in(raw.read(handle)) for handle, _number in left] == [number for _handle, number in left]
+    assert raw.flush(left[0][0]) == 0
+    one.create()
+    again = raw.create()
+    assert number_in(one.read(one.create()[0])) == number_in(one.read(0x80FFFFFE))
+    assert number_in(raw.read(again[0])) == again[1]
+
+
 def test_what_makes_no_difference_to_it_moves_nothing(tpm, raw, one):
     one.create()
     one.start()
