@@ -9,7 +9,7 @@ LAB     ?= uml
 LAB_SELINUX ?= enforcing
 # how long `make fuzz` looks at each target
 SECONDS ?= 600
-FUZZ    := control data mssim cuse
+FUZZ    := control data mssim cuse spaces
 # 1: `make install` brings the old command names too, swtpm and its like
 COMPAT  ?=
 # where `make selinux` builds
@@ -93,7 +93,7 @@ bench: env ## the benchmarks, as ratios and microseconds
 	@tools/need.sh uml test install
 	@for file in benchmarks/bench_*.py; do [ ! -f "$$file" ] || $(BIN)/python "$$file" || exit; done
 
-fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control data mssim cuse"
+fuzz: env ## the front ends under atheris, SECONDS=600 for each of FUZZ="control data mssim cuse spaces"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[fuzz]' </dev/null
 	@for target in $(FUZZ); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py "$$target" -max_total_time=$(SECONDS) || exit; done
 

@@ -1,4 +1,5 @@
-"""run.py TARGET [-version=2.0|1.2] [libFuzzer's options] : fuzz one of control, data, mssim, cuse with atheris.
+"""run.py TARGET [-version=2.0|1.2] [libFuzzer's options] : fuzz one of control, data, mssim, cuse, spaces with
+atheris.
 
 As in: run.py control -max_total_time=600. Beginning with the seeds; what is found is written to ./crash-*, and can be
 given as an argument to be run once more.

@@ -6,6 +6,7 @@
 import os
 import struct
 
+import fuzzed_spaces
 from conversations import TPM2, TPM12
 from harness import FuzzedService
 from tpm_commands import GET_RANDOM, NV_DEFINE_COUNTER, NV_INCREMENT, NV_READ_COUNTER, PCR_EXTEND_16, PCR_READ_16
@@ -197,7 +198,7 @@ def seeds(target, version="2.0"):
             *(b"\0" + one for one in signals),
             b"\0" + b"".join(signals),
         ]
-    return list(_cuse_seeds())
+    return fuzzed_spaces.seeds() if target == "spaces" else list(_cuse_seeds())
 
 
-TARGETS = {"control": Channels, "data": Channels, "mssim": Channels, "cuse": Cuse}
+TARGETS = {"control": Channels, "data": Channels, "mssim": Channels, "cuse": Cuse, "spaces": fuzzed_spaces.Spaces}
