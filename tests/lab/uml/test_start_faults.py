@@ -90,7 +90,7 @@ def test_number_of_another_driver(instance):
     status, log = one.fails()
     assert status == 73
     assert "did not make the device" in log
-    one.configure("")
+    one.configure('[tpm]\nstartup = "none"\n')  # else it is written to
     made = read(f"{one.state}/tpm2-00.permall")
     one.start()
     assert read(f"{one.state}/tpm2-00.permall") == made
