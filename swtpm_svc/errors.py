@@ -6,9 +6,9 @@ of the journal entry. Exit statuses are those of sysexits.h where one fits.
 """
 
 import errno
-from enum import Enum, unique
-from typing import Optional
 
+from swtpm_svc.wire.enumerations import Enum, unique
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.values import NamedTuple
 

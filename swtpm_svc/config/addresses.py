@@ -1,9 +1,8 @@
 """Addresses of sockets as a configuration and a command line have them: text -> values. No I/O."""
 
 import os
-import re
-from typing import Optional
 
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.values import NamedTuple
 
 #: sun_path of struct sockaddr_un without its terminating zero (unix(7)), in bytes.
@@ -11,8 +10,8 @@ UNIX_PATH_MAX = 107
 PORT_MAX = 65535
 #: vsock(7): ports and context identifiers (CID) have 32 bits, and the highest of each means any.
 VSOCK_ANY = (1 << 32) - 1
-_TCP_PATTERN = re.compile(r"tcp:(?:([A-Za-z0-9.-]{1,253}):|\[([0-9A-Fa-f:.]{2,45})\]:)?([0-9]{1,5})")
-_VSOCK_PATTERN = re.compile(r"vsock:(any|[0-9]{1,10}):([0-9]{1,10})")
+_TCP_PATTERN = r"tcp:(?:([A-Za-z0-9.-]{1,253}):|\[([0-9A-Fa-f:.]{2,45})\]:)?([0-9]{1,5})"
+_VSOCK_PATTERN = r"vsock:(any|[0-9]{1,10}):([0-9]{1,10})"
 
 
 class Address(NamedTuple):
@@ -43,12 +42,16 @@ def parse_address(text: str) -> Optional[Address]:
     if text == "none":
         return None
     if text.startswith("tcp:"):
-        match = _TCP_PATTERN.fullmatch(text)
+        import re  # which a start without such an address does not wait for
+
+        match = re.fullmatch(_TCP_PATTERN, text)
         if match is None or not 0 < int(match[3]) <= PORT_MAX:
             raise ValueError(f"no host and port in {text!r}")
         return Address("", match[1] or match[2] or "127.0.0.1", int(match[3]))
     if text.startswith("vsock:"):
-        match = _VSOCK_PATTERN.fullmatch(text)
+        import re
+
+        match = re.fullmatch(_VSOCK_PATTERN, text)
         cid = VSOCK_ANY if match and match[1] == "any" else int(match[1]) if match else VSOCK_ANY + 1
         if match is None or cid > VSOCK_ANY or not 0 < int(match[2]) < VSOCK_ANY:
             raise ValueError(f"no context identifier and port in {text!r}")

@@ -5,13 +5,11 @@ when it says something wrong: the file, the table, the key, what was found and w
 """
 
 import os
-from typing import Any, NamedTuple, NoReturn, Optional
 
 from swtpm_svc.config import places, toml_file
 from swtpm_svc.config.addresses import UNIX_PATH_MAX
 from swtpm_svc.config.name_order import natural
 from swtpm_svc.config.schema import (
-    KEY_PATTERN,
     NAME_EXPECTED,
     NAME_MAX,
     NAME_PATTERN,
@@ -33,7 +31,10 @@ from swtpm_svc.config.schema import (
     account_number,
 )
 from swtpm_svc.config.toml_file import CONFIG_DIRECTORY, FILE_MAX_BYTES, one_line
+from swtpm_svc.config.word_patterns import looks_like_key
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.wire.hints import Any, NoReturn, Optional
+from swtpm_svc.wire.values import NamedTuple
 
 __all__ = [
     "CONFIG_DIRECTORY",
@@ -396,7 +397,7 @@ def _found(value: object, expected: type) -> str:
         return "a table"
     if isinstance(value, list):
         return "an array"
-    if isinstance(value, str) and KEY_PATTERN.fullmatch(value):
+    if isinstance(value, str) and looks_like_key(value):
         return f"{len(value.removeprefix('0x'))} hex digits, which are not shown"
     if isinstance(value, str):
         text, kind = f'"{one_line(value)}"', "string"

@@ -5,12 +5,11 @@ Two on one address would end with "address in use" at the start, again and again
 over the state hides it. So this is said of the file, before anything is started.
 """
 
-from collections.abc import Iterator
-from typing import Callable, NamedTuple, Optional
-
 from swtpm_svc.config.addresses import VSOCK_ANY, Address, parse_address
 from swtpm_svc.config.schema import Config
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire.hints import Callable, Iterator, Optional
+from swtpm_svc.wire.values import NamedTuple
 
 _ANY_IPV4, _ANY_IPV6 = b"\0" * 4, b"\0" * 16
 #: An IPv6 address that stands for an IPv4 address, which follows (RFC 4291, 2.5.5.2).

@@ -5,7 +5,7 @@ Plain are tables with one header each, bare keys, strings in simple quotes witho
 separators, booleans, comments. A test compares with the parser (TOML 1.0, toml.io).
 """
 
-from typing import Optional, Union
+from swtpm_svc.wire.hints import Optional, Union
 
 Tables = dict[str, dict[str, Union[str, int, bool]]]
 

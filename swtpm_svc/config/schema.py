@@ -6,33 +6,29 @@ and an entry in `SCHEMA`.
 """
 
 import os
-import re
-from typing import Any, Callable, Optional, Union
 
 from swtpm_svc.config.addresses import PORT_MAX, UNIX_PATH_MAX, parse_address
+from swtpm_svc.config.word_patterns import ALPHANUMERIC, PRINTABLE, WordPattern, looks_like_key
 from swtpm_svc.state.encryption import MODES
 from swtpm_svc.state.keys import DEFAULT_KDF, FORMATS, Source
 from swtpm_svc.wire.algorithms import ENDORSEMENT_KEY_NAMES, HASH_NAMES, STORAGE_KEY_NAMES
+from swtpm_svc.wire.hints import Any, Callable, Optional, Union
 from swtpm_svc.wire.values import NamedTuple
 
 #: So many that the longest path of a socket, /run/vtpm/NAME/ctrl.sock, can be bound.
 NAME_MAX = UNIX_PATH_MAX - len("/run/vtpm//ctrl.sock")
-NAME_PATTERN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
+NAME_PATTERN = WordPattern(ALPHANUMERIC, ALPHANUMERIC + "._-", NAME_MAX)
 NAME_EXPECTED = f"1 to {NAME_MAX} letters, digits, dots, dashes and underscores, the first a letter or digit"
 ACCOUNT_MAX = 256  # characters: LOGIN_NAME_MAX (limits.h)
 ID_MAX = (1 << 32) - 2  # 4294967295 says "leave it as it is" to chown(2)
-CREDENTIAL_PATTERN = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"
-)  # a part of what credential_name_valid() of systemd takes
-#: What looks like a key, written where its place should be named: it is in no error.
-KEY_PATTERN = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64})")
+#: A part of what credential_name_valid() of systemd takes.
+CREDENTIAL_PATTERN = WordPattern(ALPHANUMERIC + "_", ALPHANUMERIC + "._-", 255)
 PROFILE_MAX = 64 * 1024  # bytes of a profile: libtpms' own have one or two thousand
-PROFILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
-PRINTABLE_PATTERN = re.compile(
-    r"[ -~]{1,128}"
-)  # what a name in a certificate takes, with room (RFC 5280, ub-common-name is 64)
-SERIAL_PATTERN = re.compile(r"[A-Za-z0-9 '()+,./:=?-]{0,64}")  # X.680, PrintableString; RFC 5280, ub-serial-number
-MODE_PATTERN = re.compile(r"0?[0-7]{3}")
+PROFILE_PATTERN = WordPattern(ALPHANUMERIC, ALPHANUMERIC + ":._-", 64)
+#: What a name in a certificate takes, with room (RFC 5280, ub-common-name is 64).
+PRINTABLE_PATTERN = WordPattern(PRINTABLE, PRINTABLE, 128)
+_PRINTABLE_STRING = ALPHANUMERIC + " '()+,-./:=?"  # X.680
+SERIAL_PATTERN = WordPattern(_PRINTABLE_STRING, _PRINTABLE_STRING, 64, may_be_empty=True)  # RFC 5280, ub-serial-number
 
 BUFFER_SIZE_MAX = 4096  # bytes, and what libtpms has by itself (TPMLIB_SetBufferSize(3))
 
@@ -270,7 +266,7 @@ def _integer(low: int, high: int) -> Kind:
     return Kind(int, f"an integer from {low} to {high}", read)
 
 
-def _text(pattern: "re.Pattern[str]", expected: str) -> Kind:
+def _text(pattern: WordPattern, expected: str) -> Kind:
     def read(value: str) -> str:
         if not pattern.fullmatch(value):
             raise ValueError
@@ -308,7 +304,7 @@ def _read_account(value: str) -> str:
 
 
 def _read_mode(value: str) -> int:
-    if not MODE_PATTERN.fullmatch(value):
+    if len(value.removeprefix("0") if len(value) == 4 else value) != 3 or not set(value) <= set("01234567"):
         raise ValueError
     return int(value, 8)
 
@@ -339,7 +335,7 @@ def _read_profile(value: str) -> str:
 
 
 def _read_credential(value: str) -> str:
-    if not CREDENTIAL_PATTERN.fullmatch(value) or KEY_PATTERN.fullmatch(value):
+    if not CREDENTIAL_PATTERN.fullmatch(value) or looks_like_key(value):
         raise ValueError
     return value
 

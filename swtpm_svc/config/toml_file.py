@@ -6,10 +6,10 @@ What it says: loading.py.
 import os
 import stat
 import sys
-from typing import Any
 
 from swtpm_svc.config import plain_toml
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.wire.hints import Any
 
 CONFIG_DIRECTORY = "/etc/vtpm.d"
 FILE_MAX_BYTES = 64 * 1024

@@ -4,11 +4,12 @@ The bytes may not be a daemon's, and the process that reads them may be root, so
 """
 
 from mmap import PAGESIZE
-from typing import Any, NamedTuple
 
 from swtpm_svc.state.backend import NAMES
 from swtpm_svc.tpm.power import Power, Snapshot
 from swtpm_svc.wire import fuse
+from swtpm_svc.wire.hints import Any
+from swtpm_svc.wire.values import NamedTuple
 
 #: Open files of a TPM at a time, of all users.
 MAX_OPENERS = 1024

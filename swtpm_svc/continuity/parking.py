@@ -18,11 +18,11 @@ import os
 import sys
 from mmap import PAGESIZE, mmap
 from struct import Struct
-from typing import Optional
 
 from swtpm_svc.continuity.handover import MAX_HANDOVER, Handover
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import cuse, fuse
+from swtpm_svc.wire.hints import Optional
 
 _MAGIC = b"vtpmpark"
 _LAYOUT = 1

@@ -5,10 +5,9 @@ upload ends with a SET_STATEBLOB that is not full, or is begun by an empty one a
 (swtpm/tpm_ioctl.h, at struct ptm_getstate and ptm_setstate).
 """
 
-from typing import Optional
-
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.hints import Optional
 
 #: Far above what either TPM version has; a client may not fill our memory.
 MAX_BLOB_BYTES = 1 << 20

@@ -4,8 +4,6 @@ told.
 A front end decodes and encodes; here is the policy between it and the TPM. All methods belong to the serving thread.
 """
 
-from typing import Callable, Optional, Protocol, Union
-
 from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.tpm.controller import (
     MAX_LOCALITY,
@@ -23,6 +21,7 @@ from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import LONG_RUNNING
+from swtpm_svc.wire.hints import Callable, Optional, Protocol, Union
 from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE, RESULT, results
 

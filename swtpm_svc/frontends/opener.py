@@ -5,9 +5,9 @@ response is EBUSY; one after a piece was read is the next command, and what is l
 """
 
 import errno
-from typing import Optional, Union
 
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
+from swtpm_svc.wire.hints import Optional, Union
 from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 
 #: Files that one user may have open at a time, of the MAX_OPENERS that there are (Shares); each may hold a command and

@@ -7,8 +7,9 @@ seen to be ours.
 
 import errno
 import os
-import socket
 import stat
+
+from swtpm_svc.frontends import plain_socket as socket
 
 
 def bind(sock: socket.socket, path: str, mode: int, uid: int = -1, gid: int = -1) -> None:

@@ -1,6 +1,6 @@
 """The serving loop, as front ends know it. The loop is service/loop.py."""
 
-from typing import Callable, Optional, Protocol
+from swtpm_svc.wire.hints import Callable, Optional, Protocol
 
 
 class Watcher(Protocol):

@@ -8,10 +8,6 @@ question waits for the answer.
 import os
 import pwd
 import time
-from collections import deque
-from functools import partial
-from threading import Thread
-from typing import Callable, Optional
 
 from swtpm_svc.config import loading
 from swtpm_svc.config.schema import account_number
@@ -19,6 +15,8 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Optional
+from swtpm_svc.wire.small_tools import deque, partial
 
 #: How long an answer is good: a user who was added need not wait for long, and who asks often does not make a thread
 #: each time.
@@ -84,6 +82,8 @@ class Authorization:
             uid, group = self._queue.popleft(), self._group
             self._threads += 1
             try:
+                from threading import Thread  # most starts have no use for it
+
                 Thread(target=self._ask, args=(uid, group), name="look-up", daemon=True).start()
             except RuntimeError:  # no thread to be had (TasksMax=, memory): late is better than never
                 self._ask(uid, group)

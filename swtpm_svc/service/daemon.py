@@ -10,9 +10,7 @@ What the steps do is elsewhere: service/succession.py, service/reload.py, servic
 
 import gc
 import os
-import signal
 import time
-from typing import TYPE_CHECKING, Callable, Optional
 
 from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.loading import Config
@@ -52,7 +50,10 @@ from swtpm_svc.tpm.controller import Controller
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.power import Failure
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire.hints import Callable, Optional
+from swtpm_svc.wire.small_tools import signal
 
+TYPE_CHECKING = False  # to mypy it is True
 if TYPE_CHECKING:
     from swtpm_svc.service.capture import Capture
 

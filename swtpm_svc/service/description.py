@@ -1,7 +1,6 @@
 """What an instance says of itself: a line to systemd, and one JSON object to whoever asks (`vtpmctl status`)."""
 
 import os
-from typing import Any, Callable, Optional
 
 from swtpm_svc import __version__
 from swtpm_svc.config.loading import Config
@@ -19,6 +18,7 @@ from swtpm_svc.state.store import Store
 from swtpm_svc.tpm.pcr import pcr_banks
 from swtpm_svc.tpm.power import Power
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.values import NamedTuple
 
 

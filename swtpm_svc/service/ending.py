@@ -1,8 +1,7 @@
 """What ends the service besides the signals of systemd, and what that means for its successor."""
 
-from typing import Callable, Optional
-
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire.hints import Callable, Optional
 
 
 class Ending:

@@ -1,8 +1,6 @@
 """What front ends tell of their clients, in the journal: who was refused, what the TPM answered, what went wrong."""
 
 import time
-from collections.abc import Hashable
-from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import TABLE, Code, VtpmError
 from swtpm_svc.frontends.dispatch import NOTABLE
@@ -12,6 +10,7 @@ from swtpm_svc.tpm.power import Failure
 from swtpm_svc.wire import ptm, return_codes
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import name as command_name
+from swtpm_svc.wire.hints import Any, Callable, Hashable, Optional
 
 #: Pieces of a blob or of a hash are one operation.
 Fields = dict[str, Any]

@@ -4,11 +4,10 @@ A client that brings a data channel of its own to the control socket is a machin
 (frontends/sockets/control_channel.py), as are those of the protocol of Microsoft's simulator.
 """
 
-from typing import Callable
-
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import return_codes
+from swtpm_svc.wire.hints import Callable
 from swtpm_svc.wire.tpm_header import decode_header
 
 

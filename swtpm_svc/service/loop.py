@@ -5,14 +5,12 @@ Plain blocking I/O otherwise; everything but `post` belongs to the thread that r
 
 import os
 import select
-import signal
 import time
-from collections import deque
-from heapq import heappop, heappush
 from itertools import count
 from math import inf
-from types import FrameType
-from typing import Callable, Optional
+
+from swtpm_svc.wire.hints import Callable, FrameType, Optional
+from swtpm_svc.wire.small_tools import deque, heappop, heappush, signal
 
 Callback = Callable[[], object]
 

@@ -1,13 +1,12 @@
 """The state that an instance's configuration names, for its daemon."""
 
-from typing import Optional
-
 from swtpm_svc.config.schema import StateConfig
 from swtpm_svc.state.backend import Backend
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.files import MODE
 from swtpm_svc.state.state_directory import StateDirectory
 from swtpm_svc.state.store import Store
+from swtpm_svc.wire.hints import Optional
 
 
 def open_state(

@@ -1,8 +1,8 @@
 """The command line of vtpmd, as values. No argparse: a cold start is short (decisions/0024)."""
 
-from typing import NamedTuple, Optional
-
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.values import NamedTuple
 
 HELP = """\
 usage: vtpmd NAME

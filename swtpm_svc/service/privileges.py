@@ -2,9 +2,9 @@
 
 import os
 import pwd
-from typing import NamedTuple
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire.values import NamedTuple
 
 
 class Account(NamedTuple):

@@ -4,10 +4,6 @@ The schema says which keys those are (`reloads`); APPLIERS says what a new value
 together.
 """
 
-from contextlib import suppress
-from threading import Thread
-from typing import Callable, Optional
-
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config, ControlConfig
 from swtpm_svc.errors import VtpmError, internal
@@ -15,6 +11,8 @@ from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.systemd.journal import LEVELS, RELOADED_ID, Journal
 from swtpm_svc.service.ways_in import WaysIn
+from swtpm_svc.wire.hints import Callable, Optional
+from swtpm_svc.wire.small_tools import suppress
 from swtpm_svc.wire.values import NamedTuple
 
 
@@ -84,6 +82,8 @@ class Reload:
         self._number += 1
         number, current = self._number, self._config
         try:
+            from threading import Thread  # most starts have no use for it
+
             Thread(target=self._read_again, args=(number, current), name="reload", daemon=True).start()
         except RuntimeError:  # no thread to be had (TasksMax=, memory): late is better than never
             self._read_again(number, current)

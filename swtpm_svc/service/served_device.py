@@ -5,7 +5,6 @@ a successor goes on with it; an instance without a device has only the memory, i
 """
 
 import os
-from typing import Any, Optional
 
 from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.loading import DeviceConfig
@@ -14,6 +13,7 @@ from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends.cuse import handshake
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.service.systemd.notify import Descriptors, Notifier
+from swtpm_svc.wire.hints import Any, Optional
 
 #: Names in systemd's descriptor store. They stay as they are: a running predecessor has left its descriptors under
 #: them. The second is that of the parked memory, although it says "journal": here that word means systemd's.

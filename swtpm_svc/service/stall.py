@@ -2,12 +2,12 @@
 why."""
 
 import time
-from typing import Callable
 
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.systemd.journal import STALL_OVER_ID, STALLED_ID, Journal
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire.hints import Callable
 
 #: No disk that is well takes longer for a few kilobytes.
 STALL_S = 1.0

@@ -2,14 +2,14 @@
 it."""
 
 import os
-import socket
-from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.sockets.listener import Listener
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.service.identity import clones
+from swtpm_svc.wire.hints import Any, Callable, Optional
 
 #: Listed one by one; more are only counted.
 OPENERS_SHOWN = 64

@@ -4,8 +4,6 @@ The parked memory (swtpm_svc/continuity) outlives the process. An orderly stop l
 was killed leaves only the ids of requests that nobody answered.
 """
 
-from typing import Optional
-
 from swtpm_svc.config.loading import Config
 from swtpm_svc.continuity.handover import Handover
 from swtpm_svc.continuity.parking import Park
@@ -16,6 +14,7 @@ from swtpm_svc.service.systemd.journal import RECOVERED_ID, RESUMED_ID, Journal
 from swtpm_svc.tpm.power import Power
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import cuse as wire
+from swtpm_svc.wire.hints import Optional
 
 
 def resume(tpm: Tpm, handover: Handover, config: Config, journal: Journal) -> bool:

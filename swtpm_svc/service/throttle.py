@@ -1,7 +1,6 @@
 """Keeps what clients can bring about at will from filling the journal: one entry at once, then a count."""
 
-from collections.abc import Hashable
-from typing import Callable, Protocol
+from swtpm_svc.wire.hints import Callable, Hashable, Protocol
 
 #: How long further entries of a kind are only counted.
 WINDOW_S = 60.0

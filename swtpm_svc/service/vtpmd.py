@@ -1,12 +1,12 @@
 """The command `vtpmd`: what it does before the daemon is imported, and how an error ends it."""
 
 import gc
-import signal
 import sys
 
 from swtpm_svc import __version__
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.service.options import HELP, parse
+from swtpm_svc.wire.small_tools import signal
 
 
 def main() -> int:

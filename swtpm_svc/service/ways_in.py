@@ -1,14 +1,12 @@
 """The ways into an instance besides its device: opened, described and closed together, as its configuration says."""
 
 import os
-import socket
-from threading import Thread
-from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from swtpm_svc.config import loading as configuration
 from swtpm_svc.config.addresses import Address, parse_address
 from swtpm_svc.config.loading import Config, ControlConfig
 from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.kernel.kernel_frontend import KernelFrontend
@@ -18,7 +16,9 @@ from swtpm_svc.service.kernel_tpm import kernel_tpm
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.service.systemd.notify import Descriptors, Notifier
+from swtpm_svc.wire.hints import Any, Callable, Optional
 
+TYPE_CHECKING = False  # to mypy it is True
 if TYPE_CHECKING:
     from swtpm_svc.frontends.fuse.fuse_frontend import FuseFrontend
 
@@ -181,6 +181,8 @@ class WaysIn:
                 # one that the kernel did not finish is of no use to a successor either
                 self._loop.post(lambda: kernel_tpm.discard(self._config.instance, [], self._notifier))
             self._loop.post(lambda: done(failure))
+
+        from threading import Thread  # most starts have no use for it
 
         Thread(target=wait, name="wait-for-nodes", daemon=True).start()
 

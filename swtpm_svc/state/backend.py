@@ -4,7 +4,7 @@ There are two: a directory with a file for each (state_directory.py), and all in
 (state_file.py). A back end knows what is durable and who has the lock; it does not know what is in a blob.
 """
 
-from typing import Callable, Optional, Protocol
+from swtpm_svc.wire.hints import Callable, Optional, Protocol
 
 PERMALL = "permall"
 VOLATILESTATE = "volatilestate"

@@ -28,11 +28,12 @@ rewrites the file.
 """
 
 import struct
-from enum import IntEnum, IntFlag, unique
-from typing import NamedTuple, Optional, Union
 from zlib import crc32
 
 from swtpm_svc.state.encryption import MAC_SIZE, MODES, NO_KEYS, Keys, NotAuthentic, Sealed, StateKey
+from swtpm_svc.wire.enumerations import IntEnum, IntFlag, unique
+from swtpm_svc.wire.hints import Optional, Union
+from swtpm_svc.wire.values import NamedTuple
 
 HEADER = struct.Struct(">BBHHI")  # version min_version header_size flags total_length
 TLV = struct.Struct(">HI")  # tag length

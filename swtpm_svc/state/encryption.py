@@ -17,9 +17,10 @@ can be found by trying: the strength must be in the passphrase.
 (decisions/0024).
 """
 
-import re
 from os import urandom
-from typing import NamedTuple, Optional
+
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.values import NamedTuple
 
 #: swtpm's names of the ciphers, and the length of a key in bytes.
 MODES = {"aes-cbc": 16, "aes-256-cbc": 32}
@@ -28,7 +29,7 @@ MAC_SIZE = 32
 _BLOCK = 16
 _SALT = b"swtpm"
 _ITERATIONS = 1000
-_HEX = re.compile(rb"\s*(?:0x)?([0-9A-Fa-f]+)\s*")
+_HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
 
 class NotAuthentic(ValueError):
@@ -120,10 +121,11 @@ NO_KEYS = Keys()
 
 def from_hex(text: bytes) -> StateKey:
     """A key as 32 or 64 hex digits, perhaps after "0x". Raises: BadKey."""
-    digits = _HEX.fullmatch(text)
-    if digits is None or len(digits[1]) not in (32, 64):
+    digits = text.strip()
+    digits = digits[2:] if digits.startswith(b"0x") else digits
+    if len(digits) not in (32, 64) or not _HEX_DIGITS.issuperset(digits):
         raise BadKey("it is not 32 or 64 hex digits")
-    return StateKey(bytes.fromhex(digits[1].decode("ascii")))
+    return StateKey(bytes.fromhex(digits.decode("ascii")))
 
 
 def from_passphrase(passphrase: bytes, kdf: str, mode: str) -> StateKey:

@@ -3,9 +3,9 @@
 import errno
 import os
 import stat
-from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.wire.hints import Optional
 
 UNTOUCHED = "nothing was changed"
 #: What there is to do when a system call has failed. {path}: what it was about; {folder}: where that is.

@@ -8,11 +8,10 @@ import errno
 import os
 import stat
 from itertools import islice
-from types import TracebackType
-from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.file_errors import UNTOUCHED, read_error, write_error
+from swtpm_svc.wire.hints import Optional, TracebackType
 
 MODE = 0o600
 #: What swtpm makes its files with, less what the umask takes away.

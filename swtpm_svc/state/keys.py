@@ -6,12 +6,13 @@ protected. No error says anything of what a key's bytes are.
 
 import os
 import stat
-from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import KDFS, MODES, BadKey, StateKey
 from swtpm_svc.state.file_errors import is_person
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.values import NamedTuple
 
 #: What a source may hold: a key in one of two forms (swtpm's format=), or a passphrase for one of two derivations (its
 #: kdf=).

@@ -10,15 +10,13 @@ State that is all in one file has its lock on that file.
 
 import fcntl
 import os
-import re
 import struct
-from collections.abc import Iterator
-from types import TracebackType
-from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state.file_errors import write_error
 from swtpm_svc.state.files import MODE
+from swtpm_svc.wire.hints import Iterator, Optional, TracebackType
+from swtpm_svc.wire.values import NamedTuple
 
 LOCK_NAME = ".lock"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock with a 64-bit off_t: l_type l_whence l_start l_len l_pid
@@ -26,7 +24,7 @@ _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _ATTEMPTS = 10
 #: A service's name that can stand in a command: root is not to type what others have written into the file or chosen as
 #: a name.
-_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}\.service")
+_UNIT_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}\.service"
 
 
 class Holder(NamedTuple):
@@ -208,7 +206,9 @@ def _locked(path: str, holder: Optional[Holder]) -> VtpmError:
     if holder is None:
         cause = f"{path} is held by a process that this one may not see"
         return VtpmError(Code.STATE_LOCKED, cause, remedy=f"find it, as root: lsof {quote(path)}; and stop it")
-    if holder.unit and _UNIT.fullmatch(holder.unit):
+    import re  # which a start does not wait for
+
+    if holder.unit and re.fullmatch(_UNIT_PATTERN, holder.unit):
         systemctl = "systemctl --user" if holder.user_unit else "systemctl"
         remedy = f"stop it first: {systemctl} stop {holder.unit}"
     else:

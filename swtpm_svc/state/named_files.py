@@ -9,7 +9,8 @@ import errno
 import fcntl
 import os
 import stat
-from typing import Optional
+
+from swtpm_svc.wire.hints import Optional
 
 #: With each name that somebody gives: the open file is closed on exec, and neither waited for nor made our terminal.
 FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

@@ -1,10 +1,9 @@
 """What is in a state blob that someone else may have written: the payload, or the error that a person can act on."""
 
-from typing import Callable, Optional, Union
-
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.encryption import Keys, StateKey
+from swtpm_svc.wire.hints import Callable, Optional, Union
 
 UNTOUCHED = "nothing was changed"
 _KEY_REMEDY = (

@@ -14,14 +14,13 @@
 A TPM is only made anew in a directory where there are no traces of one.
 """
 
-from typing import Optional
-
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.state import blob, replacement
 from swtpm_svc.state.backend import NAMES, PERMALL, SAVESTATE, VOLATILESTATE, IsGood
 from swtpm_svc.state.files import Directory, begins
 from swtpm_svc.state.lock import StateLock
 from swtpm_svc.state.payloads import LINEAR_REMEDY, UNTOUCHED
+from swtpm_svc.wire.hints import Optional
 
 IDENTITY = "identity.json"
 #: What a file system has of its own.

@@ -7,16 +7,14 @@ from one to the other.
 State that cannot be used is refused and left as it is. A TPM is only made anew where there are no traces of one.
 """
 
-from contextlib import suppress
-from types import TracebackType
-from typing import Optional
-
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
 from swtpm_svc.state.backend import NAMES, PERMALL, Backend
 from swtpm_svc.state.encryption import StateKey
 from swtpm_svc.state.payloads import unwrap
 from swtpm_svc.state.state_directory import StateDirectory
+from swtpm_svc.wire.hints import Optional, TracebackType
+from swtpm_svc.wire.small_tools import suppress
 
 
 class Store:

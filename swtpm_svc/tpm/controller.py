@@ -6,7 +6,6 @@ TPM_BAD_ORDINAL for what the power state forbids, TPM_BAD_LOCALITY, TPM_BAD_PARA
 """
 
 import time
-from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import blob
@@ -17,6 +16,7 @@ from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.values import NamedTuple
 

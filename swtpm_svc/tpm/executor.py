@@ -7,11 +7,11 @@ All methods belong to the serving thread. The worker thread only runs jobs; what
 the serving thread again, so nothing above this module needs a lock.
 """
 
-from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Optional
-
+from swtpm_svc.wire.hints import Any, Callable, Optional
+from swtpm_svc.wire.small_tools import deque
 from swtpm_svc.wire.values import NamedTuple
 
+TYPE_CHECKING = False  # to mypy it is True
 if TYPE_CHECKING:
     from threading import Thread
 

@@ -6,10 +6,10 @@ libtpms' man pages TPMLIB_*(3) and TPM_IO_*(3).
 """
 
 import os
-from typing import Any, Optional, Protocol, Union
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.tpm._libtpms import ffi, lib
+from swtpm_svc.wire.hints import Any, Optional, Protocol, Union
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.values import NamedTuple
 

@@ -5,13 +5,12 @@ The codec is imported when somebody looks, as a start does not need it (service/
 They are read past `Tpm.execute`, so that this does not count as what a client did last. The TPM must be free.
 """
 
-from typing import Optional
-
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.algorithms import Alg, hash_name
 from swtpm_svc.wire.command_codes import CommandCode, Ordinal
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, TAG_RQU_COMMAND, decode_response, encode_command
 
 

@@ -5,9 +5,8 @@ STOPPED answers each with TPM_FAIL or TPM_RC_FAILURE, one that has FAILED with T
 it does not heal first.
 """
 
-from enum import Enum, unique
-
 from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.wire.enumerations import Enum, unique
 from swtpm_svc.wire.values import NamedTuple
 
 

@@ -5,10 +5,10 @@ what a command stores in two steps is stored once. No response may leave before 
 """
 
 import time
-from typing import Optional, Protocol
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.tpm.libtpms import Storage as Loader
+from swtpm_svc.wire.hints import Optional, Protocol
 
 
 class Storage(Loader, Protocol):

@@ -3,11 +3,10 @@
 Libtpms' names are those of swtpm's files. What is set is libtpms' to keep; here is what storage must say afterwards.
 """
 
-from typing import Optional
-
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.staging import Staging
+from swtpm_svc.wire.hints import Optional
 
 VOLATILE_STATE = "volatilestate"
 PERMANENT_STATE = "permall"

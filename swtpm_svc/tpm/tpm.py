@@ -15,7 +15,6 @@ without it stores nothing, and is powered on once more when it has it; one that 
 
 import time
 from os import urandom
-from typing import Callable, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.tpm import libtpms
@@ -35,6 +34,7 @@ from swtpm_svc.tpm.staging import Staging, Storage
 from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE, StateBlobs, refusal
 from swtpm_svc.wire.command_codes import LONG_RUNNING, STORES_NOTHING, CommandCode
 from swtpm_svc.wire.dialect import DIALECTS, STIR_BYTES
+from swtpm_svc.wire.hints import Callable, Optional
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm_header import RESULT, SUCCESS
 

@@ -5,7 +5,7 @@ Sources: TPM Main Part 2 level 2 revision 116, "Ordinals"; TPM 2.0 Library Part 
 commands that revisions 1.83 and 1.84 add (0x199 to 0x1A1); linux/vtpm_proxy.h for the kernel's own command.
 """
 
-from enum import IntEnum, unique
+from swtpm_svc.wire.enumerations import IntEnum, unique
 
 
 @unique

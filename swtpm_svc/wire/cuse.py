@@ -9,10 +9,10 @@ NamedTuple) and a reply's header and body are packed at once.
 
 from struct import Struct
 from struct import error as StructError
-from typing import Callable, Union
 
 from swtpm_svc.wire import fuse
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Union
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.values import NamedTuple
 

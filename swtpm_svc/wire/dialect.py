@@ -4,10 +4,9 @@ Sources: TPM Main Part 2 and 3, level 2 revision 116; TPM 2.0 Library Part 2 and
 with its section in Part 3.
 """
 
-from enum import IntEnum, unique
-from typing import Optional
-
 from swtpm_svc.wire.command_codes import CommandCode, Ordinal
+from swtpm_svc.wire.enumerations import IntEnum, unique
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm_header import (
     RESULT,

@@ -7,8 +7,9 @@ Each struct has the kernel's name in its comment, with the fields in order. `x` 
 a character device (node ids, lock owners, padding): they are skipped when read, and zero when written.
 """
 
-from enum import IntEnum, unique
 from struct import Struct
+
+from swtpm_svc.wire.enumerations import IntEnum, unique
 
 KERNEL_VERSION = 7
 #: The minor version that our replies speak: 7.31. A CUSE device uses nothing newer, and a lower number keeps a newer

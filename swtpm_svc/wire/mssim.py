@@ -6,11 +6,12 @@ it; nothing frames it. The answer to most is four bytes, zero when it was done. 
 sends again.
 """
 
-from enum import IntEnum, unique
 from struct import Struct
-from typing import NamedTuple, Optional, Union
 
+from swtpm_svc.wire.enumerations import IntEnum, unique
+from swtpm_svc.wire.hints import Optional, Union
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.values import NamedTuple
 
 #: Bytes that one message may carry: no TPM has longer commands.
 DATA_LIMIT = 4096

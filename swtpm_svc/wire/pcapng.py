@@ -5,7 +5,8 @@ The blocks are those of draft-ietf-opsawg-pcapng, in the byte order of the machi
 """
 
 import struct
-from enum import IntFlag
+
+from swtpm_svc.wire.enumerations import IntFlag
 
 #: Where swtpm's packets go to: what dissectors know as a TPM's port.
 TPM_PORT = 2321

@@ -6,9 +6,8 @@ the device (`ptm_ioctl`) and as big-endian messages on a control socket (`ptm_so
 `tpm_result` in a reply is a TPM 1.2 return code whatever the version of the TPM: 0 is success (`return_codes`).
 """
 
-from enum import IntEnum, IntFlag, unique
-from typing import Union
-
+from swtpm_svc.wire.enumerations import IntEnum, IntFlag, unique
+from swtpm_svc.wire.hints import Union
 from swtpm_svc.wire.ptm_shapes import HASH_DATA_MAX as HASH_DATA_MAX
 from swtpm_svc.wire.ptm_shapes import STATE_BLOB_CHUNK as STATE_BLOB_CHUNK
 from swtpm_svc.wire.values import NamedTuple

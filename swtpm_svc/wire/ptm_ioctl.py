@@ -7,12 +7,13 @@ arrives whole or, when it has no fields, empty; a reply goes back whole.
 
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple, Optional, Union
 
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.hints import Optional, Union
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
 from swtpm_svc.wire.ptm_shapes import SHAPES, Shape, number_of, struct_size
+from swtpm_svc.wire.values import NamedTuple
 
 Bytes = Union[bytes, bytearray, memoryview]
 

@@ -13,9 +13,9 @@ outcome depends on the bytes alone, never on how they arrive.
 
 from struct import Struct
 from struct import error as StructError
-from typing import Optional, Union
 
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.hints import Optional, Union
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.ptm import Command
 from swtpm_svc.wire.ptm_shapes import SHAPES

@@ -4,7 +4,7 @@ All others there are stay plain numbers; `return_codes` has the words for each. 
 a TPM_RESULT for both versions. Quick to import: the table of errors stands on it.
 """
 
-from enum import IntEnum, unique
+from swtpm_svc.wire.enumerations import IntEnum, unique
 
 
 @unique

@@ -7,7 +7,7 @@ from the TPM itself (TCG TSS 2.0 Overview and Common Structures).
 The control protocol's `tpm_result` is a 1.2 code for both versions of the TPM.
 """
 
-from typing import Optional
+from swtpm_svc.wire.hints import Optional
 
 # fmt: off
 CODES_12: dict[int, tuple[str, str]] = {

@@ -6,10 +6,10 @@ parameters, which is all between the header and the authorization; all of them g
 (marked with an S in Part 3), as no command here has a handle that does not.
 """
 
-from enum import IntEnum, IntFlag, unique
 from struct import Struct
 
 from swtpm_svc.wire.cursor import Cursor
+from swtpm_svc.wire.enumerations import IntEnum, IntFlag, unique
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, RsaPublicKey
 from swtpm_svc.wire.tpm_header import Bytes

@@ -5,17 +5,18 @@ number say which. A command's handles are authorized by
 passwords, which need no HMAC (Part 1, "Password Authorizations").
 """
 
-from enum import IntFlag
 from struct import Struct
-from typing import NamedTuple, Optional
 
 from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.command_codes import CommandCode
 from swtpm_svc.wire.cursor import Cursor
+from swtpm_svc.wire.enumerations import IntFlag
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm2_numbers import Cap, Rh
 from swtpm_svc.wire.tpm2_public import Public, decode_public, encode_public, sized
 from swtpm_svc.wire.tpm_header import ST_NO_SESSIONS, ST_SESSIONS, Bytes, encode_command
+from swtpm_svc.wire.values import NamedTuple
 
 #: TPMA_PERMANENT (2:8.6): which of the authorizations are set.
 AUTH_SET = {Rh.OWNER: 1 << 0, Rh.ENDORSEMENT: 1 << 1, Rh.LOCKOUT: 1 << 2}

@@ -3,7 +3,7 @@
 Source: TPM 2.0 Library Part 2, revision 1.59; section numbers are this part's. Quick to import.
 """
 
-from enum import IntEnum, unique
+from swtpm_svc.wire.enumerations import IntEnum, unique
 
 
 @unique

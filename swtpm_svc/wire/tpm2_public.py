@@ -3,15 +3,16 @@
 Source: TPM 2.0 Library Part 2, revision 1.59; section numbers are this part's.
 """
 
-from enum import IntEnum, IntFlag, unique
 from struct import Struct
-from typing import NamedTuple, Union
 
 from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.cursor import Cursor
+from swtpm_svc.wire.enumerations import IntEnum, IntFlag, unique
+from swtpm_svc.wire.hints import Union
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import DEFAULT_EXPONENT, EccPublicKey, PublicKey, RsaPublicKey
 from swtpm_svc.wire.tpm_header import Bytes
+from swtpm_svc.wire.values import NamedTuple
 
 _UINT16 = Struct(">H")
 _UINT32 = Struct(">I")

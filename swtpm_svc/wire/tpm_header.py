@@ -6,9 +6,10 @@ TPM's affair, not ours.
 
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple, Union
 
+from swtpm_svc.wire.hints import Union
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.values import NamedTuple
 
 Bytes = Union[bytes, bytearray, memoryview]
 

@@ -1,6 +1,6 @@
 """The comma lists of swtpm's options: `dir=/var/lib/tpm,mode=0600,lock`."""
 
-from typing import Optional
+from swtpm_svc.wire.hints import Optional
 
 _DIGITS_MAX = 20
 _OCTAL_DIGITS = frozenset("01234567")

@@ -1,8 +1,8 @@
 """The forms in which the classic commands take a key: digits, octets or a passphrase, and a cipher's length."""
 
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # to mypy it is True
 if TYPE_CHECKING:
     from swtpm_svc.state.encryption import StateKey
 

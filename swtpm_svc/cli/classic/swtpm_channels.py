@@ -2,7 +2,6 @@
 
 import os
 import stat
-from typing import Optional
 
 from swtpm_svc.cli.classic import comma_list
 from swtpm_svc.cli.classic.comma_list import CommaListError
@@ -11,6 +10,7 @@ from swtpm_svc.cli.classic.swtpm_options import CommandError, c_number
 from swtpm_svc.config.addresses import PORT_MAX, UNIX_PATH_MAX
 from swtpm_svc.service.classic import user
 from swtpm_svc.service.classic.emulation import SOCKET_MODE, Endpoint
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.values import NamedTuple
 
 _LOOPBACK = "127.0.0.1"

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Callable, Optional
 
 from swtpm_svc.cli.classic import SWTPM_VERSION, swtpm_run
 from swtpm_svc.cli.classic.option_scanner import Found
@@ -18,6 +17,7 @@ from swtpm_svc.cli.classic.swtpm_options import (
 from swtpm_svc.cli.classic.swtpm_output import complain, guarded, say
 from swtpm_svc.service.classic.emulation import CHARDEV, SOCKET, Emulation
 from swtpm_svc.service.classic.emulation_log import EmulationLog
+from swtpm_svc.wire.hints import Callable, Optional
 
 _INTERFACES = ("socket", "chardev", "cuse")
 

@@ -4,7 +4,6 @@ What is accepted is what swtpm accepts; nobody is asked whose a file is, as call
 """
 
 import os
-from typing import Callable, Optional
 
 from swtpm_svc.cli.classic import comma_list, key_forms
 from swtpm_svc.cli.classic.key_forms import KeyFormError
@@ -12,6 +11,7 @@ from swtpm_svc.cli.classic.swtpm_lists import number_of, parse
 from swtpm_svc.cli.classic.swtpm_options import CommandError
 from swtpm_svc.state import encryption
 from swtpm_svc.state.encryption import StateKey
+from swtpm_svc.wire.hints import Callable, Optional
 
 #: A passphrase of so many bytes is worth a warning (measured with swtpm 0.11).
 _SHORT_PASSPHRASE = 6

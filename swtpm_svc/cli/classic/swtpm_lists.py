@@ -5,13 +5,13 @@ of an empty list.
 """
 
 import os
-from typing import Any, Callable, Optional
 
 from swtpm_svc.cli.classic import comma_list
 from swtpm_svc.cli.classic.comma_list import CommaListError
 from swtpm_svc.cli.classic.swtpm_options import CommandError
 from swtpm_svc.service.classic.emulation import PidFile
 from swtpm_svc.service.classic.emulation_log import EmulationLog
+from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.values import NamedTuple
 
 #: (several startups: the first one here counts)

@@ -3,9 +3,8 @@
 Most options are looked at when all are read; some act while they are (swtpm(8); measured with swtpm 0.7.1 and later).
 """
 
-from typing import Callable, Optional
-
 from swtpm_svc.cli.classic.option_scanner import NONE, REQUIRED, Found, Option, Problem, Word, scan
+from swtpm_svc.wire.hints import Callable, Optional
 
 _COMMON = (
     Option("tpmstate", REQUIRED),

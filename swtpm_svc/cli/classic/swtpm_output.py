@@ -1,9 +1,9 @@
 """What swtpm and swtpm_cuse print, and how a fault of ours ends: in one line, never in a traceback."""
 
 import sys
-from typing import Callable
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.wire.hints import Callable
 
 #: The shells' convention for "ended by SIGPIPE", as which swtpm ends when nobody reads what it prints.
 STATUS_BROKEN_PIPE = 141

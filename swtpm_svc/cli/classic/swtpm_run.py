@@ -2,7 +2,6 @@
 
 import os
 from importlib import import_module
-from typing import Optional
 
 from swtpm_svc.cli.classic import swtpm_lists
 from swtpm_svc.cli.classic.swtpm_lists import StateOptions
@@ -17,12 +16,14 @@ from swtpm_svc.service.classic.emulation_log import EmulationLog
 from swtpm_svc.state.encryption import Keys
 from swtpm_svc.state.files import swtpm_mode
 from swtpm_svc.tpm.controller import MAX_LOCALITY
+from swtpm_svc.wire.hints import Optional
 
 #: What a run imports later, and cannot any more in another root, or as a user to whom it is closed.
 _LATER = (
     "grp",
     "json",
     "pwd",
+    "re",
     "socket",
     "threading",
     "encodings.idna",

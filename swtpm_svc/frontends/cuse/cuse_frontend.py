@@ -13,9 +13,7 @@ the successor gets the request itself, and asks it again.
 
 import errno
 import os
-from contextlib import suppress
 from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
-from typing import Any, Callable, Optional, Protocol
 
 from swtpm_svc.continuity.handover import MAX_OPENERS, OpenerRecord
 from swtpm_svc.errors import Code, VtpmError, internal
@@ -25,7 +23,9 @@ from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.frontends.shares import Shares, too_many
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Any, Callable, Optional, Protocol
 from swtpm_svc.wire.protocol_error import ProtocolError
+from swtpm_svc.wire.small_tools import suppress
 
 #: Requests that may wait at a time, of all users (there is memory for as many ids, continuity/parking) and of one.
 _MAX_WAITING = 1024

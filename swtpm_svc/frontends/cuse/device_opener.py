@@ -4,7 +4,6 @@ A blob is longer than what an ioctl can carry: the first piece is the ioctl's, t
 """
 
 import errno
-from typing import Callable, Optional, Union
 
 from swtpm_svc.continuity.handover import OpenerRecord
 from swtpm_svc.errors import VtpmError
@@ -12,6 +11,7 @@ from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.opener import Opener
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Optional, Union
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE
 

@@ -10,10 +10,11 @@ import os
 import select
 import stat
 import time
-from typing import NamedTuple, Optional
 
 from swtpm_svc.errors import NAME, Code, VtpmError
 from swtpm_svc.wire import cuse, fuse
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.values import NamedTuple
 
 CUSE_PATH = "/dev/cuse"
 

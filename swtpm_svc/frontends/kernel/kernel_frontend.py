@@ -7,7 +7,6 @@ commands it says at which locality they are meant, with a command that is for us
 """
 
 import os
-from typing import Callable
 
 from swtpm_svc.frontends.dispatch import ALL_RIGHTS, Dispatcher
 from swtpm_svc.frontends.kernel.vtpmx import KernelTpm
@@ -16,6 +15,7 @@ from swtpm_svc.tpm.controller import MAX_LOCALITY
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
+from swtpm_svc.wire.hints import Callable
 from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
 
 #: The kernel's driver does not tell who asks.

@@ -8,9 +8,9 @@ import errno
 import fcntl
 import os
 from struct import Struct
-from typing import NamedTuple
 
 from swtpm_svc.errors import NAME, Code, VtpmError
+from swtpm_svc.wire.values import NamedTuple
 
 VTPMX_PATH = "/dev/vtpmx"
 

@@ -1,11 +1,11 @@
 """One connection of a stream socket: receive without waiting, send without waiting, close once."""
 
 import os
-import socket
-from typing import Callable
 
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable
 
 #: A peer that leaves more than this unread is disconnected. The largest reply is a state blob of less than 300 KiB.
 MAX_UNSENT = 2 << 20

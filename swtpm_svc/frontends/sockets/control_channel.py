@@ -1,18 +1,17 @@
 """The control protocol on a stream socket, as QEMU, tpm2-tss and swtpm_ioctl speak it (wire/ptm_socket)."""
 
-import array
 import os
-import socket
-from collections import deque
-from typing import Callable, Optional
 
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.channel import Channel, close_all
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import ptm, ptm_socket
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Optional
 from swtpm_svc.wire.results import TpmResult
+from swtpm_svc.wire.small_tools import deque
 
 _RECEIVE_BYTES = 64 * 1024
 #: More than one descriptor with one message is nobody's protocol; what is above this is cut off by the kernel.
@@ -67,11 +66,10 @@ class ControlChannel(Channel):
             data, ancillary = b"", []
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                received = array.array("i")
-                received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
+                received = memoryview(payload[: len(payload) - len(payload) % 4]).cast("i").tolist()
                 close_all(self._descriptors)
-                self._descriptors = list(received[:1])
-                close_all(list(received[1:]))
+                self._descriptors = received[:1]
+                close_all(received[1:])
         if not data:
             self.close()
             return

@@ -10,10 +10,9 @@ Plain commands, one at a time, whole and without a prefix, are served in C as lo
 signal wants the loop; what is described here is done with everything else.
 """
 
-import socket
 from struct import Struct
-from typing import Callable, Optional
 
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.channel import Channel
 from swtpm_svc.frontends.watcher import Watcher
@@ -21,6 +20,7 @@ from swtpm_svc.tpm.controller import MAX_LOCALITY, Rights
 from swtpm_svc.tpm.libtpms import BUFFER_SIZE, Unsent
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import VTPM_PROXY_SET_LOCALITY
+from swtpm_svc.wire.hints import Callable, Optional
 from swtpm_svc.wire.tpm_header import ERROR_TAG, HEADER, HEADER_SIZE, encode_response
 
 _PREFIX = Struct(">IBI")

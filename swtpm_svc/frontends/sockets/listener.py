@@ -1,11 +1,11 @@
 """A socket that connections arrive on, of any front end or of the status: accepts them, and waits where it cannot."""
 
 import errno
-import socket
-from typing import Callable
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.watcher import Watcher
+from swtpm_svc.wire.hints import Callable
 
 #: The process or the system has no descriptor or memory for one more connection, which stays in the listening socket's
 #: queue.

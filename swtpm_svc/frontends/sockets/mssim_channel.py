@@ -5,10 +5,10 @@ connect, does not reset a TPM that has power, and SIGNAL_CANCEL_ON is for the co
 What changes the TPM for everybody is a control operation like those of the control channel.
 """
 
-import socket
 from typing import Callable, Optional
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.sockets.channel import Channel
 from swtpm_svc.frontends.watcher import Watcher

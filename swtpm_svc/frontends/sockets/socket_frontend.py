@@ -7,15 +7,12 @@ alone. The mssim protocol has two channels of its own. Any number of each may be
 
 import errno
 import os
-import socket
 import stat
 import struct
-from array import array
-from functools import partial
-from typing import Callable, Optional
 
 from swtpm_svc.config.addresses import Address
 from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends import socket_file
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.shares import Shares, too_many
@@ -26,6 +23,8 @@ from swtpm_svc.frontends.sockets.listener import Listener
 from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Optional
+from swtpm_svc.wire.small_tools import partial
 from swtpm_svc.wire.values import NamedTuple
 
 #: Connections of all users at a time, and of one (Shares); an account cannot keep the others out.
@@ -245,7 +244,7 @@ def _peer(sock: socket.socket) -> Caller:
     """Who connected, with the groups that the process had then."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
-        groups = array("I", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES))
+        groups = memoryview(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)).cast("I")
     except OSError:  # more than there is room for (ERANGE); the system's databases have them too
         return Caller(uid, gid, pid)
     return Caller(uid, gid, pid, tuple(groups))

@@ -5,10 +5,10 @@ goes where the first one's goes.
 """
 
 import os
-from contextlib import suppress
-from typing import Optional
 
 from swtpm_svc.service.classic.emulation import PidFile
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.small_tools import suppress
 
 
 class Background:

@@ -3,10 +3,9 @@
 That is what belongs to the caller: descriptors, the process' end with a connection, its file of the pid, its root.
 """
 
-from typing import Optional
-
 from swtpm_svc.config.schema import Config
 from swtpm_svc.state.encryption import NO_KEYS, Keys
+from swtpm_svc.wire.hints import Optional
 from swtpm_svc.wire.values import NamedTuple
 
 SOCKET, CHARDEV, CUSE = "socket", "chardev", "cuse"

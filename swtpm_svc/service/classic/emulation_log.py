@@ -5,9 +5,9 @@ on libtpms writes its own log (swtpm(8), --log).
 """
 
 import os
-from typing import Optional, Union
 
 from swtpm_svc.errors import VtpmError
+from swtpm_svc.wire.hints import Optional, Union
 
 #: From here on libtpms logs, at the level less four.
 LIBRARY_LEVEL = 5

@@ -7,9 +7,6 @@ leaves neither sockets nor pid. A failed INIT of a client ends nothing.
 
 import gc
 import os
-import signal
-from contextlib import suppress
-from typing import Callable, Optional, Protocol
 
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends.dispatch import ALL_RIGHTS, Dispatcher
@@ -29,7 +26,9 @@ from swtpm_svc.state.store import Store
 from swtpm_svc.tpm import libtpms
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire.hints import Callable, Optional, Protocol
 from swtpm_svc.wire.results import TpmRc, TpmResult
+from swtpm_svc.wire.small_tools import signal, suppress
 
 #: The status of a start of swtpm_cuse whose TPM fails.
 CUSE_START_FAILED = 255

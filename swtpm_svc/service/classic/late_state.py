@@ -1,9 +1,8 @@
 """State that is opened when the TPM first has power: until then there is no TPM, no lock, and nobody looks."""
 
-from typing import Callable, Optional
-
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state.store import Store
+from swtpm_svc.wire.hints import Callable, Optional
 
 
 class LateState:

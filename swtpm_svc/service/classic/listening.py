@@ -2,12 +2,12 @@
 
 import errno
 import os
-import socket
 import stat
-from contextlib import suppress
 
+from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends import socket_file
 from swtpm_svc.service.classic.emulation import Endpoint
+from swtpm_svc.wire.small_tools import suppress
 
 #: Clients wait here while another one is served; swtpm has room for one.
 _BACKLOG = 16

@@ -3,11 +3,10 @@
 The lines are those that were seen of swtpm 0.7.1 to 0.11 (swtpm_cuse's for the blobs).
 """
 
-from typing import Any, Callable
-
 from swtpm_svc.tpm.controller import BLOB_NAMES, Controller
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
+from swtpm_svc.wire.hints import Any, Callable
 
 
 class LoggedController(Controller):

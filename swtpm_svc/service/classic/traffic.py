@@ -1,11 +1,10 @@
 """What front ends of a classic command tell, and where it goes: the log."""
 
-from typing import Callable
-
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.classic.emulation_log import EmulationLog
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable
 
 
 class Traffic:

@@ -1,9 +1,9 @@
 """From root to the user that a classic command is to run as."""
 
 import os
-from typing import Optional
 
 from swtpm_svc.errors import Code, VtpmError
+from swtpm_svc.wire.hints import Optional
 
 #: (uid_t) -1: of calls that set a user or group.
 _UNCHANGED = (1 << 32) - 1

@@ -10,14 +10,19 @@ to everybody.
 """
 
 import os
-import re
 from itertools import islice
-from typing import Optional
+
+from swtpm_svc.wire.hints import Optional
 
 DIRECTORY = "/run/vtpmkeys"
-_WORD = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
+_HEX_DIGITS = frozenset("0123456789abcdef")
+_WORD_LENGTHS = (16, 64)
 #: More than any TPM has; what else lies in an instance's directory is not looked at.
 _WORDS_MAX = 64
+
+
+def _is_word(name: str) -> bool:
+    return len(name) in _WORD_LENGTHS and _HEX_DIGITS.issuperset(name)
 
 
 def own_directory() -> Optional[str]:
@@ -61,7 +66,7 @@ def shared() -> "list[list[str]]":
     for name in instances:
         try:
             with os.scandir(f"{directory}/{name}") as entries:
-                words.update(entry.name for entry in islice(entries, _WORDS_MAX) if _WORD.fullmatch(entry.name))
+                words.update(entry.name for entry in islice(entries, _WORDS_MAX) if _is_word(entry.name))
         except OSError:
             pass  # one that is just ending
     groups = {tuple(names) for names in who_has(words, directory).values() if len(names) > 1}

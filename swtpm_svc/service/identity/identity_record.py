@@ -14,14 +14,14 @@ It holds nothing secret, and nothing depends on it.
 """
 
 import os
-from types import TracebackType
-from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.systemd.journal import Journal
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.state_directory import IDENTITY
 from swtpm_svc.state.store import Store
+from swtpm_svc.wire.hints import Any, Optional, TracebackType
+from swtpm_svc.wire.values import NamedTuple
 
 FORMAT = 1
 STORAGE = "storage"

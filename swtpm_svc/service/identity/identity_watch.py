@@ -10,8 +10,6 @@ Its key is read from its permanent state, which does not change it, and works wi
 
 import os
 import time
-from threading import current_thread, main_thread
-from typing import Any, Callable, Optional
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.service.identity import clones
@@ -20,6 +18,7 @@ from swtpm_svc.service.systemd.journal import CLONE_ID, IDENTITY_ID, Journal
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.state_blobs import PERMANENT_STATE
 from swtpm_svc.tpm.tpm import Tpm
+from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.protocol_error import ProtocolError
 
 
@@ -156,10 +155,16 @@ class Chores:
 
     def with_disk(self, work: Callable[[], None]) -> None:
         """From any thread: `work`, which may take as long as a disk does, where nobody waits for it."""
-        if self.has_clients and current_thread() is main_thread():
+        if self.has_clients and _is_main_thread():
             self._executor.submit(work, _done, is_essential=True)
         else:  # nobody waits yet, or this is the worker, whose job it is a part of
             work()
+
+
+def _is_main_thread() -> bool:
+    from threading import current_thread, main_thread  # a start has no use for it
+
+    return current_thread() is main_thread()
 
 
 def _done(_result: None) -> None:

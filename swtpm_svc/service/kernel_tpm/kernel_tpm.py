@@ -9,8 +9,6 @@ import os
 import select
 import stat
 import time
-from contextlib import suppress
-from typing import Optional
 
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
@@ -20,6 +18,8 @@ from swtpm_svc.service.kernel_tpm.kernel_tpm_record import KernelTpmRecord
 from swtpm_svc.service.status_socket import runtime_path
 from swtpm_svc.service.systemd import udev
 from swtpm_svc.service.systemd.notify import Descriptors, Notifier
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.small_tools import suppress
 
 #: The descriptor's name in systemd's store.
 PARKED_KERNEL_TPM = "kernel-tpm"

@@ -6,15 +6,16 @@ not count. What root and udev believe must not lie in /run/vtpm/NAME itself, whi
 """
 
 import os
-import re
-from contextlib import suppress
-from typing import NamedTuple, Optional
+
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.small_tools import suppress
+from swtpm_svc.wire.values import NamedTuple
 
 #: In the directory of the instances' runtime directories; no instance has such a name.
 FOLDER = ".kernel-tpm"
 RUNTIME_DIRECTORY = "/run/vtpm"
 _NEW = ".new-"
-_LINE = re.compile(r"tpm([0-9]{1,5}) (1\.2|2\.0) ([0-9]{1,20})\n")
+_LINE_PATTERN = r"tpm([0-9]{1,5}) (1\.2|2\.0) ([0-9]{1,20})\n"
 
 
 class KernelTpmRecord(NamedTuple):
@@ -29,7 +30,9 @@ def read(instance: str, run: str = RUNTIME_DIRECTORY) -> Optional[KernelTpmRecor
     except OSError:
         return None
     try:
-        found = _LINE.fullmatch(os.read(fd, 64).decode("ascii"))
+        import re  # which the start of a daemon without one does not wait for
+
+        found = re.fullmatch(_LINE_PATTERN, os.read(fd, 64).decode("ascii"))
         is_current = found is not None and int(found[3]) == os.stat(f"{run}/{instance}").st_ino
     except (OSError, UnicodeDecodeError):
         return None

@@ -7,10 +7,10 @@ CLIENT_PID, CLIENT_UID where a client's command or request is concerned; MESSAGE
 import os
 import sys
 import time
-from contextlib import suppress
-from typing import Optional
 
 from swtpm_svc.errors import VtpmError, selinux_remedy
+from swtpm_svc.wire.hints import Optional
+from swtpm_svc.wire.small_tools import suppress
 
 #: syslog(3)
 LEVELS = {"error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}

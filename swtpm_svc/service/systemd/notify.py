@@ -1,9 +1,10 @@
 """systemd's side of the service: readiness, status, watchdog, and the descriptors that it keeps (sd_notify(3))."""
 
 import os
-from typing import Optional
 
 from systemd._daemon import notify as _sd_notify
+
+from swtpm_svc.wire.hints import Optional
 
 #: What systemd passed, by name.
 Descriptors = dict[str, list[int]]

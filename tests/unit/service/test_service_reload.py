@@ -136,7 +136,7 @@ def test_without_a_thread_it_is_done_all_the_same(reload, told, monkeypatch):
     def no_thread(**_kw):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(reloading, "Thread", no_thread)
+    monkeypatch.setattr("threading.Thread", no_thread)
     reload.path.write_text('[log]\nlevel = "debug"\n')
     reload.begin()
     reload.run()

@@ -73,7 +73,7 @@ def test_answers():
     assert mssim.encode_handshake() == h("00000001 00000005 00000000")
 
 
-numbers = st.sampled_from(Ordinal).map(lambda ordinal: ordinal.to_bytes(4, "big"))
+numbers = st.sampled_from(list(Ordinal)).map(lambda ordinal: ordinal.to_bytes(4, "big"))
 lengths = st.integers(0, 12).map(lambda length: length.to_bytes(4, "big") + bytes(length))
 streams = st.lists(st.one_of(numbers, lengths, st.binary(max_size=16)), max_size=12).map(b"".join)
 

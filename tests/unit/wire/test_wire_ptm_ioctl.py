@@ -236,7 +236,12 @@ def test_a_length_beyond_the_struct_is_refused_in_a_reply_too():
         ptm_ioctl.unpack(ptm.Stop(), bytes(3))
 
 
-@given(command=st.sampled_from(Command), data=st.binary(max_size=5000), fits=st.booleans(), tail=st.binary(max_size=64))
+@given(
+    command=st.sampled_from(list(Command)),
+    data=st.binary(max_size=5000),
+    fits=st.booleans(),
+    tail=st.binary(max_size=64),
+)
 def test_any_struct_decodes_or_is_refused(command, data, fits, tail):
     size = ptm_ioctl.SIZES[command]
     whole = (tail + bytes(size))[:size] if fits else data
