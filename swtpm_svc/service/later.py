@@ -6,7 +6,6 @@ it before.
 
 import os
 import sys
-from importlib import import_module
 
 from swtpm_svc.config.loading import Config
 from swtpm_svc.service.privileges import Account
@@ -53,6 +52,8 @@ def import_all(config: Config) -> None:
     Raises:
         VtpmError FUSE_UNAVAILABLE
     """
+    from importlib import import_module
+
     for name in MODULES:
         import_module(name)
     if config.state.key or config.state.migration_key:

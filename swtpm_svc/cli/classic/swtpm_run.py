@@ -1,7 +1,6 @@
 """From what was given to a run of swtpm: the order in which options are looked at, and the values that they make."""
 
 import os
-from importlib import import_module
 
 from swtpm_svc.cli.classic import swtpm_lists
 from swtpm_svc.cli.classic.swtpm_lists import StateOptions
@@ -57,6 +56,8 @@ def change_root(given: Given) -> None:
 
 def import_all(given: Given) -> None:
     """Raises: CommandError: libtpms cannot be had."""
+    from importlib import import_module
+
     for name in _LATER:
         import_module(name)
     if os.environ.get("NOTIFY_SOCKET"):
