@@ -9,10 +9,9 @@ of the high range lets its (empty) password do that too, and has a policy that t
 replace.
 """
 
-from typing import NamedTuple
-
 from swtpm_svc.wire.algorithms import Alg
 from swtpm_svc.wire.tpm2_public import Curve, EccParameters, KeyParameters, ObjectAttribute, Public, RsaParameters
+from swtpm_svc.wire.values import NamedTuple
 
 _LOW_RANGE = (
     ObjectAttribute.FIXED_TPM

@@ -1,13 +1,14 @@
 """Public keys in the form that certificates have: SubjectPublicKeyInfo (RFC 5280), as DER and PEM."""
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Union
 
 from swtpm_svc.provision.der import BIT_STRING, NULL, OBJECT_IDENTIFIER, SEQUENCE, element, integer
 from swtpm_svc.provision.refused import broken
+from swtpm_svc.wire.hints import Union
 from swtpm_svc.wire.public_key import PublicKey, RsaPublicKey
 from swtpm_svc.wire.tpm2_public import Curve
 
+TYPE_CHECKING = False  # to mypy it is True
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -5,11 +5,10 @@ RefusedByTpm for what the TPM answers, ProtocolError for a response that is malf
 empty: none was set.
 """
 
-from typing import Callable, Optional
-
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.wire import pcr_banks, tpm2, tpm2_public
 from swtpm_svc.wire.command_codes import CommandCode
+from swtpm_svc.wire.hints import Callable, Optional
 from swtpm_svc.wire.pcr_banks import Allocation
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.public_key import PublicKey

@@ -5,12 +5,12 @@ are a command's or a response's parameters.
 """
 
 from struct import Struct
-from typing import NamedTuple
 
 from swtpm_svc.wire.cursor import Cursor
 from swtpm_svc.wire.protocol_error import ProtocolError
 from swtpm_svc.wire.tpm2_numbers import Cap
 from swtpm_svc.wire.tpm_header import Bytes
+from swtpm_svc.wire.values import NamedTuple
 
 #: PC Client platforms have 24 of them in every bank, libtpms too.
 PCR_COUNT = 24

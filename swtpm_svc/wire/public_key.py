@@ -1,6 +1,7 @@
 """Public keys as values, the same for both versions of the TPM."""
 
-from typing import NamedTuple, Union
+from swtpm_svc.wire.hints import Union
+from swtpm_svc.wire.values import NamedTuple
 
 #: The exponent that a TPM means by zero, or by none at all.
 DEFAULT_EXPONENT = 65537
