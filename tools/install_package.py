@@ -20,7 +20,23 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent
 CLASSIC_COMMANDS = SOURCE / "packaging/classic-commands.ini"
-COMMAND = "#!{python} -I\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
+#: -S: what site does takes a fifth of the interpreter's start, and what a command needs of it is where packages are. It
+#: is asked where that has changed, or where a .pth file does more than name a folder (an editable installation).
+COMMAND = """#!{python} -IS
+import sys
+
+sys.path += {places}
+
+try:
+    from {module} import {function}
+except ImportError:
+    import site
+
+    site.main()
+    from {module} import {function}
+
+sys.exit({function}())
+"""
 
 
 def site_directory(prefix: str) -> str:
@@ -77,12 +93,23 @@ def commands_of(entry_points: Path, section: str = "console_scripts") -> "dict[s
     return dict(parser[section])
 
 
+def package_places() -> "list[str]":
+    """The folders in which this Python looks for packages: those that there may be, and what .pth files add."""
+    found = {}
+    for option in ("-I", "-IS"):
+        command = [sys.executable, option, "-c", "import sys; print(*sys.path, sep='\\0')"]
+        found[option] = subprocess.run(command, capture_output=True, text=True, check=True).stdout[:-1].split("\0")
+    added = [path for path in found["-I"] if path not in found["-IS"]]
+    return [*dict.fromkeys([*added, *site.getsitepackages()])]
+
+
 def install_commands(commands: "dict[str, str]", bin_directory: Path) -> None:
     bin_directory.mkdir(parents=True, exist_ok=True)
+    places = package_places()
     for name, target in commands.items():
         module, _, function = target.partition(":")
         path = bin_directory / name
-        path.write_text(COMMAND.format(python=sys.executable, module=module, function=function))
+        path.write_text(COMMAND.format(python=sys.executable, places=places, module=module, function=function))
         path.chmod(0o755)
 
 

@@ -35,8 +35,30 @@ def test_a_launcher_ends_with_what_its_function_gives(tmp_path):
     INSTALLER["install_commands"]({"old-name": "sys:getrecursionlimit"}, tmp_path / "bin")
     launcher = tmp_path / "bin/old-name"
     assert launcher.stat().st_mode & 0o777 == 0o755
-    assert launcher.read_text().startswith(f"#!{sys.executable} -I\n")
+    assert launcher.read_text().startswith(f"#!{sys.executable} -IS\n")
     assert subprocess.run([launcher]).returncode == sys.getrecursionlimit() & 0xFF
+
+
+def test_a_launcher_finds_packages_where_the_interpreter_does_without_site(tmp_path):
+    """In a virtual environment, in the system's folders, and where .pth files say."""
+    INSTALLER["install_commands"]({"old-name": "sys:getrecursionlimit"}, tmp_path)
+    launcher = tmp_path / "old-name"
+    text = launcher.read_text().replace("sys.exit(", "print(*sys.path, 'site' in sys.modules)\nsys.exit(")
+    launcher.write_text(text)
+    *places, has_site = subprocess.run([launcher], capture_output=True, text=True, cwd="/").stdout.split()
+    command = [sys.executable, "-Ic", "import sys; print(*sys.path)"]
+    assert set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()) <= set(places)
+    assert has_site == "False"
+
+
+def test_a_launcher_asks_site_for_what_is_elsewhere(tmp_path):
+    INSTALLER["install_commands"]({"old-name": "swtpm_svc.start:swtpm"}, tmp_path)
+    launcher = tmp_path / "old-name"
+    lines = launcher.read_text().splitlines()
+    text = "\n".join("sys.path += []" if line.startswith("sys.path +=") else line for line in lines)
+    launcher.write_text(text)
+    done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.startswith("TPM emulator version ")
 
 
 def test_make_install_brings_them_only_if_asked():
