@@ -178,7 +178,7 @@ def main():
         bare, ours = Bare(python, log), [Ours(python, version, directory, log) for version in ("2.0", "1.2")]
         program = shutil.which("swtpm")
         theirs = [Swtpm("swtpm", [program], version, directory, log) for version in ("2.0", "1.2")] if program else []
-        launcher = [python, "-IB", f"{directory}/installed/bin/swtpm"]
+        launcher = [python, "-ISB", f"{directory}/installed/bin/swtpm"]  # as its first line has it
         theirs += [Swtpm("our swtpm", launcher, version, directory, log) for version in ("2.0", "1.2")]
         times = {subject: [] for subject in (bare, *theirs, *ours)}
         for run in range(RUNS + 1):
