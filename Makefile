@@ -29,7 +29,7 @@ SCRIPTS := $(wildcard tools/*.sh packaging/*.sh tests/lab/*.sh tests/lab/guest/*
 env: .venv/.ready ## the development environment: .venv with the package, its extension and all tools (the default)
 
 # the extension is compiled by the package's own build, so whatever decides about it is named here
-.venv/.ready: pyproject.toml setup.py swtpm_svc/tpm/_build.py swtpm_svc/tpm/binding.c swtpm_svc/tpm/confinement.c swtpm_svc/tpm/system_calls.c tools/need.sh
+.venv/.ready: pyproject.toml setup.py swtpm_svc/tpm/_build.py swtpm_svc/tpm/binding.c swtpm_svc/tpm/confinement.c swtpm_svc/tpm/device.c swtpm_svc/tpm/system_calls.c swtpm_svc/tpm/watcher.c tools/need.sh
 	@tools/need.sh build
 	@[ -x $(BIN)/python ] || { echo "== $(PYTHON) -m venv .venv"; $(PYTHON) -m venv .venv; }
 	@echo "== pip install -e .[test,dev]"

@@ -14,6 +14,7 @@ from swtpm_svc.tpm.controller import (
     needs_control,
     uses_storage,
 )
+from swtpm_svc.tpm.device import Device, Unanswered
 from swtpm_svc.tpm.executor import Executor
 from swtpm_svc.tpm.libtpms import Left, Unsent
 from swtpm_svc.tpm.power import Failure, Power
@@ -124,8 +125,8 @@ class Dispatcher:
 
     @property
     def is_free(self) -> bool:
-        """May `serve_stream` be called: does the TPM run, with nothing in work, and does nobody want to see each
-        command?"""
+        """May `serve_stream` and `serve_device` be called: does the TPM run, with nothing in work, and does nobody want
+        to see each command?"""
         is_plain = not self.trace and not self._is_captured
         return is_plain and self.tpm.is_running and self.tpm.has_lock and not self.executor.busy
 
@@ -135,6 +136,13 @@ class Dispatcher:
         executed, left = self.tpm.serve_stream(fd, epoll, deadline_s)
         self.commands += executed
         return left
+
+    def serve_device(self, device: Device, fd: int, epoll: int, deadline_s: float) -> Optional[Unanswered]:
+        """The same at the character device: `Tpm.serve_device`."""
+        try:
+            return self.tpm.serve_device(device, fd, epoll, deadline_s)
+        finally:
+            self.commands += device.executed
 
     def run_rest(self, caller: Caller, left: Unsent, done: Callable[[bytes], None]) -> bool:
         """`done` with what is to be sent of a command's response; now or later, as `run`."""

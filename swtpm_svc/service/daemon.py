@@ -283,7 +283,7 @@ class Daemon:
         )
         dispatcher.trace = shows_commands(self._config.log.level)
         dispatcher.commands = handover.commands if handover is not None else 0
-        fd = self._device.fd
+        fd, memory = self._device.fd, (park.slot, park.waiters, park.polls)
         parts = Parts(
             config=self._config,
             keys=keys,
@@ -292,7 +292,7 @@ class Daemon:
             identity=identity,
             dispatcher=dispatcher,
             device=self._device,
-            cuse=CuseFrontend(fd, park.slot, park.waiters, park.polls, dispatcher) if fd is not None else None,
+            cuse=CuseFrontend(fd, *memory, dispatcher, self._loop.lend) if fd is not None else None,
             ways_in=WaysIn(self._config, self._loop, dispatcher, self._notifier, self._journal, self._ending.fail),
             events=self._events,
             stall=StallWatch(self._loop, tpm, self._executor, self._journal, self._status.show),

@@ -50,15 +50,35 @@ ffibuilder.cdef(
     unsigned char *vtpm_response;
     uint32_t       vtpm_response_size;
 
+    unsigned char vtpm_plain_codes[...];
+    enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED, VTPM_BROKEN, VTPM_REFUSED };
+
     struct vtpm_stream {
-        unsigned char is_plain[...];
         unsigned char received[...];
         uint32_t received_size;
         uint32_t sent;
         uint64_t executed;
     };
-    enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED };
     enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, double deadline_s);
+
+    struct vtpm_opener {
+        uint64_t handle;
+        uint32_t is_lent;
+        uint32_t size;
+        uint32_t position;
+        unsigned char response[...];
+        ...;
+    };
+    struct vtpm_device {
+        struct vtpm_opener *openers;
+        uint32_t opener_count;
+        unsigned char *request;
+        uint32_t request_room;
+        uint32_t request_size;
+        int error;
+        uint64_t executed;
+    };
+    enum vtpm_left vtpm_serve_device(struct vtpm_device *device, int fd, int epoll, double deadline_s);
 
     extern "Python" TPM_RESULT vtpm_nvram_load(unsigned char **data, uint32_t *length, const char *name);
     extern "Python" TPM_RESULT vtpm_nvram_store(const unsigned char *data, uint32_t length, const char *name);
@@ -72,10 +92,11 @@ ffibuilder.set_source(
     "swtpm_svc.tpm._libtpms",
     "".join(
         Path(__file__).with_name(name).read_text(encoding="ascii")
-        for name in ("confinement.c", "system_calls.c", "binding.c")
+        for name in ("confinement.c", "system_calls.c", "binding.c", "watcher.c", "device.c")
     ),
     libraries=["tpms"],
-    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-pthread"],
+    extra_link_args=["-pthread"],
 )
 
 if __name__ == "__main__":

@@ -178,19 +178,15 @@ static int vtpm_is_member(const char *user, uint32_t primary, uint32_t wanted)
     return found;
 }
 
-/* --- plain commands on a stream socket ---------------------------------------------------------------------------- */
+/* --- plain commands ----------------------------------------------------------------------------------------------- */
 
-enum { HEADER_SIZE = 10, CODES = 512 };
+enum { HEADER_SIZE = 10, CODES = 512, BUFFER_SIZE = 4096 };
 
-struct vtpm_stream {
-    unsigned char is_plain[CODES];          /* by command code: it runs shortly, and nobody keeps state about it */
-    unsigned char received[4096 + 9];       /* what one recv() takes: a command, and its prefix */
-    uint32_t received_size;
-    uint32_t sent;                          /* bytes of the response */
-    uint64_t executed;                      /* commands, since the call began */
-};
+/* By command code: it runs shortly, and nobody keeps state about it. */
+static unsigned char vtpm_plain_codes[CODES];
 
-enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED };
+/* What is left to Python: vtpm_serve and vtpm_serve_device say which they give back. */
+enum vtpm_left { VTPM_NOTHING, VTPM_RECEIVED, VTPM_EXECUTED, VTPM_BROKEN, VTPM_REFUSED };
 
 static uint32_t big_endian(const unsigned char *bytes)
 {
@@ -198,14 +194,24 @@ static uint32_t big_endian(const unsigned char *bytes)
 }
 
 /* One whole command and no more. It has no prefix (00000008): its size would then be 512 KiB and more. */
-static int is_plain(const struct vtpm_stream *stream)
+static int is_plain(const unsigned char *command, uint32_t size)
 {
-    const unsigned char *command = stream->received;
-
-    if (stream->received_size < HEADER_SIZE || big_endian(command + 2) != stream->received_size)
+    if (size < HEADER_SIZE || big_endian(command + 2) != size)
         return 0;
     uint32_t code = big_endian(command + 6);
-    return code < CODES && stream->is_plain[code];
+    return code < CODES && vtpm_plain_codes[code];
+}
+
+/*
+ * Execute a plain command. Is its response, vtpm_response, to go out as it is? If not, it is Python's to go on with: the
+ * TPM has refused the command, libtpms gave no response (then it is empty), or something is to be stored first.
+ */
+static int execute_plain(unsigned char *command, uint32_t size)
+{
+    storage_used = 0;
+    if (vtpm_process(command, size) != TPM_SUCCESS)
+        vtpm_response_size = 0;
+    return vtpm_response_size >= HEADER_SIZE && big_endian(vtpm_response + 6) == TPM_SUCCESS && !storage_used;
 }
 
 /* Milliseconds until `deadline_s` of CLOCK_MONOTONIC, rounded up; 0: it is over; -1: it never is. */
@@ -230,6 +236,15 @@ static int next_is(int fd, int epoll, double deadline_s)
     return timeout != 0 && epoll_wait(epoll, events, 2, timeout) == 1 && events[0].data.fd == fd && events[0].events == EPOLLIN;
 }
 
+/* --- on a stream socket ------------------------------------------------------------------------------------------- */
+
+struct vtpm_stream {
+    unsigned char received[BUFFER_SIZE + 9]; /* what one recv() takes: a command, and its prefix */
+    uint32_t received_size;
+    uint32_t sent;                           /* bytes of the response */
+    uint64_t executed;                       /* commands, since the call began */
+};
+
 /*
  * Serve the stream socket `fd`, which can be read: receive a command, execute it, send its response, and go on as long as
  * this is all that there is to do until `deadline_s`. Runs without the interpreter's lock. What it gives back is for
@@ -247,15 +262,12 @@ static enum vtpm_left vtpm_serve(struct vtpm_stream *stream, int fd, int epoll, 
         if (size < 0 && (errno == EAGAIN || errno == EINTR))
             return VTPM_NOTHING;
         stream->received_size = size < 0 ? 0 : (uint32_t)size;
-        if (!is_plain(stream))
+        if (!is_plain(stream->received, stream->received_size))
             return VTPM_RECEIVED;
 
-        storage_used = 0;
         stream->sent = 0;
         stream->executed++;
-        if (vtpm_process(stream->received, stream->received_size) != TPM_SUCCESS)
-            vtpm_response_size = 0;
-        if (vtpm_response_size < HEADER_SIZE || big_endian(vtpm_response + 6) != TPM_SUCCESS || storage_used)
+        if (!execute_plain(stream->received, stream->received_size))
             return VTPM_EXECUTED;
 
         ssize_t sent = send(fd, vtpm_response, vtpm_response_size, MSG_DONTWAIT | MSG_NOSIGNAL);

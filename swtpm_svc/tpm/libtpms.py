@@ -197,16 +197,17 @@ class Unsent(NamedTuple):
 Left = Union[None, bytes, Unsent]
 
 
+def set_plain(codes: "frozenset[int]") -> None:
+    """The codes of commands that are executed in C where it serves clients; none is above 511."""
+    _buffer(lib.vtpm_plain_codes)[:] = bytes(code in codes for code in range(len(lib.vtpm_plain_codes)))
+
+
 class Stream:
-    """Plain commands on stream sockets: received, executed and answered in C, without Python (vtpm_serve in binding.c).
+    """Plain commands on stream sockets: received, executed and answered in C, without Python (vtpm_serve in
+    binding.c)."""
 
-    `plain` are the codes of these; none is above 511.
-    """
-
-    def __init__(self, plain: "frozenset[int]") -> None:
+    def __init__(self) -> None:
         self._stream = ffi.new("struct vtpm_stream *")
-        for code in plain:
-            self._stream.is_plain[code] = True
 
     @property
     def executed(self) -> int:

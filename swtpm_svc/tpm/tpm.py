@@ -18,6 +18,7 @@ from os import urandom
 
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.tpm import libtpms
+from swtpm_svc.tpm.device import Device, Unanswered
 from swtpm_svc.tpm.libtpms import Left, LibtpmsError, Stream, Unsent
 from swtpm_svc.tpm.power import (
     STEPS,
@@ -94,7 +95,8 @@ class Tpm:
         self.is_hashing = False
         self.blobs = StateBlobs(self._storage)
         self._stores_nothing = STORES_NOTHING[version]
-        self._stream = Stream(plain=self._stores_nothing - LONG_RUNNING[version])
+        libtpms.set_plain(self._stores_nothing - LONG_RUNNING[version])
+        self._stream = Stream()
         libtpms.open_library(tpm2=version == "2.0", storage=self._storage)
 
     @property
@@ -491,12 +493,25 @@ class Tpm:
         executed = self._stream.executed
         if executed:
             self._take(Step.COMMAND)
-        if isinstance(left, Unsent):
-            if left.response[RESULT] in self.dialect.failing:
-                self._look_for_failure_mode()
-            if not left.response:
-                left = left._replace(response=self.dialect.fatal)
-        return executed, left
+        return executed, left._replace(response=self._judge(left.response)) if isinstance(left, Unsent) else left
+
+    def serve_device(self, device: Device, fd: int, epoll: int, deadline_s: float) -> Optional[Unanswered]:
+        """The same at the character device: `Device.serve_plain`."""
+        self._before = None
+        try:
+            left = device.serve_plain(fd, epoll, deadline_s)
+        finally:
+            if device.executed:
+                self._take(Step.COMMAND)
+        if left is None or left.response is None:
+            return left
+        return left._replace(response=self._judge(left.response))
+
+    def _judge(self, response: bytes) -> bytes:
+        """The response to a command that was executed in C, and is left."""
+        if response[RESULT] in self.dialect.failing:
+            self._look_for_failure_mode()
+        return response or self.dialect.fatal
 
     def ask(self, command: bytes) -> bytes:
         """Execute a command of the service's own that only asks; see `can_be_asked`.

@@ -92,7 +92,8 @@ class Cuse:
         service = self.service
         chance = service.reset(data)
         null = os.open("/dev/null", os.O_RDWR)
-        frontend = CuseFrontend(null, memoryview(bytearray(8192)), _Waiters(), _Waiters(), service.dispatcher)
+        slot = memoryview(bytearray(8192))
+        frontend = CuseFrontend(null, slot, _Waiters(), _Waiters(), service.dispatcher, lambda: (-1, 0.0))
         try:
             for number, frame in enumerate(self.frames(data, chance), 1):
                 reply = frontend.answer(memoryview(bytearray(frame)))

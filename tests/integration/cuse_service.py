@@ -17,6 +17,11 @@ OPERATOR, STRANGER = 1001, 1002
 RIGHTS = {0: ALL, OPERATOR: Rights(control=True, secrets=False)}
 
 
+def no_loop():
+    """There is no loop to wait on: one request, and no more."""
+    return -1, 0.0
+
+
 def rights_of(caller):
     return RIGHTS.get(caller.uid, Rights(control=False, secrets=False))
 
@@ -33,12 +38,12 @@ class CuseService(Service):
         self.frontend = self.make_frontend()
         self.kernel = Kernel(self.frontend.serve_one, theirs, self.finish_work)
 
-    def make_frontend(self, *, make_opener=DeviceOpener, **dispatch):
+    def make_frontend(self, *, make_opener=DeviceOpener, lend=no_loop, **dispatch):
         """As that of a successor; `dispatch` are words for its dispatcher."""
         words = {"rights_of": rights_of, **dispatch}
         dispatcher = Dispatcher(self.tpm, self.controller, self.executor, events=self.events, **words)
-        park = self.park
-        return CuseFrontend(self.sockets[0].fileno(), park.slot, park.waiters, park.polls, dispatcher, make_opener)
+        park, fd = self.park, self.sockets[0].fileno()
+        return CuseFrontend(fd, park.slot, park.waiters, park.polls, dispatcher, lend, make_opener)
 
     def finish_work(self):
         """Wait for the worker and run what it posted, until nothing is left to do."""

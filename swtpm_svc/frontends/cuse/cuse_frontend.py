@@ -6,9 +6,12 @@ A blocking write() returns when the command is done; with O_NONBLOCK it returns 
 response is there. What is new: several files may be open, each with its own response; commands of all of them are
 serialised. What waits for a file that is closed is forgotten.
 
-The kernel copies each request into `slot`, memory that outlives the process, and a request that is answered later has
-its id in `waiters` there, so that a successor knows whom it owes an answer (decisions/0016). After an orderly stop
-the successor gets the request itself, and asks it again.
+Plain requests are served in C (tpm/device.c): a command and the reading of its response, of files about which there is
+nothing else to know. Such a file is lent; each request of it that comes here takes it back, and gives it again when all
+is answered.
+
+A request that is answered later has its id in `waiters`, memory that outlives the process, so that a successor knows
+whom it owes an answer (decisions/0016). After an orderly stop the successor gets the request itself, and asks it again.
 """
 
 import errno
@@ -17,10 +20,12 @@ from select import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 
 from swtpm_svc.continuity.handover import MAX_OPENERS, OpenerRecord
 from swtpm_svc.errors import Code, VtpmError, internal
+from swtpm_svc.frontends.cuse.connection import Connection
 from swtpm_svc.frontends.cuse.device_opener import DeviceOpener
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.frontends.opener import MAX_OPENERS_OF_ONE
 from swtpm_svc.frontends.shares import Shares, too_many
+from swtpm_svc.tpm.device import Device, Place
 from swtpm_svc.wire import cuse, fuse, ptm, ptm_ioctl
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.hints import Any, Callable, Optional, Protocol
@@ -33,8 +38,6 @@ _MAX_WAITING_OF_ONE = 256
 
 _READABLE = POLLIN | POLLRDNORM
 _WRITABLE = POLLOUT | POLLWRNORM
-_NO_UNIQUE = bytes(8)
-_UNIQUE = slice(8, 16)  # of fuse_in_header
 
 
 class Waiters(Protocol):
@@ -47,7 +50,10 @@ class Waiters(Protocol):
 
 
 class CuseFrontend:
-    """Serves a TPM on `fd`, an initialised /dev/cuse in non-blocking mode, which stays the caller's to close."""
+    """Serves a TPM on `fd`, an initialised /dev/cuse, which stays the caller's to close.
+
+    `lend` lends the loop that calls `serve_one`: `Watcher.lend`.
+    """
 
     def __init__(
         self,
@@ -56,12 +62,14 @@ class CuseFrontend:
         waiters: Waiters,
         polls: Waiters,
         dispatcher: Dispatcher,
-        make_opener: Callable[[int, Caller], DeviceOpener] = DeviceOpener,
+        lend: Callable[[], "tuple[int, float]"],
+        make_opener: Callable[[int, Caller, Place], DeviceOpener] = DeviceOpener,
     ) -> None:
         self.fd = fd
+        self._device = Device(slot, MAX_OPENERS)
+        self._connection = Connection(fd, slot, self._device, dispatcher, lend)
         self._make_opener = make_opener
-        self._slot = slot
-        self._slots = [slot]
+        self._send = self._connection.send
         self._waiters = waiters
         self._polls = polls
         self._dispatcher = dispatcher
@@ -71,6 +79,8 @@ class CuseFrontend:
         self._openers: dict[int, DeviceOpener] = {}
         self._shares = Shares(MAX_OPENERS, MAX_OPENERS_OF_ONE)
         self._frame = slot
+        #: The open file that the request in `_frame` is about, if it stays open.
+        self._asked: Optional[DeviceOpener] = None
         #: Requests that wait, as the kernel sent them, with their openers, by their ids.
         self._waiting: dict[int, tuple[DeviceOpener, bytes]] = {}
         self._waiting_shares = Shares(_MAX_WAITING, _MAX_WAITING_OF_ONE)
@@ -91,26 +101,19 @@ class CuseFrontend:
     # --- one request ---------------------------------------------------------------------------------------------
 
     def serve_one(self) -> None:
-        """Receive one request and answer it; to be called when `fd` is readable."""
-        try:
-            size = os.readv(self.fd, self._slots)
-        except BlockingIOError:
-            return  # the client was interrupted between poll and read, and its request withdrawn
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return
-            self._events.device_gone()
-            return
-        reply = self.answer(self._slot[:size])
-        if reply is not None:
-            self._send(reply)
-        self._slot[_UNIQUE] = _NO_UNIQUE
+        """Receive a request and answer it; to be called when `fd` is readable."""
+        received = self._connection.receive()
+        if received is not None:
+            self._connection.finish(self.answer(*received))
 
-    def answer(self, frame: memoryview) -> Optional[bytes]:
-        """The reply to one request; None when it is answered later, or never."""
+    def answer(self, frame: memoryview, executed: Optional[bytes] = None) -> Optional[bytes]:
+        """The reply to one request; None when it is answered later, or never. `executed` is the response to the command
+        in it, if that was executed."""
         self._frame = frame
         try:
             request = cuse.decode(frame)
+            if executed is not None and isinstance(request, cuse.Write):
+                return self._settle_write(self._opener(request.handle, request.caller), request, executed)
             return self._handlers[type(request)](request)
         except VtpmError as error:
             return cuse.reply_error(cuse.unique_of(frame), error.errno)
@@ -122,20 +125,8 @@ class CuseFrontend:
         except Exception as error:  # a fault here must cost one client one EIO, not everybody the TPM
             self._events.failed(internal("while serving a request", error))
             return cuse.reply_error(cuse.unique_of(frame), errno.EIO)
-
-    def _send(self, reply: bytes) -> None:
-        try:
-            os.write(self.fd, reply)
-        except OSError as error:
-            # ENOENT: the client is gone, or a predecessor had answered; EINVAL on a notification: nobody polls any more
-            if error.errno not in (errno.ENOENT, errno.EINVAL):
-                self._events.failed(
-                    VtpmError(
-                        Code.INTERNAL,
-                        f"the kernel refused a reply: {error.strerror}",
-                        remedy="report this line as a bug",
-                    )
-                )
+        finally:
+            self._give_back()
 
     def _later(self, unique: int, opener: DeviceOpener) -> None:
         """Put off the request in `_frame`, of a command or of control, until `_settle`."""
@@ -167,7 +158,7 @@ class CuseFrontend:
             self._events.refused(caller, error := too_many("open files", self._shares, caller.uid))
             raise error
         # ids of requests are never used twice on a device, so neither are handles, whichever process gave them
-        self._add_opener(request.unique, caller)
+        self._asked = self._add_opener(request.unique, caller)
         return cuse.reply_open(request.unique, request.unique, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NONSEEKABLE)
 
     def _opener(self, handle: int, caller: Caller) -> DeviceOpener:
@@ -175,10 +166,18 @@ class CuseFrontend:
         if opener is None:  # opened with a predecessor that was killed
             opener = self._add_opener(handle, caller)
             opener.lost = True
+        opener.place.is_lent = False  # until the request is answered, or longer: `DeviceOpener.lend`
+        self._asked = opener
         return opener
 
+    def _give_back(self) -> None:
+        """Have the file that was asked served in C again, if it can be."""
+        opener, self._asked = self._asked, None
+        if opener is not None:
+            opener.lend()
+
     def _add_opener(self, handle: int, caller: Caller) -> DeviceOpener:
-        opener = self._openers[handle] = self._make_opener(handle, caller)
+        opener = self._openers[handle] = self._make_opener(handle, caller, self._device.place(handle))
         self._shares.add(caller.uid)
         return opener
 
@@ -186,6 +185,8 @@ class CuseFrontend:
         opener = self._openers.pop(request.handle, None)
         if opener is not None:
             self._shares.remove(opener.caller.uid)
+            self._device.give_up(opener.place)
+            opener.place = Place()  # a command of it may be in work still
             if opener.poll_handle:
                 self._polls.discard(opener.poll_handle)
                 opener.poll_handle = 0
@@ -203,7 +204,7 @@ class CuseFrontend:
 
     def _write(self, request: cuse.Write) -> Optional[bytes]:
         unique, caller, handle, data, _flags = request
-        opener = self._openers.get(handle) or self._opener(handle, caller)
+        opener = self._opener(handle, caller)
         if opener.torn:
             opener.torn = False
             return cuse.reply_error(unique, errno.EIO)
@@ -220,10 +221,14 @@ class CuseFrontend:
         self._dispatcher.commands += 1
         if self._dispatcher.is_long(code):
             return self._write_later(opener, request, code)
-        response = self._tpm.begin(data, code)
+        return self._settle_write(opener, request, self._tpm.begin(data, code))
+
+    def _settle_write(self, opener: DeviceOpener, request: cuse.Write, response: bytes) -> Optional[bytes]:
+        """A command was executed: what it wants stored is, then its file has the response."""
+        unique, caller, _handle, data, _flags = request
         if self._tpm.unstored:
             if self._waiting_shares.has_room(opener.caller.uid):
-                return self._write_later(opener, request, code, response)
+                return self._write_later(opener, request, 0, response)
             response = self._tpm.finish(response)  # it was executed, so it is stored, whoever waits for that
         opener.response = response
         opener.position = 0
@@ -264,7 +269,7 @@ class CuseFrontend:
 
     def _read(self, request: cuse.Read) -> Optional[bytes]:
         unique, caller, handle, size, flags = request
-        opener = self._openers.get(handle) or self._opener(handle, caller)
+        opener = self._opener(handle, caller)
         if opener.response is not None:
             data = opener.take(size)
             if opener.poll_handle:

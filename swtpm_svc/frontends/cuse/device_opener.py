@@ -9,6 +9,7 @@ from swtpm_svc.continuity.handover import OpenerRecord
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends.blob_transfer import Download, Upload
 from swtpm_svc.frontends.opener import Opener
+from swtpm_svc.tpm.device import Place
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.hints import Callable, Optional, Union
@@ -23,6 +24,7 @@ class DeviceOpener(Opener):
         "download",
         "handle",
         "lost",
+        "place",
         "poll_handle",
         "reader",
         "torn",
@@ -32,7 +34,8 @@ class DeviceOpener(Opener):
     #: The errno of an ioctl that is none of ours.
     unknown_ioctl = errno.ENOTTY
 
-    def __init__(self, handle: int, caller: Caller) -> None:
+    def __init__(self, handle: int, caller: Caller, place: Place) -> None:
+        self.place = place
         super().__init__()
         self.handle = handle
         self.caller = caller
@@ -48,6 +51,28 @@ class DeviceOpener(Opener):
         self.lost = False
         #: A predecessor stopped in the middle of a blob: the next read or write is an EIO, so that none is torn.
         self.torn = False
+
+    @property
+    def response(self) -> Optional[bytes]:
+        return self.place.response
+
+    @response.setter
+    def response(self, response: Optional[bytes]) -> None:
+        self.place.response = response
+
+    @property
+    def position(self) -> int:
+        return self.place.position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self.place.position = position
+
+    def lend(self) -> None:
+        """Have it served in C, if its response is all that its next request has to know of it."""
+        waits = self.command or self.control or self.poll_handle or self.reader is not None
+        has_blob = self.download is not None or self.upload is not None
+        self.place.is_lent = not (waits or has_blob or self.lost or self.torn)
 
     def get_state_blob(self, request: ptm.GetStateBlob, handle: Callable[[ptm.Request], ptm.Reply]) -> ptm.Reply:
         """A piece of the blob that `handle`, the controller, gives whole."""

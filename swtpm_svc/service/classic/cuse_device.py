@@ -57,7 +57,7 @@ class NewDevice:
         # nobody comes after this process: what the daemon parks is plain memory here
         slot = memoryview(bytearray(cuse.MAX_REQUEST))
         waiters, polls = (Waiters(memoryview(bytearray(_WAITERS_BYTES))) for _ in range(2))
-        frontend = CuseFrontend(fd, slot, waiters, polls, dispatcher, LenientOpener)
+        frontend = CuseFrontend(fd, slot, waiters, polls, dispatcher, loop.lend, LenientOpener)
         loop.add(fd, frontend.serve_one)
 
         def end() -> None:

@@ -134,6 +134,11 @@ def test_as_another_user_once_the_device_is_there(commands, tmp_path):
         with open(f"/proc/{pid}/status", encoding="ascii") as file:
             status = dict(line.split(":\t") for line in file.read().splitlines() if ":\t" in line)
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        fd = os.open("/dev/vtpm3", os.O_RDWR)
+        for _ in range(40):
+            assert len(exchange(fd, GET_RANDOM)) == 20
+        os.close(fd)
+        assert len(os.listdir(f"/proc/{pid}/task")) == 2, "it has a thread now, which its filter of system calls allows"
     finally:
         end("vtpm3")
 

@@ -304,7 +304,7 @@ def test_requests_that_wait_are_shared_out_too(service, kernel):
 def test_a_fault_inside_costs_one_client_one_eio(service, kernel, monkeypatch):
     handle = kernel.open()
     monkeypatch.setattr(service.tpm, "begin", lambda *_: 1 / 0)
-    assert kernel.write(handle, GET_RANDOM)[0] == errno.EIO
+    assert kernel.write(handle, HIERARCHY_CHANGE_AUTH)[0] == errno.EIO
     monkeypatch.undo()
     assert service.events.failures[0].code is Code.INTERNAL
     assert exchange(kernel, handle, GET_RANDOM)[6:10] == bytes(4)
