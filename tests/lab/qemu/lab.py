@@ -54,12 +54,12 @@ class Lab:
         tpm += ["-device", f"{device},tpmdev=tpm0"]
         return self._start(Machine(name, self.boot, service, tpm, self.directory, **kw))
 
-    def libvirt(self, commands=None):
+    def libvirt(self, commands=None, name="libvirt"):
         """A libvirtd, whose user may look at the lab's files, and which looks for programs in `commands` first."""
         os.chmod(self.directory, 0o755)
         kernel, initramfs = self.boot
         shutil.copy(kernel, self.path("vmlinuz"))  # the cache is below somebody's home
-        return self._start(Libvirt(self.path("libvirt"), (self.path("vmlinuz"), initramfs), commands))
+        return self._start(Libvirt(self.path(name), (self.path("vmlinuz"), initramfs), commands))
 
     def story(self):
         return "".join(process.story() for process in self._started)

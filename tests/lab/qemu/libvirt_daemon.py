@@ -4,6 +4,7 @@ own."""
 import os
 import subprocess
 import time
+import uuid
 from xml.sax.saxutils import quoteattr
 
 from machine import KERNEL_COMMAND_LINE, Guest, Line, end, read_text
@@ -18,6 +19,7 @@ LIBVIRTD_CONF = """\
 unix_sock_dir = "{directory}"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
+host_uuid = "{host}"
 """
 #: No logging daemon, no cgroups, no AppArmor or SELinux: what a container may lack. Users and groups are as always.
 QEMU_CONF = """\
@@ -72,7 +74,8 @@ class Libvirt:
         os.makedirs(f"{directory}/log/swtpm")
         for name, text in (("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)):
             with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
-                file.write(text.format(directory=directory))
+                # a host of its own: libvirt migrates nothing to the host where it is
+                file.write(text.format(directory=directory, host=uuid.uuid4()))
         self._orders = Line(f"{directory}/orders")
         os.chmod(f"{directory}/orders", 0o666)  # for libvirt's user
         self._process = None
@@ -123,6 +126,16 @@ class Libvirt:
         self._orders.hang_up()
         self.virsh("start", "guest")
         return Guest(self._orders, version)
+
+    def migrate(self, target):
+        """Move the running domain to another daemon, without an end of it; its guest there."""
+        where = f"{self._directory}/migration"
+        os.mkdir(where)
+        os.chmod(where, 0o777)  # for libvirt's user
+        words = ["--migrateuri", f"unix://{where}/socket"]
+        self.virsh("migrate", "--live", "guest", f"qemu+unix:///system?socket={target._directory}/libvirt-sock", *words)
+        self._orders.take_next()
+        return Guest(self._orders, "2.0")
 
     def revert(self, snapshot):
         """Go back to a snapshot of the domain, in a QEMU of its own."""

@@ -71,6 +71,10 @@ class Line:
             self._listener.settimeout(timeout_s)
             self._connection, _address = self._listener.accept()
 
+    def take_next(self):
+        """Forget the program; the one that has connected since goes on."""
+        self._disconnect()
+
     def hang_up(self):
         """Forget the program, and those that have connected since; the next one may connect."""
         self._listener.settimeout(0)
