@@ -7,9 +7,9 @@ wants to know more of it than its response, or to change that, takes it back bef
 from heapq import heapify, heappop, heappush
 from mmap import mmap
 from os import strerror
-from typing import Any, Optional, Union
 
 from swtpm_svc.tpm._libtpms import ffi, lib
+from swtpm_svc.wire.hints import Any, Optional, Union
 from swtpm_svc.wire.values import NamedTuple
 
 _PLACE_SIZE: int = ffi.sizeof("struct vtpm_opener")

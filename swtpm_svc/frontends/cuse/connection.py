@@ -6,11 +6,11 @@ reply has gone (decisions/0016).
 
 import errno
 import os
-from typing import Callable, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.tpm.device import Device, ReplyRefused, Unanswered
+from swtpm_svc.wire.hints import Callable, Optional
 
 _NO_UNIQUE = bytes(8)
 _UNIQUE = slice(8, 16)  # of fuse_in_header

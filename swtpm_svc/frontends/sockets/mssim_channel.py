@@ -5,8 +5,6 @@ connect, does not reset a TPM that has power, and SIGNAL_CANCEL_ON is for the co
 What changes the TPM for everybody is a control operation like those of the control channel.
 """
 
-from typing import Callable, Optional
-
 from swtpm_svc.errors import VtpmError
 from swtpm_svc.frontends import plain_socket as socket
 from swtpm_svc.frontends.dispatch import Dispatcher
@@ -15,6 +13,7 @@ from swtpm_svc.frontends.watcher import Watcher
 from swtpm_svc.tpm.controller import Rights
 from swtpm_svc.wire import mssim, ptm
 from swtpm_svc.wire.caller import Caller
+from swtpm_svc.wire.hints import Callable, Optional
 from swtpm_svc.wire.mssim import Message, Ordinal
 from swtpm_svc.wire.protocol_error import ProtocolError
 

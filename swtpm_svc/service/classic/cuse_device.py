@@ -2,7 +2,6 @@
 
 import os
 import time
-from typing import Callable
 
 from swtpm_svc.continuity.parking import Waiters
 from swtpm_svc.errors import Code, VtpmError
@@ -15,6 +14,7 @@ from swtpm_svc.service.classic.emulation_log import EmulationLog
 from swtpm_svc.service.loop import Loop
 from swtpm_svc.service.systemd import udev
 from swtpm_svc.wire import cuse
+from swtpm_svc.wire.hints import Callable
 
 #: As many as the daemon keeps of requests that wait, 8 bytes each.
 _WAITERS_BYTES = 8192
