@@ -107,7 +107,8 @@ class Cryptography(Enum):
 class Command(NamedTuple):
     """A command. `function`: as "package.module:function"; the module is imported when the command is chosen.
 
-    `actions`: a group of commands has them instead of a function; its first word chooses one.
+    `actions`: a group of commands has them instead of a function; its first word chooses one. `streams`: the function
+    writes its output by itself, and is told whether `as_json`.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Command(NamedTuple):
     given: Given = Given.NOTHING
     cryptography: Cryptography = Cryptography.NEVER
     actions: "tuple[Command, ...]" = ()
+    streams: bool = False
 
     @property
     def options(self) -> "tuple[Argument, ...]":
@@ -131,7 +133,8 @@ class Command(NamedTuple):
 class Program(NamedTuple):
     """A program: its own arguments, and the commands of one that has some; no option before these takes a value.
 
-    `everywhere`: the options that may stand before and after the command.
+    `everywhere`: the options that may stand before and after the command. `headings`: in the help, each with the names
+    of the commands below it.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Program(NamedTuple):
     arguments: "tuple[Argument, ...]" = ()
     everywhere: "tuple[Argument, ...]" = ()
     commands: "tuple[Command, ...]" = ()
+    headings: "tuple[tuple[str, tuple[str, ...]], ...]" = ()
 
     def find(self, name: str, action: Optional[str] = None) -> Command:
         """The command, or one of a group's actions.

@@ -26,6 +26,13 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    #: Of the parser of all commands.
+    program: Optional[Program] = None
+
+    def format_help(self) -> str:
+        program = self.program
+        return _grouped_help(self, program) if program and program.headings else super().format_help()
+
     def error(self, message: str) -> NoReturn:
         found = _INVALID_CHOICE.match(message)
         if found:
@@ -61,11 +68,25 @@ def make_parser(program: Program, chosen: Optional[str] = None) -> argparse.Argu
     parser.add_argument("--version", action="version", version=f"{program.name} {__version__}")
     for argument in (*program.everywhere, *program.arguments):
         _add(parser, argument)
+    parser.program = program
     if program.commands:
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
         rows = tuple(row for row in program.commands if row.name == chosen)
         _add_commands(commands, program, rows or program.commands, whole=bool(rows) or chosen is None)
     return parser
+
+
+def _grouped_help(parser: argparse.ArgumentParser, program: Program) -> str:
+    """What argparse says, but with the commands below headings: forty of them in a row are not looked through."""
+    rows = {row.name: row for row in program.commands}
+    width = max(map(len, rows)) + 2
+    lines = [parser.format_usage().rstrip(), "", program.description]
+    for heading, names in program.headings:
+        lines += ["", f"{heading}:", *(f"    {name:<{width}}{rows[name].help}" for name in names)]
+    lines += ["", "options:", f"    {'-h, --help':<{width}}show this help, or with a command its own"]
+    lines += [f"    {'--version':<{width}}show the version"]
+    lines += [f"    {', '.join(one.names):<{width}}{one.help}" for one in (*program.everywhere, *program.arguments)]
+    return "\n".join([*lines, *(["", program.epilog] if program.epilog else [])]) + "\n"
 
 
 def _add_commands(commands: Any, program: Program, rows: "tuple[Command, ...]", *, whole: bool) -> None:

@@ -280,8 +280,8 @@ def refuse_result(target: Target, request: ptm.Request, tpm_result: int) -> NoRe
     if code is Code.TPM_NOT_RUNNING and isinstance(request, NEEDS_POWER_OFF):
         code = Code.TPM_RUNNING
     remedies = {
-        Code.TPM_RUNNING: f"power it off first: vtpmctl stop {quote(target.name)}",
-        Code.TPM_NOT_RUNNING: f"power it on first: vtpmctl init {quote(target.name)}",
+        Code.TPM_RUNNING: f"power it off first: vtpmctl power off {quote(target.name)}",
+        Code.TPM_NOT_RUNNING: f"power it on first: vtpmctl power on {quote(target.name)}",
         Code.BAD_LOCALITY: "use a locality from 0 to 4 that the operation allows",
         Code.STATE_KEY: "the blob is encrypted: name its key in [state] (key-file, migration-key-file ...)",
         Code.STATE_FULL: "make room in the file system that holds the state",

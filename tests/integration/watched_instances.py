@@ -44,7 +44,7 @@ class Instance:
         return self.daemon.log()
 
     def vtpmctl(self, *words):
-        assert entry.main([words[0], "lab", *words[1:]], Places(config=str(self.folder))) == 0
+        assert entry.main([*words[0].split(), "lab", *words[1:]], Places(config=str(self.folder))) == 0
 
     def fingerprint(self, algorithm="rsa2048"):
         """By openssl, of the key that the TPM gives out."""

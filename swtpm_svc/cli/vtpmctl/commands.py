@@ -49,6 +49,7 @@ _ALGORITHM = Argument(
 )
 _OWNER, _SRK = passwords.arguments("owner"), passwords.arguments("srk")
 _STATE_TYPE = Argument(("type",), ", ".join(STATE_TYPES[:2]) + f" or {STATE_TYPES[2]}", choices=STATE_TYPES)
+_KEEP_VOLATILE = Argument(("--keep-volatile",), "do not delete stored volatile state once it was read")
 _NO_STARTUP = Argument(("--no-startup",), "do not send the Startup command that [tpm] startup names")
 
 
@@ -120,6 +121,33 @@ _REPORTS = (
 )
 
 
+_NAMED = Argument(("name",), "an instance, or a path that is its own", "NAME", Offer.INSTANCE_OR_PATH)
+_NOW = Argument(("--now",), "and now")
+
+
+def _unit(name: str, text: str, *arguments: Argument) -> Command:
+    return Command(name, text, f"{_MODULES}.units:{name}", (_NAMED, *arguments), Given.INSTANCE)
+
+
+#: The service of an instance, by systemctl's and journalctl's words.
+_UNITS = (
+    _unit("start", "start the service"),
+    _unit("stop", "stop the service; its device goes"),
+    _unit("restart", "restart the service, which its clients do not notice"),
+    _unit("enable", "start the service at each boot", _NOW),
+    _unit("disable", "do not start the service at boot any more", _NOW),
+    _unit("logs", "show what the service has said",
+          Argument(("--follow", "-f"), "go on with what comes"),
+          Argument(("--lines", "-n"), "only the last N", "N", type=f"{_MODULES}.units:count"),
+          )._replace(streams=True),
+    Command("edit", "change the configuration, which is checked before it takes the old one's place",
+            f"{_MODULES}.edit:run", (
+        _NAMED,
+        Argument(("--unit",), "edit a drop-in of the unit instead, as systemctl edit does"),
+    ), Given.INSTANCE),
+)
+
+
 def _operation(name: str, text: str, function: str, *arguments: Argument) -> Command:
     return Command(name, text, f"{_MODULES}.operations:{function}", (_DEVICE, *arguments), Given.DEVICE)
 
@@ -127,11 +155,9 @@ def _operation(name: str, text: str, function: str, *arguments: Argument) -> Com
 #: Control requests, to a device or a control socket.
 _OPERATIONS = (
     _operation("capabilities", "list the control operations that the device supports", "capabilities"),
-    _operation("init", "power the TPM on, or reset it", "init",
-               Argument(("--keep-volatile",), "do not delete stored volatile state once it was read"), _NO_STARTUP),
+    _operation("init", "power the TPM on, or reset it", "init", _KEEP_VOLATILE, _NO_STARTUP),
     _operation("reset", "reset the TPM, as a reset of the hardware does", "reset", _NO_STARTUP),
     _operation("shutdown", "shut the TPM down; its service ends", "shutdown"),
-    _operation("stop", "power the TPM off; the service and the device stay", "stop"),
     _operation("established", "show or reset the tpmEstablished bit", "established",
                Argument(("--reset",), "reset the bit"),
                Argument(("--locality",), "the locality that resets it (default 3)", type=int, choices=(3, 4), default=3)),
@@ -151,6 +177,12 @@ _OPERATIONS = (
     _operation("config", "show which keys protect the state", "get_config"),
     _operation("buffer-size", "show or, while it is stopped, set the size of the TPM's buffer", "buffer_size",
                Argument(("size",), "bytes", "N", type=f"{_MODULES}.operations:buffer_bytes", optional=True)),
+)
+
+_POWER = (
+    _operation("on", "power the TPM on; a running one is reset", "power_on", _KEEP_VOLATILE, _NO_STARTUP),
+    _operation("off", "power the TPM off; the service and the device stay", "power_off"),
+    _operation("reset", "reset the TPM, as a reset of the hardware does", "power_reset", _NO_STARTUP),
 )
 
 #: TPM commands, to any TPM of either version.
@@ -214,8 +246,21 @@ PROGRAM = Program(
     everywhere=(Argument(("--json",), "print JSON"),),
     commands=(
         *_REPORTS,
+        *_UNITS,
+        Command("power", "switch the TPM of a running service on or off, or reset it", actions=_POWER),
         *_OPERATIONS,
         *_TPM_COMMANDS,
         Command("ca", "show, hand out or replace the local certification authority", actions=_CA),
+    ),
+    headings=(
+        ("Look", ("list", "status", "doctor", "check", "logs", "decode")),
+        ("Make and run instances", ("create", "edit", "start", "stop", "restart", "enable", "disable")),
+        ("Power of a TPM", ("power", "init", "reset", "shutdown")),
+        ("State", ("rekey", "save", "load", "store-volatile")),
+        ("Keys, owner, identity", ("identity", "ek", "createek", "takeown", "getpubek", "ca")),
+        (
+            "Control operations",
+            ("capabilities", "info", "config", "buffer-size", "locality", "established", "hash", "cancel"),
+        ),
     ),
 )

@@ -73,12 +73,16 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     from swtpm_svc.cli.vtpmctl.performing import perform
 
     as_json, name = values.pop("json"), values.get("name")
+    if command.streams:
+        values["as_json"] = as_json
     try:
         report = perform(command, values, places or Places())
     except VtpmError as error:
         error.of(name or "INSTANCE")
         raise
-    if as_json:
+    if command.streams:
+        pass
+    elif as_json:
         import json
 
         output.write(sys.stdout, json.dumps(report.values, indent=2) + "\n")

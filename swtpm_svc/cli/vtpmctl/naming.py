@@ -15,7 +15,7 @@ from swtpm_svc.errors import NAME, VtpmError, quote
 #: For a TPM that has no configuration here and was reached by something that takes TPM commands only: nobody knows
 #: these.
 UNKNOWN_DEVICE, UNKNOWN_INSTANCE = "ITS-CONTROL-SOCKET", "ITS-INSTANCE"
-_COMMAND = re.compile(rf"\bvtpmctl ([a-z-]+) {NAME}")
+_COMMAND = re.compile(rf"\bvtpmctl ((?:power )?[a-z-]+) {NAME}")
 _TAKE_COMMANDS = (Given.TPM, Given.STARTED_TPM, Given.WATCHED_TPM)
 
 
@@ -30,7 +30,7 @@ def name(error: VtpmError, target: Target, *, takes_control: bool) -> None:
 
 
 def _word(command: str, target: Target, *, takes_control: bool) -> str:
-    given = PROGRAM.find(command).given
+    given = PROGRAM.find(*command.split()).given
     if target.instance is not None or given in _TAKE_COMMANDS or (given is Given.DEVICE and takes_control):
         return quote(target.name)
     return quote(target.serving_instance or (UNKNOWN_DEVICE if given is Given.DEVICE else UNKNOWN_INSTANCE))

@@ -55,9 +55,23 @@ def shutdown(device: Device) -> Report:
     return _done(device, "the TPM is shut down and its service ends")
 
 
-def stop(device: Device) -> Report:
+def power_on(device: Device, *, keep_volatile: bool, no_startup: bool) -> Report:
+    return _as("power on", init(device, keep_volatile=keep_volatile, no_startup=no_startup))
+
+
+def power_reset(device: Device, *, no_startup: bool) -> Report:
+    return _as("power reset", reset(device, no_startup=no_startup))
+
+
+def power_off(device: Device) -> Report:
     device.perform(ptm.Stop())
-    return _done(device, f"the TPM is powered off; on again with: vtpmctl init {quote(device.target.name)}")
+    text = f"the TPM is powered off; on again with: vtpmctl power on {quote(device.target.name)}"
+    return _as("power off", _done(device, text))
+
+
+def _as(operation: str, report: Report) -> Report:
+    """What a group's action is called in full."""
+    return report._replace(values={"operation": operation, **report.values})
 
 
 def established(device: Device, *, reset: bool, locality: int) -> Report:
@@ -139,7 +153,7 @@ def load(device: Device, *, type: str, file: str) -> Report:
     # the chunk that is not full is the last one: after a multiple of the chunk size comes an empty one
     for offset in range(0, len(blob) + 1, size):
         device.perform(ptm.SetStateBlob(0, BlobType[type.upper()], blob[offset : offset + size]))
-    text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl init {quote(device.target.name)}"
+    text = f"the {type} state is loaded: {len(blob)} bytes; power on with: vtpmctl power on {quote(device.target.name)}"
     return _done(device, text, bytes=len(blob))
 
 

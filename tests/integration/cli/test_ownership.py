@@ -93,7 +93,7 @@ def test_a_tpm_that_was_not_started(session, version):
     assert ("TPM_INVALID_POSTINIT" if version == "1.2" else "TPM_RC_INITIALIZE") in err
     assert "vtpmctl createek lab starts it, as takeown does" in err
     one.done("createek", "lab")
-    one.done("stop", one.daemon.control)
+    one.done("power", "off", one.daemon.control)
     # a data socket takes no control operation: it is the instance's
     assert "remedy: power it on: vtpmctl init lab\n" in one.refused(69, "createek", one.daemon.data)
     one.done("init", one.daemon.control)

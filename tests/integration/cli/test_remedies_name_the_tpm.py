@@ -58,7 +58,7 @@ def test_a_key_that_is_to_be_made_first(run, lab, way):
 def test_a_tpm_that_is_to_be_powered_on_first(run, lab, way):
     """A data socket takes no control operation, so that the instance is named that has it."""
     given = {"instance": "lab", "control": lab.control, "data": lab.data}[way]
-    assert run("stop", "lab")[0] == 0
+    assert run("power", "off", "lab")[0] == 0
     remedy = remedy_of(run, "createek", given)
     assert remedy == f"power it on: vtpmctl init {'lab' if way == 'data' else given}"
     follow(run, remedy)
@@ -66,7 +66,7 @@ def test_a_tpm_that_is_to_be_powered_on_first(run, lab, way):
 
 
 def test_a_tpm_that_nobody_has_configured(run, lab, tmp_path):
-    run("stop", "lab")
+    run("power", "off", "lab")
     (tmp_path / "lab.toml").rename(tmp_path / "elsewhere")
     assert remedy_of(run, "createek", lab.control) == f"power it on: vtpmctl init {lab.control}"
     assert remedy_of(run, "createek", lab.data) == "power it on: vtpmctl init ITS-CONTROL-SOCKET"

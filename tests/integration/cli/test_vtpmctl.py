@@ -50,7 +50,7 @@ class Client:
     def run(self, command, *arguments):
         """The exit status, standard output and standard error of `vtpmctl COMMAND DEVICE ARGUMENTS`."""
         self.requests.clear()
-        status = entry.main([command, DEVICE, *map(str, arguments)])
+        status = entry.main([*command.split(), DEVICE, *map(str, arguments)])
         return (status, *self._capsys.readouterr())
 
     def json(self, command, *arguments):
@@ -84,7 +84,10 @@ def test_capabilities(client):
 
 
 def test_power(client, service):
-    assert client.run("stop")[:2] == (0, f"{DEVICE}: the TPM is powered off; on again with: vtpmctl init {DEVICE}\n")
+    assert client.run("power off")[:2] == (
+        0,
+        f"{DEVICE}: the TPM is powered off; on again with: vtpmctl power on {DEVICE}\n",
+    )
     assert service.tpm.power is Power.STOPPED
     assert client.run("init")[:2] == (0, f"{DEVICE}: the TPM is powered on\n")
     assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)]
@@ -93,7 +96,10 @@ def test_power(client, service):
     assert client.requests == [ptm.Init(0)]
     assert client.run("reset")[:2] == (0, f"{DEVICE}: the TPM was reset\n")
     assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE)]
-    for word in ("init", "reset"):
+    for word, more in (("power on", {"keep_volatile": False}), ("power off", {}), ("power reset", {})):
+        assert client.json(word) == {"device": DEVICE, "operation": word, **more}
+        assert service.tpm.power is (Power.STOPPED if word == "power off" else Power.RUNNING)
+    for word in ("init", "reset", "power on", "power reset"):
         client.run(word, "--no-startup")
         assert client.requests == [ptm.Init(ptm.INIT_FLAG_DELETE_VOLATILE | ptm.INIT_FLAG_NO_STARTUP)]
     assert client.run("shutdown")[0] == 0
@@ -101,12 +107,12 @@ def test_power(client, service):
 
 
 def test_what_needs_power_says_so(client):
-    client.run("stop")
+    client.run("power off")
     for command, *arguments in (["established"], ["store-volatile"], ["cancel"], ["hash", "/dev/null"]):
         status, out, err = client.run(command, *arguments)
         assert (status, out) == (69, "")
         assert "gave TPM result 0xa (TPM_BAD_ORDINAL: " in err
-        assert f"\n  remedy: power it on first: vtpmctl init {DEVICE}\n" in err
+        assert f"\n  remedy: power it on first: vtpmctl power on {DEVICE}\n" in err
 
 
 def test_what_needs_no_power_says_so(client, tmp_path):
@@ -115,7 +121,7 @@ def test_what_needs_no_power_says_so(client, tmp_path):
     for command, *arguments in (["load", "permanent", blob], ["buffer-size", "4096"]):
         status, out, err = client.run(command, *arguments)
         assert (status, out) == (69, "")
-        assert f"\n  remedy: power it off first: vtpmctl stop {DEVICE}\n" in err
+        assert f"\n  remedy: power it off first: vtpmctl power off {DEVICE}\n" in err
 
 
 def test_established(client):
@@ -160,7 +166,7 @@ def test_save_and_load_give_the_same_tpm(client, service, tmp_path):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert all(request.state_flags == ptm.STATE_FLAG_DECRYPTED for request in client.requests)
     before = service.tpm.blobs.get("permall")
-    assert client.run("stop")[0] == 0
+    assert client.run("power off")[0] == 0
     for kind, file in (("permanent", permanent), ("volatile", volatile)):
         status, out, err = client.run("load", kind, file)
         assert (status, err) == (0, "")
@@ -180,7 +186,7 @@ def test_a_savestate_that_is_not_there(client, tmp_path):
 
 def test_garbage_is_not_loaded(client, tmp_path):
     (tmp_path / "garbage").write_bytes(b"\xff" * 5000)
-    client.run("stop")
+    client.run("power off")
     status, _, err = client.run("load", "permanent", tmp_path / "garbage")
     assert status != 0
     assert "PTM_SET_STATEBLOB gave TPM result 0x" in err
@@ -191,7 +197,7 @@ def test_garbage_is_not_loaded(client, tmp_path):
 def test_the_last_chunk_is_never_a_full_one(client, tmp_path, extra):
     """swtpm/tpm_ioctl.h: the last packet is indicated by the length being smaller than PTM_STATE_BLOB_SIZE."""
     (tmp_path / "blob").write_bytes(bytes(2 * ptm.STATE_BLOB_CHUNK + extra))
-    client.run("stop")
+    client.run("power off")
     client.run("load", "permanent", tmp_path / "blob")
     sizes = [len(request.data) for request in client.requests]
     assert sum(sizes) == 2 * ptm.STATE_BLOB_CHUNK + extra
@@ -220,7 +226,7 @@ def test_config(client):
 def test_buffer_size(client):
     _size, least, most = libtpms.set_buffer_size(0)  # each version of it has its own
     assert client.run("buffer-size")[1] == f"the TPM's buffer has {most} bytes (from {least} to {most} are possible)\n"
-    client.run("stop")
+    client.run("power off")
     smallest = client.json("buffer-size", "1")
     assert (smallest["size"], smallest["minimum"], smallest["maximum"]) == (least, least, most)
 
@@ -236,7 +242,8 @@ def test_others_may_look_and_no_more(client, service, tmp_path):
         assert client.run(command)[0] == 0, command
     for command, *arguments in (
         ["init"],
-        ["stop"],
+        ["power off"],
+        ["power reset"],
         ["shutdown"],
         ["locality", "3"],
         ["hash", "/dev/null"],
@@ -255,7 +262,7 @@ def test_to_root_it_is_not_said_to_be_root(client, monkeypatch):
     """That of a container is somebody else to the service."""
     client.uid = STRANGER
     monkeypatch.setattr(tpm_control, "is_root", lambda: True)
-    status, _, err = client.run("stop")
+    status, _, err = client.run("power off")
     assert (status, "run this as root" in err) == (77, False)
     assert "a container's root is another user to the service" in err
 
@@ -271,4 +278,4 @@ def test_secrets_are_not_for_the_control_group(client, tmp_path):
         "  remedy: run this as root: state in clear holds every secret of the TPM\n"
     )
     assert Path(file).read_text() == "before"
-    assert client.run("stop")[0] == 0
+    assert client.run("power off")[0] == 0

@@ -200,7 +200,7 @@ def test_every_control_operation_on_the_control_socket(make, tmp_path):
             ("store-volatile", daemon.control),
             ("save", daemon.control, "permanent", str(tmp_path / "permanent")),
             ("save", daemon.control, "volatile", str(tmp_path / "volatile")),
-            ("stop", daemon.control),
+            ("power", "off", daemon.control),
             ("load", daemon.control, "permanent", str(tmp_path / "permanent")),
             ("load", daemon.control, "volatile", str(tmp_path / "volatile")),
             ("init", daemon.control),

@@ -139,13 +139,13 @@ def test_a_tpm_that_a_client_starts_is_looked_at_then(instance):
 
 
 def test_state_that_is_loaded_while_it_runs_is_told(instance):
-    """vtpmctl stop, load, init: no start of the service lies between the two TPMs."""
+    """vtpmctl power off, load, init: no start of the service lies between the two TPMs."""
     one, other = instance().start(), instance("2.0", "other").start()
     for each in (one, other):
         each.vtpmctl("createek")
     one.restart()
     other.vtpmctl("save", "permanent", str(other.folder / "blob"))
-    one.vtpmctl("stop")
+    one.vtpmctl("power off")
     one.vtpmctl("load", "permanent", str(other.folder / "blob"))
     one.vtpmctl("init")
     with one.daemon.connect() as client:

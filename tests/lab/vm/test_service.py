@@ -156,7 +156,7 @@ def test_vtpmctl_on_a_name_and_on_a_device(both, tmp_path):
         ("store-volatile", "vtpm1"),
         ("save", "vtpm1", "permanent", str(tmp_path / "permanent")),
         ("save", "vtpm1", "volatile", str(tmp_path / "volatile")),
-        ("stop", "vtpm1"),
+        ("power", "off", "vtpm1"),
         ("load", "vtpm1", "permanent", str(tmp_path / "permanent")),
         ("load", "vtpm1", "volatile", str(tmp_path / "volatile")),
         ("init", "vtpm1"),

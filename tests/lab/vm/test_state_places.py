@@ -103,7 +103,7 @@ def test_all_of_a_tpm_in_one_file_of_the_instances_directory(configure):
     configure(NAME, f'{text}[log]\npcap = "/run/vtpm/{NAME}/traffic.pcapng"\n')
     start_with_a_counter(NAME)
     assert " 3500 bytes " in run("vtpmctl", "buffer-size", NAME).stdout
-    run("vtpmctl", "stop", NAME)
+    run("vtpmctl", "power", "off", NAME)
     captured = content(f"/run/vtpm/{NAME}/traffic.pcapng")
     assert NV_INCREMENT in captured
     assert not any(command in captured for command in SHUTDOWN)
@@ -175,7 +175,7 @@ def test_a_tpm_moves_between_two_instances_with_one_directory(configure, tmp_pat
     pcr = ask("leaving", PCR_EXTEND_16, PCR_READ_16)
     systemctl("start", "coming")
     assert result_of(ask("coming", GET_RANDOM)) != 0, "the other one has the lock"
-    run("vtpmctl", "stop", "coming")
+    run("vtpmctl", "power", "off", "coming")
     for kind in ("permanent", "volatile"):
         run("vtpmctl", "save", "leaving", kind, str(tmp_path / kind))
     run("vtpmctl", "save", "leaving", "savestate", str(tmp_path / "savestate"), expect=None)  # a TPM 2.0 has none

@@ -205,9 +205,9 @@ def test_a_configuration_without_a_device(run, places):
 
 
 def test_a_path_is_used_as_it_is(run, tmp_path):
-    assert "/dev/vtpm-none does not exist" in run("stop", "/dev/vtpm-none").err
+    assert "/dev/vtpm-none does not exist" in run("power", "off", "/dev/vtpm-none").err
     (tmp_path / "file").touch()
-    result = run("stop", str(tmp_path / "file"))
+    result = run("power", "off", str(tmp_path / "file"))
     assert (result.status, "is neither a character device nor a socket" in result.err) == (64, True)
 
 

@@ -50,7 +50,7 @@ def named(argument: Argument) -> str:
 
 def wanted(row: Command) -> "set[str]":
     """The names of what the function gets from the command line."""
-    names = {named(argument) for argument in row.arguments}
+    names = {named(argument) for argument in row.arguments} | ({"as_json"} if row.streams else set())
     if row.given not in (Given.NOTHING, Given.HOST, Given.INSTANCE):
         names -= {"name"}
         for role, options in PASSWORDS.items():
@@ -70,7 +70,7 @@ def test_a_row_s_function_takes_what_the_row_gives(words):
     parameters = inspect.signature(load(row.function)).parameters.values()
     by_place = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
     by_name = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
-    assert by_place == GIVEN[row.given]
+    assert [name.lstrip("_") for name in by_place] == GIVEN[row.given]
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         assert by_name <= wanted(row)
     else:
@@ -244,3 +244,8 @@ def test_a_command_that_needs_cryptography_looks_for_it_first(words, monkeypatch
         perform(ROWS[words], {}, Places(str(tmp_path)))
     assert raised.value.code is Code.INSTALLATION
     assert raised.value.remedy == "install python3-cryptography"
+
+
+def test_each_command_is_below_one_heading():
+    names = [name for _heading, names in PROGRAM.headings for name in names]
+    assert sorted(names) == sorted(command.name for command in PROGRAM.commands)

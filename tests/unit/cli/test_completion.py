@@ -103,7 +103,7 @@ def options(command: Command) -> "list[str]":
 
 def test_commands_are_offered(shell):
     assert sorted(shell.complete("")) == names(*PROGRAM.commands)
-    assert sorted(shell.complete("--json", "st")) == ["status", "stop", "store-volatile"]
+    assert sorted(shell.complete("--json", "st")) == ["start", "status", "stop", "store-volatile"]
     assert sorted(shell.complete("--")) == ["--help", "--json", "--version"]
 
 

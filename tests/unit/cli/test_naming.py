@@ -29,7 +29,7 @@ def test_what_takes_any_tpm_is_given_what_was_given(directory, command):
         assert named(f"vtpmctl {command} {NAME} --x; y", target) == f"vtpmctl {command} {name} --x; y"
 
 
-@pytest.mark.parametrize("command", ["init", "reset", "stop", "load", "store-volatile"])
+@pytest.mark.parametrize("command", ["init", "reset", "power on", "load", "store-volatile"])
 def test_what_takes_a_device_or_a_control_socket_is_given_one(directory, command):
     remedy = f"vtpmctl {command} {NAME}"
 
@@ -44,12 +44,15 @@ def test_what_takes_a_device_or_a_control_socket_is_given_one(directory, command
 
 
 def test_what_takes_an_instance_is_given_one(directory):
-    remedy = f"vtpmctl rekey {NAME}; then: systemctl start vtpm@{NAME}"
+    remedy = f"vtpmctl rekey {NAME}; vtpmctl stop {NAME}; then: systemctl start vtpm@{NAME}"
     for path in ("/run/x/data", "/run/x/ctrl"):
         found = named(remedy, Target(path, path, None, directory), takes_control=path.endswith("ctrl"))
-        assert found == "vtpmctl rekey lab; then: systemctl start vtpm@lab"
+        assert found == "vtpmctl rekey lab; vtpmctl stop lab; then: systemctl start vtpm@lab"
     unknown = named(remedy, Target("/dev/tpm0", "/dev/tpm0", None, directory), takes_control=True)
-    assert unknown == f"vtpmctl rekey {naming.UNKNOWN_INSTANCE}; then: systemctl start vtpm@{naming.UNKNOWN_INSTANCE}"
+    assert (
+        unknown
+        == f"vtpmctl rekey {naming.UNKNOWN_INSTANCE}; vtpmctl stop {naming.UNKNOWN_INSTANCE}; then: systemctl start vtpm@{naming.UNKNOWN_INSTANCE}"
+    )
 
 
 def test_a_path_is_one_word(directory):
