@@ -108,7 +108,8 @@ class Command(NamedTuple):
     """A command. `function`: as "package.module:function"; the module is imported when the command is chosen.
 
     `actions`: a group of commands has them instead of a function; its first word chooses one. `streams`: the function
-    writes its output by itself, and is told whether `as_json`.
+    writes its output by itself, and is told whether `as_json`. `waiting`: what it does meanwhile, where it may take
+    more than a second and asks nothing.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Command(NamedTuple):
     cryptography: Cryptography = Cryptography.NEVER
     actions: "tuple[Command, ...]" = ()
     streams: bool = False
+    waiting: str = ""
 
     @property
     def options(self) -> "tuple[Argument, ...]":

@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: object = None) -> None:
         # --help and --version; argparse's own way leaves a full disk or a closed pipe to the interpreter's end
-        output.write(sys.stdout, message)
+        output.write(sys.stdout, _emphasized(message))
 
 
 def parse(program: Program, arguments: "list[str]") -> "tuple[Command, dict[str, Any]]":
@@ -74,6 +74,15 @@ def make_parser(program: Program, chosen: Optional[str] = None) -> argparse.Argu
         rows = tuple(row for row in program.commands if row.name == chosen)
         _add_commands(commands, program, rows or program.commands, whole=bool(rows) or chosen is None)
     return parser
+
+
+def _emphasized(text: str) -> str:
+    """The headings of a help, on a terminal."""
+    if not sys.stdout or not sys.stdout.isatty():
+        return text
+    from swtpm_svc.cli import terminal
+
+    return terminal.paint(text, terminal.HEADINGS) if terminal.has_colour(sys.stdout) else text
 
 
 def _grouped_help(parser: argparse.ArgumentParser, program: Program) -> str:

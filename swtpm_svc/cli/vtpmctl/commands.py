@@ -110,7 +110,7 @@ _REPORTS = (
         Argument(("--secrets",), "show authorization values and what else may be secret"),
     )),
     Command("create", "make a TPM as a manufacturer does, and its configuration", f"{_MODULES}.create:run", _CREATE,
-            Given.HOST, Cryptography.PERHAPS),
+            Given.HOST, Cryptography.PERHAPS, waiting="making the TPM"),
     Command("rekey", "encrypt the state of a stopped instance with another key", f"{_MODULES}.rekey:run", (
         Argument(("name",), "an instance, see vtpmctl list", "NAME", Offer.INSTANCE),
         Argument(("--from",), f"the key until now (default none: the state is in clear): {KEY_EXPECTED}", "KEY",

@@ -13,6 +13,8 @@ from swtpm_svc.cli import output
 from swtpm_svc.errors import Code, VtpmError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from swtpm_svc.cli.vtpmctl.host import Places
 
 PACKAGE = __file__.rpartition("cli/")[0]
@@ -76,7 +78,8 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     if command.streams:
         values["as_json"] = as_json
     try:
-        report = perform(command, values, places or Places())
+        with _sign_of_life(command.waiting):
+            report = perform(command, values, places or Places())
     except VtpmError as error:
         error.of(name or "INSTANCE")
         raise
@@ -89,8 +92,35 @@ def _run(arguments: "list[str]", places: "Optional[Places]") -> int:
     elif report.data:
         output.write_data(sys.stdout, report.data)
     else:
-        output.write(sys.stdout, report.text + "\n")
+        output.write(sys.stdout, _painted(report.text, command.name) + "\n")
     return report.status
+
+
+def _sign_of_life(doing: str) -> "AbstractContextManager[None]":
+    from contextlib import nullcontext
+
+    if not doing:
+        return nullcontext()
+    from swtpm_svc.cli.terminal import sign_of_life
+
+    return sign_of_life(doing)
+
+
+def _painted(text: str, command: str) -> str:
+    """As a terminal shows it."""
+    if not sys.stdout or not sys.stdout.isatty():
+        return text
+    from swtpm_svc.cli import terminal
+    from swtpm_svc.cli.vtpmctl import looks
+
+    return terminal.paint(text, looks.REPORTS.get(command, ())) if terminal.has_colour(sys.stdout) else text
+
+
+def _painted_error(text: str) -> str:
+    from swtpm_svc.cli import terminal
+    from swtpm_svc.cli.vtpmctl import looks
+
+    return terminal.paint(text, looks.ERROR) if terminal.has_colour(sys.stderr) else text
 
 
 def _report(error: VtpmError, arguments: "list[str]") -> int:
@@ -99,7 +129,10 @@ def _report(error: VtpmError, arguments: "list[str]") -> int:
             import json
 
             output.write(sys.stdout, json.dumps({"error": output.error_values(error)}, indent=2) + "\n")
-        output.write(sys.stderr, error.report("vtpmctl") + "\n")
+        text = error.report("vtpmctl")
+        if sys.stderr and sys.stderr.isatty():
+            text = _painted_error(text)
+        output.write(sys.stderr, text + "\n")
     except (OSError, VtpmError):
         pass  # nobody can be told
     return error.fault.exit_status
