@@ -17,6 +17,7 @@ from swtpm_svc.state.encryption import Keys
 from swtpm_svc.state.store import Store
 from swtpm_svc.tpm.pcr import pcr_banks
 from swtpm_svc.tpm.power import Power
+from swtpm_svc.tpm.self_report import self_report
 from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.values import NamedTuple
@@ -83,6 +84,7 @@ def describe(parts: Parts) -> "dict[str, Any]":
     config, tpm = parts.config, parts.tpm
     generation, sizes = parts.store.seen  # what was stored last: a disk may keep everybody waiting who looks at it
     openers = parts.cuse.openers() if parts.cuse is not None else []
+    is_busy = parts.dispatcher.executor.busy
     return {
         "instance": config.instance,
         "version": __version__,
@@ -94,7 +96,8 @@ def describe(parts: Parts) -> "dict[str, Any]":
             "healed": tpm.healed,
             "locality": tpm.locality,
             "buffer_size": tpm.buffer_size(0).size,
-            "pcr_banks": [] if parts.dispatcher.executor.busy else pcr_banks(tpm),
+            "pcr_banks": [] if is_busy else pcr_banks(tpm),
+            "says": None if is_busy else self_report(tpm),
         },
         "device": parts.device.describe(),
         "state": {

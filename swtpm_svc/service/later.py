@@ -30,6 +30,7 @@ MODULES = (
     "swtpm_svc.tpm.profiles",
     "swtpm_svc.wire.pcr_banks",
     "swtpm_svc.wire.public_key",
+    "swtpm_svc.wire.tpm_properties",
 )
 
 

@@ -72,6 +72,8 @@ class Tpm:
         self.keeps_locality = False
         #: While `power` is FAILED.
         self.failure: Optional[Failure] = None
+        #: Was a Startup sent that succeeded, or does it go on from where there was one? None: it is a predecessor's.
+        self.was_started: Optional[bool] = False
         #: How often a failed TPM has gone on.
         self.healed = 0
         #: Called when it has failed, and when it goes on (None). From any thread.
@@ -145,6 +147,7 @@ class Tpm:
             self._storage.blobs = {}
         if offered:
             self.blobs.settle(offered)
+        self.was_started = volatile is not None
         if volatile is not None:
             self._stir()
             if delete_volatile:
@@ -267,6 +270,7 @@ class Tpm:
             self.power = Power(snapshot.power)
             return
         self._restore(snapshot)
+        self.was_started = None
         try:
             # Storage has what a shutdown left, which says that all was in order; from here on it no longer is, and
             # libtpms, which was not shut down in its own view, would not write that by itself.
@@ -388,6 +392,7 @@ class Tpm:
         if code == self.dialect.shutdown_code:
             self._take(Step.SHUTDOWN)
         else:
+            self.was_started = True
             self.on_started()
 
     def begin_at(self, locality: int, command: memoryview, code: int) -> bytes:
