@@ -22,6 +22,8 @@ from swtpm_svc.service import options as vtpmd  # noqa: E402
 MADE = "made by tools/make_completion.py: change the table of commands instead"
 HELP = Argument(("--help",), "show the help")
 VERSION = Argument(("--version",), "show the version")
+#: So many values of an argument that there may be many of are completed in bash and fish.
+MANY = 16
 #: What vtpmd's help calls a value.
 PLACEHOLDERS = {"NAME": Offer.INSTANCE, "FILE": Offer.FILE, "USER": Offer.USER}
 
@@ -72,7 +74,9 @@ def offers(program: Program) -> "Iterator[tuple[str, Offered]]":
         for option in context.options:
             if option.takes_value:
                 yield from ((f"{context.words}:{name}", option.offered) for name in option.names)
-        yield from ((f"{context.words}:{number}", place.offered) for number, place in enumerate(context.places))
+        for number, place in enumerate(context.places):
+            for again in range(MANY if place.many else 1):
+                yield f"{context.words}:{number + again}", place.offered
         if context.commands:
             yield f"{context.words}:{len(context.places)}", tuple(command.name for command in context.commands)
 
@@ -166,7 +170,7 @@ def _zsh_specs(name: str, context: Context) -> Iterator[str]:
             value = f":{_zsh_value(name, option)}" if option.takes_value else ""
             yield _zsh_words(f"{word}{equals}[{_zsh_help(option.help)}]{value}")
     for place in context.places:
-        yield _zsh_words(f"{'::' if place.optional else ':'}{_zsh_value(name, place)}")
+        yield _zsh_words(f"{'*:' if place.many else '::' if place.optional else ':'}{_zsh_value(name, place)}")
     if context.commands:
         yield _zsh_words(": :->command")
         yield _zsh_words("*:: :->rest")

@@ -44,8 +44,8 @@ class Argument(NamedTuple):
     `metavar`: what stands for the value in the help; an option without one, and without choices, has no value.
     `offer`: what a shell offers for the value, where there are no choices. `type`: the function that converts
     argparse's text, or where it is, as "package.module:function". `variable`: the environment variable that has the
-    default. `optional`: one without a dash that may be left out. `dest`: the name of its value, where that is not the
-    argument's own.
+    default. `optional`: one without a dash that may be left out; `many`: there may be several, or none. `dest`: the
+    name of its value, where that is not the argument's own.
     """
 
     names: "tuple[str, ...]"
@@ -57,6 +57,7 @@ class Argument(NamedTuple):
     default: Any = None
     variable: str = ""
     optional: bool = False
+    many: bool = False
     dest: str = ""
 
     @property

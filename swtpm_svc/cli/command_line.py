@@ -120,7 +120,9 @@ def _add(parser: argparse.ArgumentParser, argument: Argument, *, again: bool = F
     if argument.takes_value:
         options["type"] = load(argument.type) if isinstance(argument.type, str) else argument.type
         options["default"] = os.environ.get(argument.variable) if argument.variable else argument.default
-        options.update(nargs="?" if argument.optional else None, choices=argument.choices or None)
+        options.update(
+            nargs="*" if argument.many else "?" if argument.optional else None, choices=argument.choices or None
+        )
         options["metavar"] = argument.metavar or None
     else:
         options.update(action="store_true", default=False)

@@ -80,12 +80,13 @@ def refuse_contradictions(config: Config) -> None:
         )
 
 
-def refuse_shared(config: Config, other: Config, resolve: Callable[[str], str]) -> None:
-    """
+def refuse_shared(config: Config, own: "list[Place]", other: Config, others: "list[Place]") -> None:
+    """`own` and `others`: the places of each.
+
     Raises:
         VtpmError SOCKET_UNAVAILABLE, STATE_LOCKED, MOUNT_FAILED: two instances have a place together.
     """
-    for mine, theirs in clashes(places(config, resolve), places(other, resolve)):
+    for mine, theirs in clashes(own, others):
         raise VtpmError(
             mine.code if mine.is_directory or mine.is_state_file else theirs.code,
             f'{config.path}: {mine.what}: found "{mine.where}", '

@@ -19,7 +19,7 @@ from swtpm_svc.continuity.parking import Park
 from swtpm_svc.errors import Code, VtpmError, internal
 from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
-from swtpm_svc.service import description, later, state_keys, succession
+from swtpm_svc.service import description, failed_start, later, state_keys, succession
 from swtpm_svc.service.authorization import Authorization
 from swtpm_svc.service.description import Parts, StatusLine
 from swtpm_svc.service.ending import Ending
@@ -59,10 +59,6 @@ if TYPE_CHECKING:
 
 #: What is asked of systemd before anything that may take long: making a TPM, a key in work at the time of a stop.
 LONG_WORK_S = 120
-#: How long a start that failed for its storage takes to end. systemd tries such a start again as long as the disk is
-#: full, but only if starts are not more frequent than StartLimitBurst= allows.
-STORAGE_PAUSE_S = 2.0
-_STORAGE_FAILED = 74
 
 
 def serve_instance(options: Options) -> int:
@@ -75,14 +71,22 @@ def serve_instance(options: Options) -> int:
         with Loop() as loop:
             status = Daemon(config, options, journal, loop).run()
     except VtpmError as error:
-        Notifier().status(error.message)
-        journal.error(error)
+        journal.error(error.of(options.instance))
         status = error.fault.exit_status
-        if status == _STORAGE_FAILED and Notifier().active:
-            time.sleep(STORAGE_PAUSE_S)
+        _leave_word(error, options.instance)
     if status:
         journal.wait_until_taken()
     return status
+
+
+def _leave_word(error: VtpmError, instance: str) -> None:
+    """For systemd, for those who ask it, and for the next try: the end of this one takes as long as that is to wait."""
+    notifier = Notifier()
+    if not notifier.active:
+        return
+    notifier.status(failed_start.line(error))
+    if error.fault.exit_status not in failed_start.FINAL:
+        time.sleep(failed_start.pause_s(failed_start.leave(runtime_path(instance, failed_start.NOTE), error)))
 
 
 class Daemon:
@@ -347,6 +351,7 @@ class Daemon:
             self._ending.fail(failure)
             return
         self._chores.has_clients = True
+        failed_start.forget(runtime_path(self._config.instance, failed_start.NOTE))
         self._status.ready()
         self._journal.log("info", f"ready: {self._status.words()}", message_id=entries.READY_ID)
         gc.freeze()  # what there is now stays
@@ -388,7 +393,10 @@ class Daemon:
         parts.tpm.shut_down()
         self._throttle.flush()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
-        return ending.fault.fault.exit_status if ending.fault is not None else 0
+        if ending.fault is None:
+            return 0
+        self._notifier.status(failed_start.line(ending.fault.of(self._config.instance)))
+        return ending.fault.fault.exit_status
 
     def _finish_work(self) -> None:
         while self._executor.busy:

@@ -139,6 +139,8 @@ complete -c vtpmctl -n '__vtpmctl_at "check" 0' -a '(__vtpmctl_instances)' -d 'N
 complete -c vtpmctl -n '__vtpmctl_at "check" 0; and __vtpmctl_is_path' -F
 complete -c vtpmctl -n '__vtpmctl_at "doctor"' -l help -d 'show the help'
 complete -c vtpmctl -n '__vtpmctl_at "doctor"' -l json -d 'print JSON'
+complete -c vtpmctl -n '__vtpmctl_at "doctor"' -l all -d 'all instances, as without a name'
+complete -c vtpmctl -n '__vtpmctl_at "doctor"' -l failed -d 'of these, those that failed, hang, or are started again and again'
 complete -c vtpmctl -n '__vtpmctl_at "doctor"' -l ima -d 'compare each installed file with its IMA signature'
 complete -c vtpmctl -n '__vtpmctl_at "doctor" 0' -a '(__vtpmctl_instances)' -d 'NAME'
 complete -c vtpmctl -n '__vtpmctl_at "decode"' -l help -d 'show the help'

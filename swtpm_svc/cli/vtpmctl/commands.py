@@ -100,7 +100,9 @@ _REPORTS = (
         Argument(("name",), "an instance, or the path of a file", "NAME|FILE", Offer.INSTANCE_OR_PATH),
     ), Given.HOST, Cryptography.PERHAPS),
     Command("doctor", "examine this host: accounts, devices, SELinux", f"{_MODULES}.reports:doctor", (
-        Argument(("name",), "an instance; without it all that are configured", "NAME", Offer.INSTANCE, optional=True),
+        Argument(("names",), "instances; without one all that there are", "NAME", Offer.INSTANCE, many=True),
+        Argument(("--all",), "all instances, as without a name", dest="every"),
+        Argument(("--failed",), "of these, those that failed, hang, or are started again and again"),
         Argument(("--ima",), "compare each installed file with its IMA signature"),
     ), Given.INSTANCE, Cryptography.PERHAPS),
     Command("decode", "say in words what a number or a message of a TPM means", f"{_MODULES}.decode:run", (

@@ -9,7 +9,7 @@ import os
 import subprocess
 from typing import Any
 
-from swtpm_svc.cli.vtpmctl.doctor import WARN, Finding, bad
+from swtpm_svc.cli.vtpmctl.doctor.findings import WARN, Finding, bad
 from swtpm_svc.errors import Code, VtpmError
 
 PROGRAMS = ("/usr/libexec/vtpm/vtpm-ima", "/usr/local/libexec/vtpm/vtpm-ima")

@@ -1,18 +1,28 @@
 """All instances at a glance (`list`), and one configuration looked at before it is started (`check`)."""
 
 import os
+import re
 import stat
-from typing import Any, NamedTuple, Optional
+from contextlib import suppress
+from typing import Any, NamedTuple, Optional, Union
 
+from swtpm_svc.cli.vtpmctl.asking import Answer, Unit, ask_daemons, ask_systemd
+from swtpm_svc.cli.vtpmctl.condition import Condition, Kind, judge
 from swtpm_svc.cli.vtpmctl.host import Places
-from swtpm_svc.cli.vtpmctl.status import ask_daemon, ask_systemd
 from swtpm_svc.config import loading
 from swtpm_svc.config import places as configured
 from swtpm_svc.config.loading import Config
 from swtpm_svc.config.name_order import natural
+from swtpm_svc.config.places import Place
 from swtpm_svc.errors import Code, VtpmError, quote
 from swtpm_svc.service.privileges import find_account
 from swtpm_svc.state import keys
+
+#: Names that Linux gives to nodes in /dev, of which there may be none yet: Documentation/admin-guide/devices.txt, and
+#: drivers/char/tpm.
+_NAMES_OF_OTHERS = re.compile(
+    r"tpm(?:rm)?[0-9]+|vtpmx|tty(?:S|USB|ACM)?[0-9]+|rtc[0-9]*|loop[0-9]+|[hsv]d[a-z]+[0-9]*|watchdog[0-9]*|kvm|hwrng"
+)
 
 
 class Entry(NamedTuple):
@@ -23,6 +33,7 @@ class Entry(NamedTuple):
     active: Optional[str]
     power: Optional[str]
     error: Optional[VtpmError]
+    condition: Condition
 
 
 def entries(places: Places) -> "list[Entry]":
@@ -31,9 +42,18 @@ def entries(places: Places) -> "list[Entry]":
     Raises:
         VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no directory of configurations.
     """
-    names = sorted({*loading.instances(places.config), *_running(places)}, key=natural)
-    units = ask_systemd(names) if names else []
-    return [_entry(name, (unit.properties or {}).get("ActiveState"), places) for name, unit in zip(names, units)]
+    found = names(places)
+    asked = zip(found, ask_systemd(found), ask_daemons(found, places))
+    return [_entry(name, unit, answer, places) for name, unit, answer in asked]
+
+
+def names(places: Places) -> "list[str]":
+    """Of all instances that there are: those with a configuration, and those that run.
+
+    Raises:
+        VtpmError CONFIG_MISSING, CONFIG_UNREADABLE: there is no directory of configurations.
+    """
+    return sorted({*loading.instances(places.config), *_running(places)}, key=natural)
 
 
 def _running(places: Places) -> "list[str]":
@@ -52,18 +72,20 @@ def _is_name(name: str) -> bool:
     return True
 
 
-def _entry(instance: str, active: Optional[str], places: Places) -> Entry:
-    loaded, power, error = None, None, None
-    try:
-        power = _power(ask_daemon(instance, places))
-    except VtpmError as unreachable:
-        # a service that is not started cannot answer: there is nothing to tell
-        error = unreachable if unreachable.code is not Code.DAEMON_UNREACHABLE else None
+def _entry(instance: str, unit: Unit, answer: "Union[Answer, VtpmError]", places: Places) -> Entry:
+    condition = judge(instance, unit, answer, places)
+    power = _power(answer) if isinstance(answer, dict) else None
+    # a service that is not started cannot answer: there is nothing to tell
+    error = condition.problem if condition.kind is not Kind.NOT_STARTED else None
+    loaded = None
     try:
         loaded = loading.load(f"{places.config}/{instance}.toml", instance)
     except VtpmError as wrong:
-        error = wrong.of(instance)
-    return Entry(instance, loaded, active, power, error)
+        error = wrong
+    active = (unit.properties or {}).get("ActiveState")
+    if error is not None:
+        error.of(instance, f"device:{loaded.device.node}" if loaded and loaded.device.enabled else "TCTI")
+    return Entry(instance, loaded, active, power, error, condition)
 
 
 def _power(answer: "dict[str, Any]") -> Optional[str]:
@@ -91,12 +113,61 @@ def check(name: str, places: Places) -> "tuple[Config, list[str]]":
         loaded = loading.load(name, instance)
     else:
         loaded = loading.load(f"{places.config}/{loading.check_instance(name)}.toml", name)
+    return loaded, examine(loaded, neighbours(_others(places)), places)
+
+
+class Neighbour(NamedTuple):
+    """Another instance, and its places with links followed, which is looked up once for all that are compared with it."""
+
+    config: Config
+    places: "list[Place]"
+
+
+def neighbours(configs: "list[Config]") -> "list[Neighbour]":
+    return [Neighbour(one, configured.places(one, _resolved)) for one in configs]
+
+
+def examine(loaded: Config, others: "list[Neighbour]", places: Places, *, is_served: bool = False) -> "list[str]":
+    """Notes about what a configuration names. `others`: its own may be among them; `is_served`: what is in a place is its
+    own.
+
+    Raises:
+        VtpmError: as check(), of what is wrong with it.
+    """
     if loaded.device.enabled:
         loading.user_id(loaded.device.owner)
         loading.group_id(loaded.device.group)
-    _refuse_sharing(loaded, places)
-    _refuse_obstacles(loaded, places)
-    return loaded, [*_notes(loaded), *_check_keys(loaded)]
+    own = configured.places(loaded, _resolved)
+    for other in others:
+        if other.config.instance != loaded.instance:
+            _refuse_sharing(loaded, own, other)
+    if not is_served:
+        _refuse_obstacles(loaded, places)
+    if loaded.device.enabled:
+        _refuse_names_of_others(loaded)
+    return [*_notes(loaded), *_check_keys(loaded)]
+
+
+def _others(places: Places) -> "list[Config]":
+    """The configurations that can be read, of a file that is checked too."""
+    found = []
+    with suppress(VtpmError):  # a file that is checked where nothing is installed
+        for name in loading.instances(places.config):
+            with suppress(VtpmError):
+                found.append(loading.load(f"{places.config}/{name}.toml", name))
+    return found
+
+
+def _refuse_names_of_others(loaded: Config) -> None:
+    """Names that the kernel gives, whether it has done so yet or not."""
+    name = loaded.device.name
+    if _NAMES_OF_OTHERS.fullmatch(name):
+        what = "the kernel's own TPMs" if name.startswith("tpm") else "a device of the kernel"
+        raise VtpmError(
+            Code.DEVICE_NAME_TAKEN,
+            f'{loaded.path}: [device] name: found "{name}", which is a name for {what}',
+            remedy=f'write another, for example: name = "v{name}"; a TPM of the kernel is made by [vtpm-proxy]',
+        )
 
 
 def _notes(loaded: Config) -> "list[str]":
@@ -143,37 +214,23 @@ def _check_keys(loaded: Config) -> "list[str]":
     return notes
 
 
-def _refuse_sharing(loaded: Config, places: Places) -> None:
-    try:
-        names = loading.instances(places.config)
-    except VtpmError:
-        return  # a file that is checked where nothing is installed
-    for name in names:
-        if name == loaded.instance:
-            continue
-        try:
-            other = loading.load(f"{places.config}/{name}.toml", name)
-        except VtpmError:
-            continue
-        if loaded.device.enabled and other.device.enabled and other.device.name == loaded.device.name:
-            raise VtpmError(
-                Code.DEVICE_NAME_TAKEN,
-                f'{loaded.path}: [device] name: found "{loaded.device.name}", which {other.path} has too',
-                remedy="give one of them another name",
-            )
-        number = (loaded.device.major, loaded.device.minor)
-        if (
-            loaded.device.enabled
-            and other.device.enabled
-            and number[0]
-            and number == (other.device.major, other.device.minor)
-        ):
-            raise VtpmError(
-                Code.DEVICE_NUMBER_TAKEN,
-                f"{loaded.path}: [device] major, minor: found {number[0]} and {number[1]}, which {other.path} has too",
-                remedy="give one of them other numbers, or leave them out: the kernel then chooses",
-            )
-        configured.refuse_shared(loaded, other, _resolved)
+def _refuse_sharing(loaded: Config, own: "list[Place]", neighbour: Neighbour) -> None:
+    other = neighbour.config
+    have_devices = loaded.device.enabled and other.device.enabled
+    if have_devices and other.device.name == loaded.device.name:
+        raise VtpmError(
+            Code.DEVICE_NAME_TAKEN,
+            f'{loaded.path}: [device] name: found "{loaded.device.name}", which {other.path} has too',
+            remedy="give one of them another name",
+        )
+    number = (loaded.device.major, loaded.device.minor)
+    if have_devices and number[0] and number == (other.device.major, other.device.minor):
+        raise VtpmError(
+            Code.DEVICE_NUMBER_TAKEN,
+            f"{loaded.path}: [device] major, minor: found {number[0]} and {number[1]}, which {other.path} has too",
+            remedy="give one of them other numbers, or leave them out: the kernel then chooses",
+        )
+    configured.refuse_shared(loaded, own, other, neighbour.places)
 
 
 def _refuse_obstacles(loaded: Config, places: Places) -> None:

@@ -93,7 +93,7 @@ def _named(report: Report, command: Command, path: str) -> Report:
 def _record(instance: Optional[str], places: Places) -> "Optional[dict[str, Any]]":
     """What the daemon of the instance knows of its TPM's keys; None: there is no such daemon, or it knows nothing
     yet."""
-    from swtpm_svc.cli.vtpmctl.status import ask_daemon
+    from swtpm_svc.cli.vtpmctl.asking import ask_daemon
 
     if instance is None:
         return None

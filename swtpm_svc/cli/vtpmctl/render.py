@@ -8,13 +8,19 @@ import time
 from typing import TYPE_CHECKING, Any, Optional
 
 from swtpm_svc.cli.output import error_values
-from swtpm_svc.cli.vtpmctl.status import Node, Status, Unit, describe_access, user_name
+from swtpm_svc.cli.vtpmctl.asking import Unit
+from swtpm_svc.cli.vtpmctl.condition import Condition, Kind
+from swtpm_svc.cli.vtpmctl.status import Node, Status, describe_access, user_name
 from swtpm_svc.config.loading import SCHEMA, Config
 from swtpm_svc.errors import VtpmError
 
 if TYPE_CHECKING:
-    from swtpm_svc.cli.vtpmctl.doctor import Finding
+    from swtpm_svc.cli.vtpmctl.doctor.findings import Finding
     from swtpm_svc.cli.vtpmctl.inventory import Entry
+
+
+#: Of what list, status and doctor print with --json: the next number when a member goes, or means something else.
+JSON_SCHEMA = 1
 
 
 def config_values(config: Config) -> "dict[str, Any]":
@@ -49,43 +55,57 @@ def _written(field: str, value: Any) -> Any:
     return f"{value:04o}" if field == "mode" else value
 
 
-def list_values(entries: "list[Entry]") -> "list[dict[str, Any]]":
-    return [
+def list_values(entries: "list[Entry]") -> "dict[str, Any]":
+    instances = [
         {
             "instance": entry.instance,
             "version": entry.config.tpm.version if entry.config else None,
             "device": entry.config.device.node if entry.config and entry.config.device.enabled else None,
             "active": entry.active,
             "power": entry.power,
+            "condition": condition_values(entry.condition),
             "error": error_values(entry.error) if entry.error else None,
         }
         for entry in entries
     ]
+    return {"schema": JSON_SCHEMA, "instances": instances}
+
+
+def condition_values(condition: Condition) -> "dict[str, Any]":
+    return {"kind": condition.kind.value, "text": condition.text, "tpm": condition.tpm or None}
 
 
 def list_text(entries: "list[Entry]") -> str:
-    rows = [("NAME", "TPM", "DEVICE", "UNIT", "POWER")]
+    rows = [("NAME", "TPM", "DEVICE", "STATE")]
     for entry in entries:
         version, node = ("?", "?")
         if entry.config:
             version, node = entry.config.tpm.version, entry.config.device.node if entry.config.device.enabled else "-"
-        rows.append((entry.instance, version, node, entry.active or "-", clean(entry.power or "-")))
+        rows.append((entry.instance, version, node, _short(entry)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [entry.error.report(entry.instance) for entry in entries if entry.error]
     return "\n".join(lines)
 
 
-def doctor_values(findings: "list[Finding]") -> "list[dict[str, Any]]":
-    return [
+def _short(entry: "Entry") -> str:
+    """Without the cause, which has a line of its own below."""
+    text = entry.condition.text
+    return clean(text if entry.condition.kind is Kind.SERVES else text.partition(":")[0])
+
+
+def doctor_values(findings: "list[Finding]", exit_status: int) -> "dict[str, Any]":
+    found = [
         {
             "verdict": finding.verdict,
             "check": finding.check,
             "text": finding.text,
             "remedy": finding.problem.remedy if finding.problem else None,
+            "code": finding.problem.code.value if finding.problem else None,
         }
         for finding in findings
     ]
+    return {"schema": JSON_SCHEMA, "exit_status": exit_status, "findings": found}
 
 
 def doctor_text(findings: "list[Finding]") -> str:
@@ -99,7 +119,9 @@ def doctor_text(findings: "list[Finding]") -> str:
 
 def status_values(status: Status) -> "dict[str, Any]":
     return {
+        "schema": JSON_SCHEMA,
         "instance": status.instance,
+        "condition": condition_values(status.condition),
         "config": {"path": status.config.path, **config_values(status.config)} if status.config else None,
         "unit": {"name": status.unit.name, "properties": status.unit.properties, "reason": status.unit.reason or None},
         "device": _node_values(status.node) if status.node else None,
@@ -118,7 +140,7 @@ def _node_values(node: Node) -> "dict[str, Any]":
 
 def status_text(status: Status) -> str:
     daemon = status.daemon or {}
-    lines = [status.instance, _row("unit", _unit_text(status.unit))]
+    lines = [clean(f"{status.instance}: {status.condition.text}"), _row("unit", _unit_text(status.unit))]
     if status.node is not None:
         lines.append(_row("device", _node_text(status.node)))
     lines += _place_lines(daemon)
@@ -149,7 +171,7 @@ def _unit_text(unit: Unit) -> str:
         text += f", result {known.get('Result')}"
     if known.get("NRestarts", "0") not in ("", "0"):
         text += f", restarted {known['NRestarts']} times"
-    if known.get("StatusText"):
+    if known.get("StatusText") and known.get("MainPID", "0") != "0":  # what a dead process said is over
         text += f": {known['StatusText']}"
     return clean(text)
 

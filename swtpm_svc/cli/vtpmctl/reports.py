@@ -3,11 +3,10 @@
 Each imports its own part of them only: a status that is asked for every second does not wait for the doctor.
 """
 
-from typing import Optional
-
 from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.vtpmctl import render
 from swtpm_svc.cli.vtpmctl.host import Places
+from swtpm_svc.errors import Code, VtpmError
 
 
 def list_instances(places: Places) -> Report:
@@ -33,14 +32,21 @@ def check(places: Places, *, name: str) -> Report:
     return Report(render.config_text(loaded, notes), values)
 
 
-def doctor(places: Places, *, name: Optional[str], ima: bool) -> Report:
-    from swtpm_svc.cli.vtpmctl.doctor import FAIL, examine
+def doctor(places: Places, *, names: "list[str]", every: bool, failed: bool, ima: bool) -> Report:
+    """
+    Raises:
+        VtpmError USAGE: --all and names at a time, or a name that is none.
+    """
+    from swtpm_svc.cli.vtpmctl.doctor.examination import examine
+    from swtpm_svc.cli.vtpmctl.doctor.findings import FAIL
 
-    findings = examine(name, places)
+    if names and every:
+        raise VtpmError(Code.USAGE, "--all and names exclude each other", remedy="vtpmctl doctor --help")
+    findings = examine(names, places, only_failed=failed)
     if ima:
         from swtpm_svc.cli.vtpmctl.ima import examine as examine_signatures
 
         findings += examine_signatures()
-    failed = (one.problem for one in findings if one.verdict == FAIL and one.problem is not None)
-    exit_status = next((problem.fault.exit_status for problem in failed), 0)
-    return Report(render.doctor_text(findings), render.doctor_values(findings), status=exit_status)
+    wrong = (one.problem for one in findings if one.verdict == FAIL and one.problem is not None)
+    exit_status = next((problem.fault.exit_status for problem in wrong), 0)
+    return Report(render.doctor_text(findings), render.doctor_values(findings, exit_status), status=exit_status)

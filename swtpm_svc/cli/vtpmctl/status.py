@@ -5,46 +5,21 @@ has not dressed yet. What cannot be known is a problem in the report, with what 
 told.
 """
 
-import errno
 import grp
-import json
 import os
 import pwd
-import socket
 import stat
-import subprocess
-import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import swtpm_svc
+from swtpm_svc.cli.vtpmctl.asking import Answer, Unit, ask_daemons, ask_systemd
+from swtpm_svc.cli.vtpmctl.condition import Condition, Kind, judge
 from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
-from swtpm_svc.errors import Code, VtpmError, quote
+from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import state_directory
 from swtpm_svc.state.backend import NAMES, PERMALL
-
-ANSWER_TIME_S = 5.0
-ANSWER_MAX_BYTES = 1024 * 1024
-UNIT_PROPERTIES = (
-    "Id",
-    "LoadState",
-    "ActiveState",
-    "SubState",
-    "Result",
-    "UnitFileState",
-    "MainPID",
-    "NRestarts",
-    "StatusText",
-)
-
-
-class Unit(NamedTuple):
-    """systemd's view. `properties` is None when systemd could not be asked, and `reason` then says why."""
-
-    name: str
-    properties: "Optional[dict[str, str]]"
-    reason: str = ""
 
 
 class Node(NamedTuple):
@@ -82,6 +57,7 @@ class Status(NamedTuple):
     files: Optional[StateFiles]
     problems: "list[VtpmError]"
     installed: str
+    condition: Condition
 
     @property
     def running(self) -> Optional[str]:
@@ -102,103 +78,47 @@ def gather(instance: str, places: Places) -> Status:
         VtpmError USAGE: that is not a name for an instance.
             CONFIG_MISSING: there is no such instance, running or not.
     """
-    loading.check_instance(instance)
+    (found,) = gather_all([loading.check_instance(instance)], places)
+    absent = missing(found)
+    if absent is not None:
+        raise absent
+    return found
+
+
+def missing(found: Status) -> Optional[VtpmError]:
+    """What to say where there is no such instance, running or not; None: there is one."""
+    absent = next((one for one in found.problems if one.code is Code.CONFIG_MISSING), None)
+    if absent is None or found.daemon is not None or found.condition.kind not in (Kind.NOT_STARTED, Kind.UNKNOWN):
+        return None
+    absent.remedy = f"see those that there are: vtpmctl list; or make it: vtpmctl create {found.instance}"
+    return absent
+
+
+def gather_all(instances: "list[str]", places: Places) -> "list[Status]":
+    """Everything about instances, given by their names: systemd and the daemons are asked once for all of them."""
+    units = ask_systemd(instances)
+    answers = ask_daemons(instances, places)
+    return [_gather(name, unit, answer, places) for name, unit, answer in zip(instances, units, answers)]
+
+
+def _gather(instance: str, unit: Unit, answer: "Union[Answer, VtpmError]", places: Places) -> Status:
     problems: list[VtpmError] = []
     loaded = None
     try:
         loaded = loading.load(f"{places.config}/{instance}.toml", instance)
     except VtpmError as error:
         problems.append(error)
-    daemon = None
-    unit = ask_systemd([instance])[0]
-    try:
-        daemon = ask_daemon(instance, places)
-    except VtpmError as error:
-        if problems and problems[0].code is Code.CONFIG_MISSING and error.errno == errno.ECONNREFUSED:
-            problems[0].remedy = f"see those that there are: vtpmctl list; or make it: vtpmctl create {instance}"
-            raise problems[0] from None
-        problems.append(_explained(error, unit, f"{places.config}/{instance}.toml"))
-    problems += _tpm_problems(daemon or {})
+    condition = judge(instance, unit, answer, places)
+    if condition.problem is not None:
+        problems.append(condition.problem)
+    daemon = None if isinstance(answer, VtpmError) else answer
     path = _device_path(instance, loaded, daemon)
     node = look_at_node(path, places) if path is not None else None
     if node is not None:
-        problems += _node_problems(node, loaded, is_up=daemon is not None)
-    problems = [problem.of(instance) for problem in problems]
-    return Status(instance, loaded, unit, node, daemon, _state_files(loaded), problems, swtpm_svc.__version__)
-
-
-def ask_daemon(instance: str, places: Places) -> "dict[str, Any]":
-    """The status socket's answer.
-
-    Raises:
-        VtpmError DAEMON_UNREACHABLE, NOT_PERMITTED, PROTOCOL.
-    """
-    path = f"{places.run}/{instance}/status"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-            channel.settimeout(ANSWER_TIME_S)
-            channel.connect(path)
-            answer = json.loads(_read_to_end(channel))
-    except PermissionError as error:
-        remedy = (
-            f"see what keeps root from it: ls -lZ {path}"
-            if os.geteuid() == 0
-            else "run this as root, or see who may: ls -l " + path
-        )
-        raise VtpmError(Code.NOT_PERMITTED, f"{path} may not be opened ({error.strerror})", remedy=remedy) from error
-    except (ValueError, RecursionError) as error:
-        raise VtpmError(Code.PROTOCOL, f"{path} gave no JSON", remedy=f"see journalctl -u vtpm@{instance}") from error
-    except OSError as error:  # a timeout is one too
-        why = error.strerror or "no answer in time"
-        raise VtpmError(
-            Code.DAEMON_UNREACHABLE,
-            f"the service does not answer at {path} ({why})",
-            remedy=f"systemctl start vtpm@{instance}",
-        ) from error
-    if not isinstance(answer, dict):
-        raise VtpmError(Code.PROTOCOL, f"{path} gave no JSON object", remedy=f"see journalctl -u vtpm@{instance}")
-    return answer
-
-
-def _read_to_end(channel: socket.socket) -> bytes:
-    received = b""
-    deadline = time.monotonic() + ANSWER_TIME_S
-    while len(received) <= ANSWER_MAX_BYTES and time.monotonic() < deadline:
-        chunk = channel.recv(65536)
-        if not chunk:
-            return received
-        received += chunk
-    raise socket.timeout
-
-
-def ask_systemd(instances: "list[str]") -> "list[Unit]":
-    """One call for all of them, in their order."""
-    names = [f"vtpm@{instance}.service" for instance in instances]
-    command = ["systemctl", "show", "--no-pager", "--property=" + ",".join(UNIT_PROPERTIES), "--", *names]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=ANSWER_TIME_S,
-            check=False,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except FileNotFoundError:
-        return [Unit(name, None, "systemctl is not installed") for name in names]
-    except (OSError, subprocess.TimeoutExpired):
-        return [Unit(name, None, "systemd does not answer") for name in names]
-    blocks = [_properties(block) for block in done.stdout.split("\n\n") if block.strip()]
-    if done.returncode != 0 or len(blocks) != len(names):
-        reason = (done.stderr.strip().splitlines() or ["systemctl failed"])[0]
-        return [Unit(name, None, reason) for name in names]
-    return [Unit(name, block) for name, block in zip(names, blocks)]
-
-
-def _properties(block: str) -> "dict[str, str]":
-    pairs = (line.partition("=") for line in block.strip().splitlines())
-    return {key: value for key, _, value in pairs}
+        problems += _node_problems(node, loaded, instance, is_up=daemon is not None)
+    problems = [problem.of(instance, f"device:{path}" if path else "TCTI") for problem in problems]
+    files = _state_files(loaded)
+    return Status(instance, loaded, unit, node, daemon, files, problems, swtpm_svc.__version__, condition)
 
 
 def look_at_node(path: str, places: Places) -> Node:
@@ -247,54 +167,26 @@ def _device_path(instance: str, loaded: Optional[Config], daemon: "Optional[dict
     return loaded.device.node if loaded.device.enabled else None
 
 
-def _explained(error: VtpmError, unit: Unit, path: str) -> VtpmError:
-    """A daemon that does not answer, with what systemd knows about the reason."""
-    known = unit.properties or {}
-    if error.code is not Code.DAEMON_UNREACHABLE or not known:
-        return error
-    if known.get("LoadState") == "not-found":
-        error.remedy = f"install the unit vtpm@.service, or run vtpmd --config {quote(path)} --foreground"
-    elif known.get("ActiveState") == "failed":
-        error.message = f"{unit.name} failed ({known.get('Result')})"
-        error.remedy = f"see why: journalctl -u {unit.name}; then: systemctl start {unit.name}"
-    elif known.get("ActiveState") == "inactive":
-        error.message = f"{unit.name} is not started"
-        error.remedy = f"start it: systemctl start {unit.name}"
-    return error
-
-
-def _tpm_problems(daemon: "dict[str, Any]") -> "list[VtpmError]":
-    tpm = daemon.get("tpm")
-    if not isinstance(tpm, dict) or tpm.get("power") != "failed":
-        return []
-    failure = tpm.get("failure")
-    words = failure if isinstance(failure, dict) else {}
-    message, remedy = (_printable(words.get(name)) for name in ("message", "remedy"))
-    heals = "it then goes on by itself, with its PCRs and sessions" if words.get("heals") else ""
-    remedies = "; ".join(part for part in (remedy, heals) if part)
-    return [
-        VtpmError(
-            Code.TPM_FAILED, f"the TPM has failed: {message or 'the daemon does not say why'}", remedy=remedies or None
+def _removed(node: Node, instance: str) -> VtpmError:
+    unit = f"vtpm@{instance}.service"
+    if node.served:
+        return VtpmError(
+            Code.DEVICE_REJECTED,
+            f"{node.path} was removed, though the service runs and the kernel has the device",
+            remedy=f"have it made anew, which shuts the TPM down in order: systemctl stop {unit}; systemctl start {unit}",
         )
-    ]
+    return VtpmError(
+        Code.DEVICE_REJECTED,
+        f"{node.path} does not exist, though the service runs",
+        remedy="see whether /dev is a devtmpfs (findmnt /dev), or who else makes the nodes there",
+    )
 
 
-def _printable(text: object) -> str:
-    """What another process says, for a line of a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
-
-
-def _node_problems(node: Node, loaded: Optional[Config], *, is_up: bool) -> "list[VtpmError]":
+def _node_problems(node: Node, loaded: Optional[Config], instance: str, *, is_up: bool) -> "list[VtpmError]":
     if not node.exists:
         if not is_up:
             return []  # no node without a daemon is as it should be
-        return [
-            VtpmError(
-                Code.DEVICE_REJECTED,
-                f"{node.path} does not exist, though the service runs",
-                remedy="see whether /dev is a devtmpfs (findmnt /dev), or who else makes the nodes there",
-            )
-        ]
+        return [_removed(node, instance)]
     if loaded is None or not loaded.device.enabled:
         return []
     device = loaded.device

@@ -125,10 +125,15 @@ def _ask(word: str, name: str, *options: str) -> "list[str]":
 
 def _cause(name: str) -> str:
     """What the daemon has said last, if it has failed."""
-    from swtpm_svc.cli.vtpmctl.status import ask_systemd
+    from swtpm_svc.cli.vtpmctl.asking import ask_systemd
+    from swtpm_svc.service import failed_start
 
     known = ask_systemd([name])[0].properties or {}
-    return known.get("StatusText", "") if known.get("ActiveState") in ("failed", "activating") else ""
+    if known.get("ActiveState") not in ("failed", "activating"):
+        return ""
+    text = known.get("StatusText", "")
+    told = failed_start.parse(text)
+    return told.message if told is not None else text
 
 
 def _done(name: str, text: str, told: "list[str]") -> Report:

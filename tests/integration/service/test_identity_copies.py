@@ -10,7 +10,7 @@ import pytest
 from tpm_commands import STARTUP_CLEAR
 from watched_instances import Instance, making
 
-from swtpm_svc.cli.vtpmctl import doctor
+from swtpm_svc.cli.vtpmctl.doctor import examination
 from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.service.identity import clones
 
@@ -63,7 +63,9 @@ def test_a_copy_is_noticed_when_both_are_served(copies, capsys):
         assert "served as: one, two, which have the SAME TPM" in capsys.readouterr().out
         one.vtpmctl("identity", "--json")
         assert json.loads(capsys.readouterr().out)["served_as"] == ["one", "two"]
-    finding = next(one for one in doctor.examine("lab", Places(config=str(copy.folder))) if one.check == "copies")
+    finding = next(
+        one for one in examination.examine(["lab"], Places(config=str(copy.folder))) if one.check == "copies"
+    )
     assert (finding.verdict, finding.text.startswith("one, two have the same TPM")) == ("fail", True)
 
 

@@ -16,7 +16,14 @@ ANSWER: "dict[str, Any]" = {
     "instance": "vtpm0",
     "version": swtpm_svc.__version__,
     "pid": 812,
-    "tpm": {"version": "2.0", "power": "running", "locality": 0, "buffer_size": 4096, "pcr_banks": ["sha1", "sha256"]},
+    "tpm": {
+        "version": "2.0",
+        "power": "running",
+        "locality": 0,
+        "buffer_size": 4096,
+        "pcr_banks": ["sha1", "sha256"],
+        "says": {"started": True, "lockout": {"failures": 0, "limit": 32, "locked": False, "interval_s": 600}},
+    },
     "device": {"path": "/dev/null", "major": 1, "minor": 3},
     "state": {"directory": "/var/lib/vtpm/vtpm0", "generation": "1700000000.000000001", "bytes": {"permall": 5821}},
     "openers": [
@@ -30,7 +37,14 @@ ANSWER: "dict[str, Any]" = {
     "last_error": {"time": 1700000001.0, "code": "state-full", "message": "no room"},
 }
 
-ACTIVE = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success", "NRestarts": "0"}
+ACTIVE = {
+    "LoadState": "loaded",
+    "ActiveState": "active",
+    "SubState": "running",
+    "Result": "success",
+    "NRestarts": "0",
+    "MainPID": "812",
+}
 
 
 class System:

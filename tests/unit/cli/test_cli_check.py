@@ -17,18 +17,23 @@ def test_the_list(system, run):
     system.unit()
     with system.daemon(ANSWER), system.daemon({"tpm": {"power": "stopped"}}, instance="lonely"):
         result, out, err = run("list")
-        as_json = json.loads(run("list", "--json")[1])
+        whole = json.loads(run("list", "--json")[1])
+    as_json = whole["instances"]
+    assert whole["schema"] == 1
     assert (result, err) == (0, "")
     assert out == (
-        "NAME    TPM  DEVICE        UNIT    POWER\n"
-        "lonely  ?    ?             active  stopped\n"
-        "vtpm0   2.0  /dev/vtpm0    active  running\n"
-        "vtpm1   1.2  /dev/tpm-old  active  -\n"
-        "wrong   ?    ?             active  -\n"
+        "NAME    TPM  DEVICE        STATE\n"
+        "lonely  ?    ?             serves, TPM off\n"
+        "vtpm0   2.0  /dev/vtpm0    serves, TPM ok\n"
+        "vtpm1   1.2  /dev/tpm-old  does not answer\n"
+        "wrong   ?    ?             does not answer\n"
         f"lonely: {system.places.config}/lonely.toml does not exist\n"
         "  remedy: create it; an empty file is a TPM 2.0 at /dev/lonely: touch "
         + system.places.config
         + "/lonely.toml\n"
+        f"vtpm1: the service does not answer at {system.places.run}/vtpm1/status (No such file or directory): its "
+        "socket is gone, though process 812 runs\n"
+        "  remedy: have it made anew; clients do not notice: systemctl restart vtpm@vtpm1.service\n"
         f'wrong: {system.places.config}/wrong.toml: [tpm] version: found the integer 2, expected "1.2" or "2.0"\n'
         '  remedy: write for example: version = "2.0"\n'
     )
@@ -39,6 +44,7 @@ def test_the_list(system, run):
         "device": "/dev/vtpm0",
         "active": "active",
         "power": "running",
+        "condition": {"kind": "serves", "text": "serves, TPM ok", "tpm": "ok"},
         "error": None,
     }
     assert as_json[3]["error"]["code"] == "config-invalid"
@@ -46,8 +52,8 @@ def test_the_list(system, run):
 
 def test_an_empty_list(system, run):
     system.systemctl("echo 'must not be asked' >&2; exit 99")
-    assert run("list") == (0, "NAME  TPM  DEVICE  UNIT  POWER\n", "")
-    assert run("list", "--json") == (0, "[]\n", "")
+    assert run("list") == (0, "NAME  TPM  DEVICE  STATE\n", "")
+    assert run("list", "--json") == (0, '{\n  "schema": 1,\n  "instances": []\n}\n', "")
 
 
 def test_no_directory_to_list(system, run):
@@ -71,11 +77,11 @@ def test_a_good_configuration_is_shown_whole(system, run):
 
 
 def test_a_file_is_checked_wherever_it_is(system, run, tmp_path):
-    (tmp_path / "tpm9.toml").write_text('[device]\ngroup = "root"\n')
-    result, out, _ = run("check", str(tmp_path / "tpm9.toml"))
-    assert (result, 'name = "tpm9"' in out) == (0, True)
-    (tmp_path / "tpm9.toml").write_text("[tpm\n")
-    assert run("check", str(tmp_path / "tpm9.toml"))[0] == 78
+    (tmp_path / "vtpm9.toml").write_text('[device]\ngroup = "root"\n')
+    result, out, _ = run("check", str(tmp_path / "vtpm9.toml"))
+    assert (result, 'name = "vtpm9"' in out) == (0, True)
+    (tmp_path / "vtpm9.toml").write_text("[tpm\n")
+    assert run("check", str(tmp_path / "vtpm9.toml"))[0] == 78
 
 
 def test_notes_about_what_is_hardly_meant(system, run):
@@ -130,13 +136,16 @@ def test_what_is_in_the_place_of_something(system, run, tmp_path):
         (f'[socket]\ndata = "{tmp_path}/folder"', 75, "which is not a socket"),
         (f'[provision]\nenabled = true\nca = "{tmp_path}/file"', 65, "[provision] ca: found"),
         ('name = "null"', 73, '[device] name: found "null", but there is a /dev/null, which is not ours'),
+        ('name = "tpm7"', 73, '[device] name: found "tpm7", which is a name for the kernel\'s own TPMs'),
+        ('name = "tpmrm0"', 73, '[device] name: found "tpmrm0", which is a name for the kernel\'s own TPMs'),
+        ('name = "ttyS77"', 73, '[device] name: found "ttyS77", which is a name for a device of the kernel'),
         ('name = "fd"', 73, '[device] name: found "fd", but there is a /dev/fd'),
     ):
         system.configure("vtpm0", f"{head}{text}\n")
         result, out, err = run("check", "vtpm0")
         assert (result, out) == (status_expected, "")
         assert message in err
-        assert "remedy: see what it is: ls -ld " in err
+        assert "remedy: see what it is: ls -ld " in err or "remedy: write another" in err
     os.mkdir(f"{system.places.sysfs}/null")  # a device of CUSE: it may be this instance's own
     system.configure("vtpm0", f'{head}name = "null"\n')
     assert run("check", "vtpm0")[0] == 0

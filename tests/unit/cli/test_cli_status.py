@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from made_system import ANSWER
 
 import swtpm_svc
-from swtpm_svc.cli.vtpmctl import render, status
-from swtpm_svc.cli.vtpmctl.status import Node, StateFiles, Status, Unit
+from swtpm_svc.cli.vtpmctl import asking, render, status
+from swtpm_svc.cli.vtpmctl.asking import Unit
+from swtpm_svc.cli.vtpmctl.condition import Condition, Kind
+from swtpm_svc.cli.vtpmctl.status import Node, StateFiles, Status
 from swtpm_svc.errors import Code, VtpmError
 
 FAILURE = {"code": "state-full", "message": "no room", "remedy": "make room", "since": 1700000001.0, "heals": True}
@@ -61,7 +63,7 @@ def test_everything_about_an_instance_that_is_served(system, run):
         result, out, err = run("status", "vtpm0")
     assert (result, err) == (0, "")
     assert out == (
-        "vtpm0\n"
+        "vtpm0: serves, TPM ok\n"
         "  unit       vtpm@vtpm0.service: active (running), restarted 1 times: TPM 2.0 at /dev/vtpm0, running\n"
         "  device     /dev/null root:root 0666, number 1:3\n"
         "  TPM        2.0, power running, locality 0, buffer 4096 bytes\n"
@@ -185,7 +187,7 @@ def test_a_service_that_is_not_started(system, run, tmp_path):
     result, out, _ = run("status", "vtpm0")
     assert result == 69
     assert out == (
-        "vtpm0\n"
+        "vtpm0: not started\n"
         "  unit       vtpm@vtpm0.service: inactive (dead)\n"
         "  device     /dev/vtpm-none: no such device\n"
         "  TPM        2.0, not served\n"
@@ -202,7 +204,8 @@ def test_a_service_that_failed(system, run):
     assert result == 69
     assert "vtpm@vtpm0.service: failed (failed), result exit-code\n" in out
     assert (
-        "  problem    vtpm@vtpm0.service failed (exit-code)\n    remedy   see why: journalctl -u vtpm@vtpm0.service;"
+        "  problem    vtpm@vtpm0.service failed: it ended (exit-code)\n"
+        "    remedy   see why, in its journal: journalctl -u vtpm@vtpm0.service; then: systemctl start vtpm@vtpm0.service\n"
         in out
     )
 
@@ -285,7 +288,7 @@ def test_an_answer_that_is_none(system, run, answer):
 
 
 def test_an_answer_that_does_not_come(system, run, monkeypatch):
-    monkeypatch.setattr(status, "ANSWER_TIME_S", 0.1)
+    monkeypatch.setattr(asking, "ANSWER_TIME_S", 0.1)
     system.configure("vtpm0")
     Path(system.places.run, "vtpm0").mkdir()
     with socket.socket(socket.AF_UNIX) as deaf:
@@ -297,7 +300,7 @@ def test_an_answer_that_does_not_come(system, run, monkeypatch):
 
 
 def test_an_answer_that_does_not_end(system, run, monkeypatch):
-    monkeypatch.setattr(status, "ANSWER_MAX_BYTES", 1000)
+    monkeypatch.setattr(asking, "ANSWER_MAX_BYTES", 1000)
     system.configure("vtpm0")
     with system.daemon(b" " * 2000):
         assert run("status", "vtpm0")[0] == 69
@@ -349,7 +352,15 @@ def test_any_answer_can_be_shown(answer):
     )
     node = Node(status._device_path("vtpm0", None, daemon), exists=False, served=False)
     shown = Status(
-        "vtpm0", None, Unit("vtpm@vtpm0.service", None, "x"), node, daemon, StateFiles({}, None), [], "0.1.0"
+        "vtpm0",
+        None,
+        Unit("vtpm@vtpm0.service", None, "x"),
+        node,
+        daemon,
+        StateFiles({}, None),
+        [],
+        "0.1.0",
+        Condition(Kind.UNKNOWN, "?"),
     )
     assert all(line.isprintable() for line in render.status_text(shown).splitlines())
     json.dumps(render.status_values(shown))
@@ -372,5 +383,5 @@ def test_no_right_to_ask(system, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(VtpmError) as caught:
-        status.ask_daemon("vtpm0", system.places)
+        asking.ask_daemon("vtpm0", system.places)
     assert caught.value.code is Code.NOT_PERMITTED

@@ -52,7 +52,10 @@ def without_a_wish(monkeypatch):
     ("words", "painted"),
     [
         (["list"], ["\x1b[1mNAME   TPM  DEVICE"]),
-        (["status", "vtpm0"], ["\x1b[1mvtpm0\x1b[0m\n", "\n  \x1b[1;31mproblem\x1b[0m ", "\x1b[1mremedy\x1b[0m "]),
+        (
+            ["status", "vtpm0"],
+            ["\x1b[1mvtpm0: not started\x1b[0m\n", "\n  \x1b[1;31mproblem\x1b[0m ", "\x1b[1mremedy\x1b[0m "],
+        ),
         (["doctor", "vtpm0"], ["\x1b[32mok\x1b[0m ", "\x1b[1;31mfail\x1b[0m ", "        \x1b[1mremedy:\x1b[0m "]),
         (["status", "x"], ["\x1b[1;31mvtpmctl:\x1b[0m ", "\n  \x1b[1mremedy:\x1b[0m "]),
         (["--help"], ["\x1b[1musage:\x1b[0m ", "\n\x1b[1mLook:\x1b[0m\n", "\n\x1b[1moptions:\x1b[0m\n"]),

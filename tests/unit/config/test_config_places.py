@@ -166,6 +166,10 @@ def test_what_can_be(text):
     parse(text)
 
 
+def refuse_shared(config, other, resolve):
+    places.refuse_shared(config, places.places(config, resolve), other, places.places(other, resolve))
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "code", "message"),
     [
@@ -263,7 +267,7 @@ def test_what_can_be(text):
 )
 def test_two_instances_in_one_place_are_refused(mine, theirs, code, message):
     with pytest.raises(VtpmError) as caught:
-        places.refuse_shared(parse(mine), parse(theirs, "vtpm1"), lambda path: path.replace("/var/run/", "/run/"))
+        refuse_shared(parse(mine), parse(theirs, "vtpm1"), lambda path: path.replace("/var/run/", "/run/"))
     assert caught.value.code is code
     assert caught.value.message == f"/etc/vtpm.d/vtpm0.toml: {message} in /etc/vtpm.d/vtpm1.toml"
     remedy = "give one of them another place"
@@ -274,4 +278,4 @@ def test_two_instances_in_one_place_are_refused(mine, theirs, code, message):
 
 def test_two_instances_with_nothing_but_defaults():
     text = "[fuse]\nenabled = true\n[vtpm-proxy]\nenabled = true"
-    places.refuse_shared(parse(text), parse(text, "vtpm1"), str)
+    refuse_shared(parse(text), parse(text, "vtpm1"), str)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swtpm_svc.cli.vtpmctl import doctor
+from swtpm_svc.cli.vtpmctl.doctor import selinux_checks
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGING = ROOT / "packaging"
@@ -105,7 +105,7 @@ def test_the_list_has_nothing_that_a_reviewer_would_not_expect():
 def test_the_program_knows_the_version_of_its_policy():
     found = re.search(r"^policy_module\((\w+), ([0-9.]+)\)$", (PACKAGING / "swtpm.te").read_text(), re.MULTILINE)
     assert found
-    assert found.groups() == ("vtpm", doctor.POLICY_VERSION)
+    assert found.groups() == ("vtpm", selinux_checks.POLICY_VERSION)
 
 
 def test_comments_have_no_apostrophe():
