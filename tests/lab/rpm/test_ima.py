@@ -54,7 +54,7 @@ def reinstall():
 
 
 def doctor(expect):
-    found = json.loads(run("vtpmctl", "--json", "doctor", "--ima", expect=expect).stdout)
+    found = json.loads(run("vtpmctl", "--json", "doctor", "--ima", expect=expect).stdout)["findings"]
     return {entry["check"]: entry for entry in found if entry["verdict"] == "fail"}
 
 
