@@ -21,6 +21,7 @@ from swtpm_svc.frontends.cuse.cuse_frontend import CuseFrontend
 from swtpm_svc.frontends.dispatch import Dispatcher
 from swtpm_svc.service import description, failed_start, later, state_keys, succession
 from swtpm_svc.service.authorization import Authorization
+from swtpm_svc.service.callers import Callers
 from swtpm_svc.service.description import Parts, StatusLine
 from swtpm_svc.service.ending import Ending
 from swtpm_svc.service.events import EventLog
@@ -106,8 +107,14 @@ class Daemon:
         self._throttle = Throttle(
             loop, lambda more: journal.log("warning", f"{more} entries of other kinds within a minute")
         )
+        self._callers = Callers(loop)
         self._events = EventLog(
-            journal, self._throttle, config.tpm.version, self._status.show, lambda: self._ending.lose_device()
+            journal,
+            self._throttle,
+            config.tpm.version,
+            self._status.show,
+            lambda: self._ending.lose_device(),
+            self._callers.name,
         )
         self._ending = Ending(config.device.node, loop.stop, self._events.failed)
         self._device = ServedDevice(config.device, self._notifier, journal)
@@ -391,6 +398,7 @@ class Daemon:
         parts.identity.check()  # what was made since the start is known at the next one
         self._finish_work()
         parts.tpm.shut_down()
+        self._callers.flush()
         self._throttle.flush()
         self._journal.log("info", "stopped", message_id=entries.STOPPED_ID)
         if ending.fault is None:

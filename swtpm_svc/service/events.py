@@ -32,20 +32,29 @@ class EventLog:
         tpm_version: str,
         on_controlled: Callable[[], None],
         on_device_gone: Callable[[], None],
+        name: "Callable[[Caller, Callable[[str], None]], None]",
     ) -> None:
+        """`name` calls back with who a caller is, in words."""
         self.last_error: Optional[dict[str, Any]] = None
         self._journal = journal
         self._throttle = throttle
         self._tpm_version = tpm_version
         self._on_controlled = on_controlled
         self._on_device_gone = on_device_gone
+        self._name = name
 
     def refused(self, caller: Caller, error: VtpmError) -> None:
         """One entry for each user and kind of refusal, then a count."""
         fields: Fields = {"VTPM_ERROR": error.code.value}
         kind = caller.uid, error.message if error.code is Code.NOT_PERMITTED else error.code
         if self._admits(kind, "warning", error.message, fields, caller=caller):
-            self._journal.error(error, level="warning", CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+
+            def tell(who: str) -> None:
+                named = VtpmError(error.code, f"{error.message}: refused to {who}", remedy=error.remedy)
+                named.__cause__ = error.__cause__
+                self._journal.error(named, level="warning", CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+
+            self._name(caller, tell)
 
     def executed(self, caller: Caller, command: bytes, response: bytes) -> None:
         code, result = int.from_bytes(command[6:10], "big"), int.from_bytes(response[6:10], "big")
@@ -65,7 +74,15 @@ class EventLog:
         what, fields = f"{name}: {words}", {"TPM_RC": f"{result:#x}"}
         kind = caller.uid, name, result
         if level == "debug" or self._admits(kind, level, what, fields, caller=caller, burst=_BURST):
-            self._journal.log(level, what, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+
+            def tell(who: str) -> None:
+                words = f"{what}, asked by {who}"
+                self._journal.log(level, words, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+
+            if level == "debug":
+                self._journal.log(level, what, **fields, CLIENT_PID=caller.pid, CLIENT_UID=caller.uid)
+            else:
+                self._name(caller, tell)
         self._on_controlled()
 
     def failed(self, error: VtpmError) -> None:

@@ -278,6 +278,7 @@ def test_the_journal_has_the_fields(configure):
     refusal = next(entry for entry in entries if entry.get("VTPM_ERROR") == "not-permitted")
     assert refusal["PRIORITY"] == "4"
     assert "remedy" in refusal["MESSAGE"]
+    assert "INIT needs the rights of the control group: refused to lab-member (" in refusal["MESSAGE"]
     assert any("MESSAGE_ID" in entry and "ready" in entry["MESSAGE"] for entry in entries)
     explained = run("journalctl", "-b", "-x", "-u", "vtpm@vtpm4.service").stdout
     assert "control" in explained

@@ -33,7 +33,12 @@ class Heard:
 
         journal, throttle = SimpleNamespace(log=log, error=error), SimpleNamespace(admit=admit)
         self.events = EventLog(
-            journal, throttle, "2.0", lambda: self.calls.append("controlled"), lambda: self.calls.append("gone")
+            journal,
+            throttle,
+            "2.0",
+            lambda: self.calls.append("controlled"),
+            lambda: self.calls.append("gone"),
+            lambda caller, then: then(f"somebody ({caller.uid}), process {caller.pid}"),
         )
 
 
@@ -92,6 +97,16 @@ def test_a_command_that_the_tpm_fails_is_told_of_and_others_where_that_is_wanted
     assert (found, words.partition(":")[0], message_id) == (level, "TPM2_GetRandom", COMMAND_ID)
     assert fields == {"TPM_CC": "0x17b", "TPM_RC": hex(int(code, 16)), "CLIENT_PID": 7, "CLIENT_UID": 1001}
     assert len(heard.counts) == (level == "warning")
+
+
+def test_who_is_refused_and_who_has_done_what_is_named(heard):
+    heard.events.refused(CALLER, VtpmError(Code.NOT_PERMITTED, "STOP is not yours", remedy="ask"))
+    heard.events.controlled(CALLER, ptm.Stop(), 0)
+    assert [words for _level, words, _id, _fields in heard.entries] == [
+        "STOP is not yours: refused to somebody (1001), process 7",
+        "STOP: success, asked by somebody (1001), process 7",
+    ]
+    assert heard.entries[1][3] == {"TPM_RC": "0x0", "CLIENT_PID": 7, "CLIENT_UID": 1001}
 
 
 def test_a_count_names_the_user_where_there_is_one(heard):

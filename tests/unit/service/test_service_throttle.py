@@ -37,7 +37,14 @@ def clock():
 def log(clock, capsys):
     """An event log, and what it has written since it was last asked."""
     throttle = Throttle(clock, lambda more: print(json.dumps(["others", more])))
-    events = EventLog(Journal("vtpm0", "2.0", "info", to_stderr=True), throttle, "2.0", lambda: None, lambda: None)
+    events = EventLog(
+        Journal("vtpm0", "2.0", "info", to_stderr=True),
+        throttle,
+        "2.0",
+        lambda: None,
+        lambda: None,
+        lambda caller, then: then(str(caller.uid)),
+    )
 
     def written():
         out, err = capsys.readouterr()
