@@ -47,6 +47,8 @@ put 755 packaging/libexec/vtpm-end-sockets "$LIBEXECDIR/vtpm-end-sockets"
 put 644 packaging/vtpm@.service "$UNITS/vtpm@.service"
 put 644 packaging/vtpm@.socket "$UNITS/vtpm@.socket"
 put 644 packaging/vtpm-failed@.service "$UNITS/vtpm-failed@.service"
+put 644 packaging/vtpm.target "$UNITS/vtpm.target"
+put 644 packaging/system-vtpm.slice "$UNITS/system-vtpm.slice"
 put 644 packaging/udev/70-vtpm.rules /usr/lib/udev/rules.d/70-vtpm.rules
 put 644 packaging/sysusers/vtpm.conf /usr/lib/sysusers.d/vtpm.conf
 put 644 packaging/tmpfiles/vtpm.conf /usr/lib/tmpfiles.d/vtpm.conf

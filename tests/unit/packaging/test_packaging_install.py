@@ -31,6 +31,8 @@ def test_every_file_has_its_place(tmp_path):
         "etc/vtpm.d/vtpm1.toml": "0o644",
         "usr/lib/systemd/catalog/vtpm.catalog": "0o644",
         "usr/lib/systemd/system/vtpm-failed@.service": "0o644",
+        "usr/lib/systemd/system/vtpm.target": "0o644",
+        "usr/lib/systemd/system/system-vtpm.slice": "0o644",
         "usr/lib/systemd/system/vtpm@.service": "0o644",
         "usr/lib/systemd/system/vtpm@.socket": "0o644",
         "usr/lib/sysusers.d/vtpm.conf": "0o644",
