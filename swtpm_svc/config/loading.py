@@ -188,7 +188,8 @@ def _refuse_contradictions(config: Config) -> None:
         (config.device.enabled, config.fuse.enabled, config.kernel_tpm.enabled),
     )
     state, default = config.state, f"{STATE_DIRECTORY}/{config.instance}"
-    addresses = (config.socket.control, config.socket.data, config.socket.mssim)
+    socket = config.socket
+    addresses = (socket.control, socket.data, socket.managed, socket.mssim)
     for is_so, cause, remedy in (
         (
             tpm.startup == "deactivated" and tpm.version != "1.2",
@@ -231,6 +232,11 @@ def _refuse_contradictions(config: Config) -> None:
         (
             tpm.profile != "none" and tpm.version == "1.2",
             f'[tpm] profile: found "{one_line(tpm.profile)}", expected "none": a TPM 1.2 has no profiles',
+            'remove it, or write version = "2.0" in [tpm]',
+        ),
+        (
+            socket.managed != "none" and tpm.version == "1.2",
+            f'[socket] managed: found "{one_line(socket.managed)}", expected "none": a TPM 1.2 has no resource manager',
             'remove it, or write version = "2.0" in [tpm]',
         ),
         (

@@ -38,7 +38,8 @@ class Place(NamedTuple):
 
 def places(config: Config, resolve: Callable[[str], str] = str) -> "list[Place]":
     """All of one instance; `resolve` is what is done with each path, for example to follow symbolic links."""
-    texts = [("[socket] control", config.socket.control), ("[socket] data", config.socket.data)]
+    names = ("control", "data", "managed")
+    texts = [(f"[socket] {name}", getattr(config.socket, name)) for name in names]
     mssim = parse_address(config.socket.mssim)
     if mssim is not None:
         texts += [("[socket] mssim", config.socket.mssim), ("the second port of [socket] mssim", str(mssim.next_port))]

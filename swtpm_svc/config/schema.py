@@ -74,6 +74,7 @@ class SocketConfig(NamedTuple):
 
     control: str
     data: str
+    managed: str
     mssim: str
     mode: int
 
@@ -402,6 +403,7 @@ SCHEMA = (
     Table("socket", SocketConfig, (
         Key("control", ADDRESS, "/run/vtpm/{instance}/ctrl.sock", "where the control protocol is spoken, as QEMU wants it"),
         Key("data", ADDRESS, "none", "where TPM commands are taken; QEMU brings a socket of its own"),
+        Key("managed", ADDRESS, "none", "the same, where each connection has objects and sessions of its own"),
         Key("mssim", PORT_PAIR, "none", "where Microsoft's simulator protocol is spoken; its platform port is the next one"),
         Key("mode", MODE, "0660", "the permission bits of the UNIX sockets, whose group is that of [control]"),
     )),

@@ -22,9 +22,12 @@ from swtpm_svc.tpm.tpm import Tpm
 from swtpm_svc.wire import ptm
 from swtpm_svc.wire.caller import Caller
 from swtpm_svc.wire.command_codes import LONG_RUNNING
-from swtpm_svc.wire.hints import Callable, Optional, Protocol, Union
+from swtpm_svc.wire.hints import TYPE_CHECKING, Callable, Optional, Protocol, Union
 from swtpm_svc.wire.results import TpmRc, TpmResult
 from swtpm_svc.wire.tpm_header import HEADER, HEADER_SIZE, RESULT, results
+
+if TYPE_CHECKING:
+    from swtpm_svc.frontends.managed_tpm import Client, ManagedTpm
 
 
 class Events(Protocol):
@@ -94,6 +97,7 @@ class Dispatcher:
         self._told: Optional[Failure] = None
         self._rights_of = rights_of
         self._look_up = look_up
+        self._managed: Optional[ManagedTpm] = None
         #: Owners of requests that wait for the rights of their callers.
         self._looking_up: set[object] = set()
 
@@ -123,11 +127,35 @@ class Dispatcher:
             self.executor.busy or code in self._long_running or self.tpm.power is Power.FAILED or not self.tpm.has_lock
         )
 
+    # --- spaces --------------------------------------------------------------------------------------------------
+
+    @property
+    def managed(self) -> "ManagedTpm":
+        """The resource manager; there is one from the first use on."""
+        if self._managed is None:
+            from swtpm_svc.frontends.managed_tpm import ManagedTpm  # many TPMs never have a client of it
+
+            self._managed = ManagedTpm(self.tpm, self.controller)
+        return self._managed
+
+    def open_space(self, caller: Caller) -> "Client":
+        """A space for what a client of a managed way in sends: `tpm` of `run`. It ends with `close_space`."""
+        return self.managed.client(caller)
+
+    def close_space(self, client: "Client") -> None:
+        """Flush all that the client has; now, or when the TPM is done with what came before."""
+        if self.is_long(0):
+            self.executor.submit(client.close, lambda _nothing: None, user=client.caller.uid, is_essential=True)
+        else:
+            client.close()
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
     @property
     def is_free(self) -> bool:
         """May `serve_stream` and `serve_device` be called: does the TPM run, with nothing in work, and does nobody want
         to see each command?"""
-        is_plain = not self.trace and not self._is_captured
+        is_plain = not self.trace and not self._is_captured and self.tpm.give_way is None
         return is_plain and self.tpm.is_running and self.tpm.has_lock and not self.executor.busy
 
     def serve_stream(self, fd: int, epoll: int, deadline_s: float) -> Left:
@@ -184,17 +212,18 @@ class Dispatcher:
         rights: Optional[Rights] = None,
         owner: object = None,
         is_essential: bool = False,
+        tpm: "Optional[Client]" = None,
     ) -> bool:
         """Execute a command, at `locality` if one is given and the caller may use it, then `done(response)`.
 
         Returns whether that is done; False: the command waits, for the worker or until it is known what its caller may
         do, and `done` comes later. `command` is the dispatcher's from here on. `rights` stand in for those of the
-        caller's account. The rest is that of `execute_later`.
+        caller's account. `tpm` is the space of a client, if it has one. The rest is that of `execute_later`.
         """
         self.commands += 1
 
         def execute() -> bool:
-            return self._execute(caller, command, done, locality, owner, is_essential=is_essential)
+            return self._execute(caller, command, done, locality, owner, tpm, is_essential=is_essential)
 
         if not locality:  # none is given, or that of everybody
             return execute()
@@ -222,24 +251,33 @@ class Dispatcher:
         done: Callable[[bytes], None],
         locality: Optional[int],
         owner: object,
+        tpm: "Optional[Client]",
         *,
         is_essential: bool,
     ) -> bool:
         code = HEADER.unpack_from(command)[2] if len(command) >= HEADER_SIZE else 0
         if self.is_long(code):
-            self.execute_later(caller, command, code, done, locality=locality, owner=owner, is_essential=is_essential)
+            self.execute_later(
+                caller, command, code, done, locality=locality, owner=owner, is_essential=is_essential, tpm=tpm
+            )
             return False
         if locality is None:
-            response = self.tpm.begin(memoryview(command), code)
+            response = (tpm or self.tpm).begin(memoryview(command), code)
         else:
-            response = self.tpm.begin_at(locality, memoryview(command), code)
-        return self._finish(caller, command, response, done, owner)
+            response = (tpm or self.tpm).begin_at(locality, memoryview(command), code)
+        return self._finish(caller, command, response, done, owner, tpm)
 
     def _finish(
-        self, caller: Caller, command: bytearray, response: bytes, done: Callable[[bytes], None], owner: object
+        self,
+        caller: Caller,
+        command: bytearray,
+        response: bytes,
+        done: Callable[[bytes], None],
+        owner: object,
+        tpm: "Optional[Client]" = None,
     ) -> bool:
         if self.tpm.unstored:
-            self.store_later(caller, command, response, done, owner=owner)
+            self.store_later(caller, command, response, done, owner=owner, tpm=tpm)
             return False
         self.tell(caller, command, response)
         done(response)
@@ -255,6 +293,7 @@ class Dispatcher:
         locality: Optional[int] = None,
         owner: object = None,
         is_essential: bool = False,
+        tpm: "Optional[Client]" = None,
     ) -> None:
         """Execute a command on the worker, then `done(response)`. `command` is the dispatcher's from here on.
 
@@ -263,8 +302,8 @@ class Dispatcher:
 
         def work() -> bytes:
             if locality is None:
-                return self.tpm.execute(memoryview(command), code)
-            return self.tpm.execute_at(locality, memoryview(command), code)
+                return (tpm or self.tpm).execute(memoryview(command), code)
+            return (tpm or self.tpm).execute_at(locality, memoryview(command), code)
 
         self._submit(caller, command, work, done, owner, is_essential=is_essential)
 
@@ -276,10 +315,11 @@ class Dispatcher:
         done: Callable[[bytes], None],
         *,
         owner: object = None,
+        tpm: "Optional[Client]" = None,
     ) -> None:
         """Have the worker store what a command left `unstored`, then call `done` with the response, or with the error
         that takes its place."""
-        self._submit(caller, command, lambda: self.tpm.finish(response), done, owner, is_essential=True)
+        self._submit(caller, command, lambda: (tpm or self.tpm).finish(response), done, owner, is_essential=True)
 
     def _submit(
         self,

@@ -22,6 +22,7 @@ MODULES = (
     "threading",
     "unicodedata",
     "systemd._journal",
+    "swtpm_svc.frontends.managed_tpm",
     "swtpm_svc.frontends.sockets.mssim_channel",
     "swtpm_svc.provision.ek_templates",
     "swtpm_svc.provision.subject_public_key",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Before a socket's service, its name in systemd's descriptor store: clients wait on it while there is no process.
 PARKED_SOCKET = "socket-"
 #: Names that a socket unit gives to those it passes (FileDescriptorName=, vtpm@.socket).
-SERVICES = ("control", "data", "mssim", "mssim-platform")
+SERVICES = ("control", "data", "managed", "mssim", "mssim-platform")
 
 
 class WaysIn:
@@ -71,6 +71,7 @@ class WaysIn:
         mssim = parse_address(config.mssim)
         self._listen("control", parse_address(config.control), self._config.control.group, passed)
         self._listen("data", parse_address(config.data), self._config.device.group, passed)
+        self._listen("managed", parse_address(config.managed), self._config.device.group, passed)
         self._listen("mssim", mssim, "", passed)
         self._listen("mssim-platform", mssim.next_port if mssim else None, "", passed)
 

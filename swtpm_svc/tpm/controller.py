@@ -138,6 +138,8 @@ class Controller:
         self.releases_lock = False
         #: Those that were.
         self._given: set[str] = set()
+        #: Called before the TPM's volatile state is given out or stored, and before it needs all its room.
+        self.put_away: Callable[[], None] = lambda: None
         #: Called when the TPM was powered on or reset, unless who did that starts it himself.
         self.on_power: Callable[[], None] = lambda: None
         self._on_shutdown = on_shutdown
@@ -196,7 +198,10 @@ class Controller:
         return ptm.Result(TpmResult.SUCCESS)
 
     def _hash_start(self, _request: ptm.HashStart) -> ptm.Reply:
-        return ptm.Result(dynamic_launch.hash_start(self._tpm) if self._tpm.revive() else TpmResult.BAD_ORDINAL)
+        if not self._tpm.revive():
+            return ptm.Result(TpmResult.BAD_ORDINAL)
+        self.put_away()
+        return ptm.Result(dynamic_launch.hash_start(self._tpm))
 
     def _hash_data(self, request: ptm.HashData) -> ptm.Reply:
         return ptm.Result(
@@ -215,6 +220,7 @@ class Controller:
     def _store_volatile(self, _request: ptm.StoreVolatile) -> ptm.Reply:
         if not self._tpm.revive():
             return ptm.Result(TpmResult.BAD_ORDINAL)
+        self.put_away()
         self._tpm.store_volatile()
         return ptm.Result(TpmResult.SUCCESS)
 
@@ -228,6 +234,8 @@ class Controller:
             ]  # encrypted once more it would be another one, and its end would not fit the beginning
         else:
             name = BLOB_NAMES.get(request.type)
+            if name == VOLATILE_STATE:
+                self.put_away()
             payload = self._tpm.blobs.get(name) if name else None
             if name:
                 self._give(name)

@@ -88,6 +88,11 @@ class Tpm:
         self.on_own_command: Callable[[bytes, bytes], None] = lambda _command, _response: None
         #: Commands that, if they succeed, do more to the TPM than others.
         self._turning = frozenset((self.dialect.startup_code, self.dialect.shutdown_code))
+        #: Called with each command before it is executed, while there is somebody who has to give way to it (a resource
+        #: manager; docs/decisions/0029).
+        self.give_way: Optional[Callable[[memoryview], None]] = None
+        #: Called when it was powered on: what it had loaded is gone.
+        self.on_reset: Callable[[], None] = lambda: None
         #: Called when it can answer from now on: it was started, or goes on with its volatile state. From any thread.
         self.on_started: Callable[[], None] = lambda: None
         self._last = Last.WORK
@@ -145,6 +150,7 @@ class Tpm:
             self._main_init(offered)
         finally:
             self._storage.blobs = {}
+        self.on_reset()
         if offered:
             self.blobs.settle(offered)
         self.was_started = volatile is not None
@@ -227,6 +233,10 @@ class Tpm:
             self._storage.commit()
             self._let_go()
             self.on_lock()
+
+    def holds_lock(self) -> bool:
+        """Has it, or gets it now, what it must have to execute commands?"""
+        return self.has_lock or not self.is_powered or self._holds()
 
     def _holds(self) -> bool:
         try:
@@ -351,14 +361,14 @@ class Tpm:
 
     def execute(self, command: memoryview, code: int) -> bytes:
         """Execute a command, whose header has `code`; always gives a response, if only "the TPM failed"."""
-        if not self.has_lock and self.is_powered and not self._holds():
+        if not self.holds_lock():
             return self.dialect.fatal
         response = self.begin(command, code)
         return self.finish(response) if self.unstored else response
 
     def execute_at(self, locality: int, command: memoryview, code: int) -> bytes:
         """Execute one command at another locality than that of the others: see `keeps_locality`."""
-        if not self.has_lock and self.is_powered and not self._holds():
+        if not self.holds_lock():
             return self.dialect.fatal
         response = self.begin_at(locality, command, code)
         return self.finish(response) if self.unstored else response
@@ -371,6 +381,8 @@ class Tpm:
         """
         if self.power is not _RUNNING and not self._takes_commands():
             return self.dialect.fatal if self.power is not Power.FAILED else self.dialect.in_failure
+        if self.give_way is not None:
+            self.give_way(command)
         if self._last is not _WORK:
             self._take(Step.BEGIN)
         self._before = None if code in self._stores_nothing or self.failure is not None else self.snapshot()
@@ -525,6 +537,8 @@ class Tpm:
         """
         if not self.is_running:
             return self.dialect.fatal
+        if self.give_way is not None:
+            self.give_way(memoryview(command))
         self._before = None
         try:
             response = libtpms.process(memoryview(bytearray(command)))

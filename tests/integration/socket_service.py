@@ -26,7 +26,8 @@ def free_ports():
 
 
 class SocketService(ThreadedService):
-    """`path` is the data socket, `path`.ctrl the control socket, as tpm2-tss looks for them.
+    """`path` is the data socket, `path`.ctrl the control socket, as tpm2-tss looks for them; of a TPM 2.0 `path`.managed
+    is a managed data socket.
 
     `tcp`: both over TCP too, on this port and the next; `mssim`: that protocol's two ports likewise.
     """
@@ -37,6 +38,8 @@ class SocketService(ThreadedService):
         self.frontend = SocketFrontend(self.loop, self.dispatcher)
         self.frontend.listen(parse_address(path), "data", mode=0o600, gid=None, passed=None)
         self.frontend.listen(parse_address(self.control_path), "control", mode=0o600, gid=None, passed=None)
+        if version == "2.0":
+            self.frontend.listen(parse_address(f"{path}.managed"), "managed", mode=0o600, gid=None, passed=None)
         if tcp:
             self.frontend.listen(parse_address(f"tcp:{tcp}"), "data", mode=0, gid=None, passed=None)
             self.frontend.listen(parse_address(f"tcp:{tcp + 1}"), "control", mode=0, gid=None, passed=None)

@@ -33,7 +33,7 @@ class DataChannel(Channel):
     """A connection that carries TPM commands; one alone, where it `disconnects` after a response.
 
     `obeys_set_locality`: a command of the kernel's driver vtpm_proxy, which is for us, sets the locality of those that
-    follow.
+    follow. `is_managed`: it has a space of its own, until its end.
     """
 
     def __init__(
@@ -47,10 +47,12 @@ class DataChannel(Channel):
         *,
         disconnects: bool = False,
         obeys_set_locality: bool = False,
+        is_managed: bool = False,
     ) -> None:
+        self._space = dispatcher.open_space(caller) if is_managed else None
         self._disconnects = disconnects
         self._obeys_set_locality = obeys_set_locality
-        self._has_way_in_c = not (disconnects or obeys_set_locality)
+        self._has_way_in_c = not (disconnects or obeys_set_locality or is_managed)
         self._dispatcher = dispatcher
         self._rights = rights
         self._received = bytearray()
@@ -100,7 +102,7 @@ class DataChannel(Channel):
             self._answer(self._set_locality(received[start:]))
             return
         if not start:
-            is_done = self._dispatcher.run(self.caller, received, self._answer)
+            is_done = self._dispatcher.run(self.caller, received, self._answer, tpm=self._space)
         else:
             is_done = self._dispatcher.run(
                 self.caller,
@@ -108,6 +110,7 @@ class DataChannel(Channel):
                 lambda response: self._answer(_SIZE.pack(len(response)) + response + _SUFFIX),
                 locality=received[4],
                 rights=self._rights,
+                tpm=self._space,
             )
         if not is_done:
             self.pause()  # a peer that does not wait for its response waits now
@@ -125,3 +128,8 @@ class DataChannel(Channel):
         self.send(answer)
         if self._disconnects:
             self.finish()
+
+    def close(self) -> None:
+        if self.is_open and self._space is not None:
+            self._dispatcher.close_space(self._space)
+        super().close()

@@ -62,7 +62,8 @@ class Manners(NamedTuple):
 class SocketFrontend:
     """Listens and serves; owns every socket. `close` ends all.
 
-    What a listening socket is for is its service: `control`, `data`, or `mssim` and `mssim-platform`, a port apart.
+    What a listening socket is for is its service: `control`, `data`, `managed` (data, and each connection has a space),
+    or `mssim` and `mssim-platform`, a port apart.
     """
 
     def __init__(self, watcher: Watcher, dispatcher: Dispatcher, manners: Manners = Manners()) -> None:  # noqa: B008
@@ -76,6 +77,7 @@ class SocketFrontend:
         self._services: dict[str, _Add] = {
             "control": self._add_control,
             "data": self._add_data,
+            "managed": partial(self._add_data, service="managed"),
             "mssim": partial(self._add_mssim, "mssim"),
             "mssim-platform": partial(self._add_mssim, "mssim-platform"),
         }
@@ -175,10 +177,16 @@ class SocketFrontend:
         )
 
     def _add_data(
-        self, sock: socket.socket, caller: Caller, rights: Optional[Rights], *, came_over_control: bool = False
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        rights: Optional[Rights],
+        *,
+        came_over_control: bool = False,
+        service: str = "data",
     ) -> bool:
         return self._add(
-            "data",
+            service,
             caller,
             lambda: DataChannel(
                 sock,
@@ -189,6 +197,7 @@ class SocketFrontend:
                 rights,
                 disconnects=self._manners.disconnects and not came_over_control,
                 obeys_set_locality=self._manners.obeys_set_locality,
+                is_managed=service == "managed",
             ),
         )
 

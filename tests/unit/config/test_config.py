@@ -36,7 +36,9 @@ def test_an_empty_file_is_a_tpm_2_with_every_default():
         device=loading.DeviceConfig(
             enabled=True, name="vtpm7", major=0, minor=0, owner="root", group="vtpm", mode=0o660
         ),
-        socket=loading.SocketConfig(control="/run/vtpm/vtpm7/ctrl.sock", data="none", mssim="none", mode=0o660),
+        socket=loading.SocketConfig(
+            control="/run/vtpm/vtpm7/ctrl.sock", data="none", managed="none", mssim="none", mode=0o660
+        ),
         fuse=loading.FuseConfig(enabled=False, directory="/run/vtpm/vtpm7/fs"),
         kernel_tpm=loading.KernelTpmConfig(enabled=False),
         state=loading.StateConfig(
@@ -368,6 +370,11 @@ WRONG = [
         '[device]\nenabled = false\n[socket]\ncontrol = "none"',
         "nothing leads to this TPM: none of [device], [fuse] and [vtpm-proxy] is enabled, and [socket] has no address",
         "enable one of them",
+    ),
+    (
+        '[tpm]\nversion = "1.2"\n[socket]\nmanaged = "/run/managed"',
+        '[socket] managed: found "/run/managed", expected "none": a TPM 1.2 has no resource manager',
+        'remove it, or write version = "2.0" in [tpm]',
     ),
     (
         '[tpm]\nstartup = "deactivated"',

@@ -19,7 +19,7 @@ FLOORS = {
     "continuity": {"tpm", "state", "wire"},
     "config": {"state", "wire"},
     "provision": {"tpm", "state", "wire"},
-    "frontends": {"config", "provision", "continuity", "tpm", "state", "wire"},
+    "frontends": {"config", "provision", "continuity", "resources", "tpm", "state", "wire"},
     "service": {"frontends", "config", "provision", "continuity", "tpm", "state", "wire"},
     "cli": {"service", "frontends", "config", "provision", "continuity", "tpm", "state", "wire"},
     "errors": {"wire"},

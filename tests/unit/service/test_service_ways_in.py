@@ -50,7 +50,7 @@ def opened(tmp_path):
             ways.close(has_successor=False)
 
 
-SERVICES = ("control", "data", "mssim", "mssim-platform")
+SERVICES = ("control", "data", "managed", "mssim", "mssim-platform")
 
 
 def parked(told):
