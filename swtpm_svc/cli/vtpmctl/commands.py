@@ -28,7 +28,7 @@ KEY_EXPECTED = "none, prompt, file=PATH, fd=N or credential=NAME, then perhaps ,
 _MODULES = "swtpm_svc.cli.vtpmctl"
 _PATH = "swtpm_svc.cli.operator_files:path_argument"
 _TEXT, _TEXT_PATH = f"{_MODULES}.create:text_argument", f"{_MODULES}.create:path_argument"
-_KEY = f"{_MODULES}.rekey:place"
+_KEY = f"{_MODULES}.key_places:place"
 
 _TARGET = "an instance (vtpmctl list), or a device's path such as /dev/vtpm0"
 _DEVICE = Argument(("name",), _TARGET, "NAME", Offer.INSTANCE_OR_PATH)
@@ -113,6 +113,12 @@ _REPORTS = (
     )),
     Command("create", "make a TPM as a manufacturer does, and its configuration", f"{_MODULES}.create:run", _CREATE,
             Given.HOST, Cryptography.PERHAPS, waiting="making the TPM"),
+    Command("verify", "try whether a state is good, and which of its generations", f"{_MODULES}.verify:run", (
+        Argument(("name",), "an instance, or the path of a file or directory; without it all instances",
+                 "NAME|FILE|DIR", Offer.INSTANCE_OR_PATH, optional=True),
+        Argument(("--key",), f"the key of the state (default: what [state] says): {KEY_EXPECTED}", "KEY", KEY_SOURCES,
+                 type=_KEY),
+    ), Given.HOST, Cryptography.PERHAPS, waiting="trying the state"),
     Command("rekey", "encrypt the state of a stopped instance with another key", f"{_MODULES}.rekey:run", (
         Argument(("name",), "an instance, see vtpmctl list", "NAME", Offer.INSTANCE),
         Argument(("--from",), f"the key until now (default none: the state is in clear): {KEY_EXPECTED}", "KEY",
@@ -258,7 +264,7 @@ PROGRAM = Program(
         ("Look", ("list", "status", "doctor", "check", "logs", "decode")),
         ("Make and run instances", ("create", "edit", "start", "stop", "restart", "enable", "disable")),
         ("Power of a TPM", ("power", "init", "reset", "shutdown")),
-        ("State", ("rekey", "save", "load", "store-volatile")),
+        ("State", ("verify", "rekey", "save", "load", "store-volatile")),
         ("Keys, owner, identity", ("identity", "ek", "createek", "takeown", "getpubek", "ca")),
         (
             "Control operations",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from swtpm_svc.cli.vtpmctl import rekey
+from swtpm_svc.cli.vtpmctl import key_places, rekey
 from swtpm_svc.errors import Code, VtpmError
 
 
@@ -40,15 +40,15 @@ def test_only_root_and_the_owner_may(tmp_path, monkeypatch, user):
     monkeypatch.setattr(os, "geteuid", lambda: number)
     if user == "another":
         with pytest.raises(VtpmError) as caught:
-            rekey._owner(str(tmp_path))
+            key_places.owner_of(str(tmp_path))
         assert caught.value.code is Code.NOT_PERMITTED
         assert caught.value.message == f"{tmp_path} belongs to user {owner}"
         assert caught.value.remedy
     else:
-        assert rekey._owner(str(tmp_path)).st_uid == owner
+        assert key_places.owner_of(str(tmp_path)).st_uid == owner
 
 
 def test_a_state_that_is_not_there(tmp_path):
     with pytest.raises(VtpmError, match="there is no") as caught:
-        rekey._owner(str(tmp_path / "none"))
+        key_places.owner_of(str(tmp_path / "none"))
     assert caught.value.code is Code.STATE_MISSING
