@@ -15,7 +15,7 @@ from swtpm_svc.tpm import dynamic_launch
 from swtpm_svc.tpm.libtpms import LibtpmsError
 from swtpm_svc.tpm.state_blobs import PERMANENT_STATE, SAVE_STATE, VOLATILE_STATE
 from swtpm_svc.tpm.tpm import Tpm
-from swtpm_svc.wire import ptm
+from swtpm_svc.wire import ptm, state_bundle
 from swtpm_svc.wire.hints import Any, Callable, Optional
 from swtpm_svc.wire.results import TpmResult
 from swtpm_svc.wire.values import NamedTuple
@@ -72,7 +72,7 @@ def is_immediate(request: ptm.Request) -> bool:
 def uses_storage(request: ptm.Request) -> bool:
     """May it take as long as a disk does?"""
     return isinstance(request, _STORING) or (
-        isinstance(request, ptm.GetStateBlob) and request.type == ptm.BlobType.SAVESTATE
+        isinstance(request, ptm.GetStateBlob) and request.type in (ptm.BlobType.SAVESTATE, ptm.ALL_BLOBS)
     )
 
 
@@ -233,19 +233,36 @@ class Controller:
                 1
             ]  # encrypted once more it would be another one, and its end would not fit the beginning
         else:
-            name = BLOB_NAMES.get(request.type)
-            if name == VOLATILE_STATE:
-                self.put_away()
-            payload = self._tpm.blobs.get(name) if name else None
-            if name:
-                self._give(name)
-            if payload is None:
+            is_all = request.type == ptm.ALL_BLOBS
+            found = self._all_blobs(decrypted=decrypted) if is_all else self._blob(request.type, decrypted=decrypted)
+            if found is None:
                 return ptm.Result(TpmResult.RETRY)
-            whole = blob.encode_migration(payload, self._keys, decrypted=decrypted)
+            whole = found
             self._sealed = None if self.gives_clear(request) else ((request.type, decrypted), whole)
         # encrypted: with the key for files; that of the migration key is not told (measured)
         is_encrypted = self._keys.state is not None and not decrypted
         return ptm.StateBlobReply(TpmResult.SUCCESS, ptm.STATE_FLAG_ENCRYPTED if is_encrypted else 0, len(whole), whole)
+
+    def _blob(self, kind: int, *, decrypted: bool) -> Optional[bytes]:
+        name = BLOB_NAMES.get(kind)
+        if name == VOLATILE_STATE:
+            self.put_away()
+        payload = self._tpm.blobs.get(name) if name else None
+        if name:
+            self._give(name)
+        return None if payload is None else blob.encode_migration(payload, self._keys, decrypted=decrypted)
+
+    def _all_blobs(self, *, decrypted: bool) -> bytes:
+        """One request is one moment: no command comes between two blobs. It is not a migration: the lock stays."""
+        self.put_away()
+        found = {kind: self._tpm.blobs.get(name) for kind, name in BLOB_NAMES.items()}
+        return state_bundle.encode(
+            {
+                kind: blob.encode_migration(payload, self._keys, decrypted=decrypted)
+                for kind, payload in found.items()
+                if payload is not None
+            }
+        )
 
     def _give(self, name: str) -> None:
         self._given.add(name)

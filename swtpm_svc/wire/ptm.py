@@ -71,6 +71,10 @@ class BlobType(IntEnum):
     SAVESTATE = 3
 
 
+#: A type for GET_STATEBLOB that is ours ("vt"): all there are, as of one moment (state_bundle.py).
+ALL_BLOBS = 0x76740001
+
+
 @unique
 class InfoFlag(IntFlag):
     """What TPMLIB_GetInfo(3) is asked for (tpm_library.h). libtpms leaves out what its version does not know."""

@@ -108,26 +108,36 @@ def store_volatile(device: Device) -> Report:
 
 
 def save(device: Device, *, type: str, file: str) -> Report:
-    first = _state_chunk(device, type, 0)
-    blob, replies = bytearray(first.data), 1
-    # only the first total is used: whether later ones count all the bytes or those that are left is not agreed on
-    while len(blob) < first.total_length:
-        _refuse_endless(
-            device, f"{type} state", max(first.total_length, len(blob)), operator_files.BLOB_MAX_BYTES, replies
-        )
-        blob += _state_chunk(device, type, len(blob)).data
-        replies += 1
-    operator_files.write_whole(file, bytes(blob))
-    is_encrypted = bool(first.state_flags & ptm.STATE_FLAG_ENCRYPTED)
+    blob, state_flags = download(device, BlobType[type.upper()], type)
+    operator_files.write_whole(file, blob)
+    is_encrypted = bool(state_flags & ptm.STATE_FLAG_ENCRYPTED)
     form = "encrypted" if is_encrypted else "in clear"
     return _done(
         device, f"the {type} state is in {file}: {len(blob)} bytes, {form}", bytes=len(blob), encrypted=is_encrypted
     )
 
 
-def _state_chunk(device: Device, kind: str, offset: int) -> ptm.StateBlobReply:
+def download(device: Device, number: int, kind: str) -> "tuple[bytes, int]":
+    """The whole state blob of a type, and its flags; `kind`: its word in an error.
+
+    Raises:
+        VtpmError STATE_MISSING, PROTOCOL, and what the TPM or its service refuses with.
+    """
+    first = _state_chunk(device, number, kind, 0)
+    blob, replies = bytearray(first.data), 1
+    # only the first total is used: whether later ones count all the bytes or those that are left is not agreed on
+    while len(blob) < first.total_length:
+        _refuse_endless(
+            device, f"{kind} state", max(first.total_length, len(blob)), operator_files.BLOB_MAX_BYTES, replies
+        )
+        blob += _state_chunk(device, number, kind, len(blob)).data
+        replies += 1
+    return bytes(blob), first.state_flags
+
+
+def _state_chunk(device: Device, number: int, kind: str, offset: int) -> ptm.StateBlobReply:
     """At least one byte of the blob; asked for in clear, as swtpm_ioctl does."""
-    request = ptm.GetStateBlob(ptm.STATE_FLAG_DECRYPTED, BlobType[kind.upper()], offset)
+    request = ptm.GetStateBlob(ptm.STATE_FLAG_DECRYPTED, number, offset)
     reply = device.control(request)
     if isinstance(reply, ptm.StateBlobReply) and reply.data:
         return reply
