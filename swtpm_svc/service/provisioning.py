@@ -17,7 +17,7 @@ from swtpm_svc.state.keys import Trusted
 from swtpm_svc.state.newborn import Place
 
 
-def _place(config: Config, user: str) -> Place:
+def place_of(config: Config, user: str) -> Place:
     """Where the state goes.
 
     What root makes goes to the owner of the directory, if there is one already (systemd makes it), or else to `user`.
@@ -53,7 +53,7 @@ def provision(
             USER_MISSING, INSTALLATION, CA_UNUSABLE, CA_SIGNER, KEY_UNUSABLE, TPM_REFUSED, STATE_*.
             There is then no state, or (from `finish`) one that the next one replaces.
     """
-    found, wanted = _place(config, user), config.provision
+    found, wanted = place_of(config, user), config.provision
     newborn.refuse_existing(found)
     trusted = Trusted((found.owner.uid,), (found.owner.gid,))
     key = keys.load(config.state.key, trusted) if config.state.key else None

@@ -17,14 +17,15 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from swtpm_svc.errors import Code, VtpmError, quote
-from swtpm_svc.state.backend import PERMALL
+from swtpm_svc.state.backend import NAMES, PERMALL
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.lock import LOCK_NAME
+from swtpm_svc.state.replacement import replace_all
 from swtpm_svc.state.state_directory import LOST_AND_FOUND, file_name, open_locked
 
 NEW, MARKER = ".new-", ".created"
 _DRAFT = NEW + "file"
-STATES = [file_name(version, PERMALL) for version in ("1.2", "2.0")]
+STATES = [file_name(version, name) for version in ("1.2", "2.0") for name in NAMES]
 #: What may be in a directory that has no TPM, and is nobody else's.
 OURS = {LOCK_NAME, MARKER, _DRAFT, *STATES}
 
@@ -47,7 +48,7 @@ def filling(folder: int, path: str, owner: Owner) -> Iterator[Directory]:
     """
     try:
         _give(folder, path, owner)
-        with _acting_for(os.fstat(folder)):
+        with acting_for(os.fstat(folder)):
             directory, lock = open_locked(path, os.dup(folder))
             try:
                 directory.check_writable()
@@ -61,12 +62,17 @@ def filling(folder: int, path: str, owner: Owner) -> Iterator[Directory]:
         os.close(folder)
 
 
-def fill(directory: Directory, version: str, data: bytes, *, is_marked: bool) -> None:
-    """Write the state, encoded, as one file; before it, if `is_marked`, the digest that says that nobody has used
-    it."""
+def fill(directory: Directory, version: str, data: bytes, others: "dict[str, bytes]", *, is_marked: bool) -> None:
+    """Write the state, encoded, as one file, and `others` at the same moment.
+
+    Before it, if `is_marked`, the digest that says that nobody has used it.
+    """
     if is_marked:
         directory.replace(MARKER, _DRAFT, hashlib.sha256(data).hexdigest().encode())
-    directory.replace(file_name(version, PERMALL), _DRAFT, data)
+    if others:
+        replace_all(directory, {file_name(version, PERMALL): data, **others})
+    else:
+        directory.replace(file_name(version, PERMALL), _DRAFT, data)
 
 
 def _give(folder: int, path: str, owner: Owner) -> None:
@@ -97,7 +103,7 @@ def _is_ours(folder: int, name: str) -> bool:
 
 
 @contextmanager
-def _acting_for(owner: os.stat_result) -> Iterator[None]:
+def acting_for(owner: os.stat_result) -> Iterator[None]:
     """Root is another user meanwhile."""
     if os.geteuid() != 0 or owner.st_uid == 0:
         yield

@@ -120,9 +120,16 @@ def _is_link(path: str, base: Optional[int]) -> bool:
 
 
 def install(
-    place: Place, version: str, payload: bytes, key: Optional[StateKey], finish: Optional[Callable[[], None]] = None
+    place: Place,
+    version: str,
+    payload: bytes,
+    key: Optional[StateKey],
+    finish: Optional[Callable[[], None]] = None,
+    others: "Optional[dict[str, bytes]]" = None,
 ) -> None:
     """Put the permanent state in place, durably. `finish` then writes what else belongs to it, under the same lock.
+
+    `others`: more files, encoded, by their names, which are there at the same moment.
 
     Raises:
         VtpmError ALREADY_PROVISIONED: there is a state. STATE_LOCKED, STATE_UNWRITABLE, STATE_FULL; and what `finish`
@@ -136,10 +143,11 @@ def install(
                     _remove(base, name)
             stays = _clear(base, place)
             if stays is None:
-                _put(base, place, version, payload, key, is_marked=finish is not None)
+                _put(base, place, version, payload, key, others or {}, is_marked=finish is not None)
             else:
                 with filling(stays, place.path, place.owner) as directory:
-                    fill(directory, version, blob.encode_checked(payload, key), is_marked=finish is not None)
+                    data = blob.encode_checked(payload, key)
+                    fill(directory, version, data, others or {}, is_marked=finish is not None)
             if finish is not None:
                 try:
                     with _as_before():
@@ -165,7 +173,16 @@ def _unmark(base: int, name: str) -> None:
         os.close(folder)
 
 
-def _put(base: int, place: Place, version: str, payload: bytes, key: Optional[StateKey], *, is_marked: bool) -> None:
+def _put(
+    base: int,
+    place: Place,
+    version: str,
+    payload: bytes,
+    key: Optional[StateKey],
+    others: "dict[str, bytes]",
+    *,
+    is_marked: bool,
+) -> None:
     new = NEW + secrets.token_hex(4)
     os.mkdir(new, 0o700, dir_fd=base)
     try:
@@ -173,6 +190,8 @@ def _put(base: int, place: Place, version: str, payload: bytes, key: Optional[St
         try:
             with Store.open(path, version, key, os.dup(folder)) as store:
                 store.store(PERMALL, payload)
+            for name, data in others.items():
+                Directory(path, folder).replace(name, NEW + "file", data)
             if is_marked:
                 _write_marker(Directory(path, folder), version)
             if os.geteuid() == 0:

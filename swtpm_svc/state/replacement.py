@@ -3,13 +3,14 @@ each.
 
 The new files are written to the directory .rekey.new, which becomes .rekey by one rename: that is the moment. Then they
 are moved to where they belong. Whoever opens the directory next, under its lock, moves what is left, or removes what
-never came so far. That takes no key.
+never came so far. That takes no key. An empty file among them says that the file of its name goes: no state is empty.
 """
 
 import os
 
 from swtpm_svc.state.file_errors import write_error
 from swtpm_svc.state.files import MODE, Directory
+from swtpm_svc.wire.small_tools import suppress
 
 STAGED = ".rekey.new"
 COMMITTED = ".rekey"
@@ -17,7 +18,9 @@ _DIRECTORY_MODE = 0o700
 
 
 def replace_all(directory: Directory, contents: "dict[str, bytes]") -> None:
-    """Make these the contents of these files, durable on return. The directory must be settled.
+    """Make these the contents of these files, durable on return; of what becomes empty there is no file then.
+
+    The directory must be settled.
 
     Raises:
         VtpmError STATE_FULL, STATE_UNWRITABLE: all have their old content, unless only the very last step failed; then
@@ -59,6 +62,12 @@ def _move(directory: Directory) -> None:
     committed = _open(directory, COMMITTED)
     try:
         for name in sorted(os.listdir(committed)):
+            if not os.stat(name, dir_fd=committed, follow_symlinks=False).st_size:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory.fd)
+                os.fsync(directory.fd)  # before nothing says any more that it goes
+                os.unlink(name, dir_fd=committed)
+                continue
             os.rename(name, name, src_dir_fd=committed, dst_dir_fd=directory.fd)
     finally:
         os.close(committed)

@@ -174,8 +174,10 @@ class StateFile:
         if name == PERMALL:
             self._stored = time.time_ns()
 
-    def replace_all(self, contents: "dict[str, bytes]") -> None:
+    def replace_all(self, contents: "dict[str, bytes]", *, rest_stays: bool = True) -> None:
         """Write several: after a crash there are all of the old ones or all of the new ones.
+
+        `rest_stays`: False has what is not among them go at the same moment.
 
         Raises: VtpmError STATE_FULL, STATE_UNWRITABLE: there are the old ones.
         """
@@ -185,7 +187,7 @@ class StateFile:
         for name, data in contents.items():
             beside = {**layout, **{-1 - number: section for number, section in new.items()}}
             new[linear.NUMBERS[name]] = self._write_beside(beside, data)
-        self._commit({**layout, **new})
+        self._commit({**layout, **new} if rest_stays else new)
 
     def remove(self, name: str) -> bool:
         layout = self._layout()

@@ -90,6 +90,7 @@ _CREATE = (
     *_SRK,
 )
 
+_NAMED = Argument(("name",), "an instance, or a path that is its own", "NAME", Offer.INSTANCE_OR_PATH)
 #: About instances, by their names: no TPM is asked.
 _REPORTS = (
     Command("list", "list the instances", f"{_MODULES}.reports:list_instances", given=Given.HOST),
@@ -119,6 +120,20 @@ _REPORTS = (
         Argument(("--key",), f"the key of the state (default: what [state] says): {KEY_EXPECTED}", "KEY", KEY_SOURCES,
                  type=_KEY),
     ), Given.HOST, Cryptography.PERHAPS, waiting="trying the state"),
+    Command("export", "write a TPM with all that belongs to it to one file", f"{_MODULES}.exporting:run", (
+        _NAMED,
+        Argument(("file",), "is replaced as a whole", "FILE", Offer.FILE, type=_PATH),
+        Argument(("--volatile",), "with the volatile state, for a TPM that is to go on where it was"),
+        Argument(("--key",), f"encrypt the state in it with this key (default: what [state] says): {KEY_EXPECTED}",
+                 "KEY", KEY_SOURCES, type=_KEY),
+    ), Given.INSTANCE, Cryptography.PERHAPS),
+    Command("import", "make an instance of what export wrote", f"{_MODULES}.importing:run", (
+        Argument(("file",), "written by export", "FILE", Offer.FILE, type=_PATH),
+        Argument(("name",), "the instance (default: as it was called)", "NAME", Offer.INSTANCE, optional=True),
+        Argument(("--overwrite",), "replace a state that is there, which becomes the generation before"),
+        Argument(("--key",), f"the key that it was exported with (default: what [state] says): {KEY_EXPECTED}", "KEY",
+                 KEY_SOURCES, type=_KEY),
+    ), Given.HOST, Cryptography.PERHAPS),
     Command("rekey", "encrypt the state of a stopped instance with another key", f"{_MODULES}.rekey:run", (
         Argument(("name",), "an instance, see vtpmctl list", "NAME", Offer.INSTANCE),
         Argument(("--from",), f"the key until now (default none: the state is in clear): {KEY_EXPECTED}", "KEY",
@@ -129,7 +144,6 @@ _REPORTS = (
 )
 
 
-_NAMED = Argument(("name",), "an instance, or a path that is its own", "NAME", Offer.INSTANCE_OR_PATH)
 _NOW = Argument(("--now",), "and now")
 
 
@@ -264,7 +278,7 @@ PROGRAM = Program(
         ("Look", ("list", "status", "doctor", "check", "logs", "decode")),
         ("Make and run instances", ("create", "edit", "start", "stop", "restart", "enable", "disable")),
         ("Power of a TPM", ("power", "init", "reset", "shutdown")),
-        ("State", ("verify", "rekey", "save", "load", "store-volatile")),
+        ("State", ("verify", "export", "import", "rekey", "save", "load", "store-volatile")),
         ("Keys, owner, identity", ("identity", "ek", "createek", "takeown", "getpubek", "ca")),
         (
             "Control operations",

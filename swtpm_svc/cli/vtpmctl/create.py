@@ -2,24 +2,21 @@
 
 import json
 import os
-import secrets
 from argparse import ArgumentTypeError
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Optional
 
 from swtpm_svc.cli import operator_files, output
 from swtpm_svc.cli.command import Report
 from swtpm_svc.cli.passwords import Password
+from swtpm_svc.cli.vtpmctl import new_instance
 from swtpm_svc.cli.vtpmctl.host import Places
 from swtpm_svc.config import loading
 from swtpm_svc.config.loading import Config
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.subject_public_key import fingerprint
 from swtpm_svc.provision.tpm12_owner import secret_of
-from swtpm_svc.state.file_errors import write_error
-from swtpm_svc.state.files import check_directory, is_draft
-from swtpm_svc.state.filling import NEW
+from swtpm_svc.state.files import check_directory
 from swtpm_svc.wire.tpm12 import WELL_KNOWN_SECRET
 
 if TYPE_CHECKING:
@@ -72,7 +69,7 @@ def run(places: Places, *, name: str, **values: Any) -> Report:
 
     path = f"{places.config}/{loading.check_instance(name)}.toml"
     ownership = _ownership(values)
-    _refuse_configured(path, name)
+    new_instance.refuse_configured(path, name)
     check_directory(places.config, denied=_AS_ROOT)
     written, described = _texts(name, values)
     loaded = loading.parse(described, path, name)
@@ -88,7 +85,7 @@ def run(places: Places, *, name: str, **values: Any) -> Report:
         )
     warnings: list[VtpmError] = []
     made = provisioning.provision(
-        loaded, USER, warn=warnings.append, ownership=ownership, finish=lambda: _write_new(path, name, written)
+        loaded, USER, warn=warnings.append, ownership=ownership, finish=lambda: new_instance.write(path, name, written)
     )
     return _report(loaded, made, warnings)
 
@@ -138,53 +135,6 @@ def _texts(name: str, values: "dict[str, Any]") -> "tuple[str, str]":
 def _toml(table: str, keys: "dict[str, Any]") -> str:
     # JSON's strings are TOML's, but for DEL, which text_argument() does not take
     return f"\n[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-
-
-def _refuse_configured(path: str, name: str) -> None:
-    if os.path.lexists(path):
-        raise VtpmError(
-            Code.ALREADY_PROVISIONED,
-            f"{path} exists",
-            remedy=f"choose another name; or see what it is: vtpmctl status {name}",
-        )
-
-
-def _write_new(path: str, name: str, text: str) -> None:
-    """Write the file whole, never over another one.
-
-    The caller has the lock, so a half-written file was left by a crash.
-    """
-    directory = os.path.dirname(path)
-    temporary = f"{directory}/{NEW}{secrets.token_hex(4)}"
-    try:
-        for other in os.listdir(directory):
-            if is_draft(other):
-                with suppress(OSError):
-                    os.unlink(f"{directory}/{other}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                os.fchmod(fd, 0o644)  # whatever the umask: the service's user reads it
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            os.link(temporary, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        except OSError:
-            os.unlink(path)  # with the error the state goes
-            raise
-        finally:
-            os.close(folder)
-    except FileExistsError:
-        _refuse_configured(path, name)
-        raise
-    except OSError as error:
-        raise write_error(path, error, denied=_AS_ROOT) from error
 
 
 def _report(loaded: Config, made: "list[Made]", warnings: "list[VtpmError]") -> Report:

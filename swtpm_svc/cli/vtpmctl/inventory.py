@@ -148,6 +148,14 @@ def examine(loaded: Config, others: "list[Neighbour]", places: Places, *, is_ser
     return [*_notes(loaded), *_check_keys(loaded)]
 
 
+def refuse_sharing(loaded: Config, places: Places) -> None:
+    """Raises: VtpmError as check(): another instance has the same device, state, socket or mount."""
+    own = configured.places(loaded, _resolved)
+    for other in neighbours(_others(places)):
+        if other.config.instance != loaded.instance:
+            _refuse_sharing(loaded, own, other)
+
+
 def _others(places: Places) -> "list[Config]":
     """The configurations that can be read, of a file that is checked too."""
     found = []
