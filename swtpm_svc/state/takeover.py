@@ -1,9 +1,10 @@
-"""Another TPM in the place of the state that there is: all of it at one moment."""
+"""Another TPM, or another generation, in the place of the state that there is: all of it at one moment."""
 
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
+from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.state import replacement
-from swtpm_svc.state.backend import NAMES, PERMALL
+from swtpm_svc.state.backend import NAMES, PERMALL, SAVESTATE, VOLATILESTATE
 from swtpm_svc.state.files import Directory
 from swtpm_svc.state.filling import MARKER
 from swtpm_svc.state.state_directory import BACKUP, IDENTITY, PREVIOUS, file_name, open_locked
@@ -59,6 +60,36 @@ def confirm(path: str) -> None:
     directory, lock = open_locked(path)
     try:
         directory.remove(MARKER)
+    finally:
+        lock.close()
+        directory.close()
+
+
+def go_back(path: str, version: str, generation: str, is_good: Callable[[bytes], None]) -> None:
+    """Have a generation before in the place of the current one, which takes its place in turn.
+
+    `generation`: the ending of its file; `is_good` raises if it is not. The volatile and the saved state belong to the
+    one that goes, and go.
+
+    Raises:
+        VtpmError STATE_MISSING: there is no such generation; as `is_good`, and as above.
+    """
+    directory, lock = open_locked(path)
+    try:
+        directory.check_writable()
+        permanent = file_name(version, PERMALL)
+        kept = directory.read(permanent + generation)
+        if not kept:
+            raise VtpmError(
+                Code.STATE_MISSING,
+                f"there is no {directory.path_of(permanent + generation)}",
+                remedy="take a file of vtpmctl export: vtpmctl import FILE --overwrite",
+            )
+        is_good(kept)
+        gone = {file_name(version, name): b"" for name in (VOLATILESTATE, SAVESTATE)}
+        old = directory.read(permanent)
+        swapped = {permanent: kept, **({permanent + generation: old} if old else {})}
+        _replace(directory, {**gone, **swapped})
     finally:
         lock.close()
         directory.close()

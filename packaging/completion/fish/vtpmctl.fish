@@ -29,6 +29,8 @@ function __vtpmctl_valued
             string split ' ' -- '--key'
         case 'import'
             string split ' ' -- '--key'
+        case 'restore'
+            string split ' ' -- '--generation'
         case 'rekey'
             string split ' ' -- '--from --to'
         case 'logs'
@@ -107,6 +109,7 @@ complete -c vtpmctl -n '__vtpmctl_at "" 0' -a create -d 'make a TPM as a manufac
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a verify -d 'try whether a state is good, and which of its generations'
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a export -d 'write a TPM with all that belongs to it to one file'
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a import -d 'make an instance of what export wrote'
+complete -c vtpmctl -n '__vtpmctl_at "" 0' -a restore -d 'have the generation before in the place of the current state'
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a rekey -d 'encrypt the state of a stopped instance with another key'
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a start -d 'start the service'
 complete -c vtpmctl -n '__vtpmctl_at "" 0' -a stop -d 'stop the service; its device goes'
@@ -202,6 +205,11 @@ complete -c vtpmctl -n '__vtpmctl_at "import"' -l overwrite -d 'replace a state 
 complete -c vtpmctl -n '__vtpmctl_at "import"' -l key -x -a '(__vtpmctl_sources none prompt file= fd= credential=)' -d 'the key that it was exported with (default: what [state] says): none, prompt, file=PATH, fd=N or credential=NAME, then perhaps ,format=FORMAT and ,mode=MODE'
 complete -c vtpmctl -n '__vtpmctl_at "import" 0' -F
 complete -c vtpmctl -n '__vtpmctl_at "import" 1' -a '(__vtpmctl_instances)' -d 'NAME'
+complete -c vtpmctl -n '__vtpmctl_at "restore"' -l help -d 'show the help'
+complete -c vtpmctl -n '__vtpmctl_at "restore"' -l json -d 'print JSON'
+complete -c vtpmctl -n '__vtpmctl_at "restore"' -l generation -x -a 'previous backup' -d 'previous or backup (default: the first of them that is there)'
+complete -c vtpmctl -n '__vtpmctl_at "restore" 0' -a '(__vtpmctl_instances)' -d 'NAME'
+complete -c vtpmctl -n '__vtpmctl_at "restore" 0; and __vtpmctl_is_path' -F
 complete -c vtpmctl -n '__vtpmctl_at "rekey"' -l help -d 'show the help'
 complete -c vtpmctl -n '__vtpmctl_at "rekey"' -l json -d 'print JSON'
 complete -c vtpmctl -n '__vtpmctl_at "rekey"' -l from -x -a '(__vtpmctl_sources none prompt file= fd= credential=)' -d 'the key until now (default none: the state is in clear): none, prompt, file=PATH, fd=N or credential=NAME, then perhaps ,format=FORMAT and ,mode=MODE'

@@ -134,6 +134,11 @@ _REPORTS = (
         Argument(("--key",), f"the key that it was exported with (default: what [state] says): {KEY_EXPECTED}", "KEY",
                  KEY_SOURCES, type=_KEY),
     ), Given.HOST, Cryptography.PERHAPS),
+    Command("restore", "have the generation before in the place of the current state", f"{_MODULES}.restoring:run", (
+        _NAMED,
+        Argument(("--generation",), "previous or backup (default: the first of them that is there)",
+                 choices=("previous", "backup")),
+    ), Given.INSTANCE, Cryptography.PERHAPS),
     Command("rekey", "encrypt the state of a stopped instance with another key", f"{_MODULES}.rekey:run", (
         Argument(("name",), "an instance, see vtpmctl list", "NAME", Offer.INSTANCE),
         Argument(("--from",), f"the key until now (default none: the state is in clear): {KEY_EXPECTED}", "KEY",
@@ -278,7 +283,7 @@ PROGRAM = Program(
         ("Look", ("list", "status", "doctor", "check", "logs", "decode")),
         ("Make and run instances", ("create", "edit", "start", "stop", "restart", "enable", "disable")),
         ("Power of a TPM", ("power", "init", "reset", "shutdown")),
-        ("State", ("verify", "export", "import", "rekey", "save", "load", "store-volatile")),
+        ("State", ("verify", "export", "import", "restore", "rekey", "save", "load", "store-volatile")),
         ("Keys, owner, identity", ("identity", "ek", "createek", "takeown", "getpubek", "ca")),
         (
             "Control operations",
