@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -179,6 +181,16 @@ def test_nothing_is_overwritten_without_a_word(lab: Lab) -> None:
     assert kept == before["lab/tpm2-00.permall"]
 
 
+def test_a_state_without_a_configuration_is_not_overwritten_either(lab: Lab) -> None:
+    lab.export()
+    lab.move()
+    (lab.there / "lab").mkdir()
+    lab.put(lab.there / "lab", payload=b"\x00\x03\xab\x36\x47\x23another")
+    before = contents(lab.there)
+    assert lab.import_()[0] == TABLE[Code.ALREADY_PROVISIONED].exit_status
+    assert contents(lab.there) == before
+
+
 def test_a_running_one_is_not_overwritten(lab: Lab) -> None:
     lab.export()
     daemon = DaemonProcess(lab.there).start()
@@ -222,6 +234,32 @@ def test_all_of_a_tpm_in_one_file(lab: Lab) -> None:
     assert lab.run(lab.there, "export", "lab", lab.file)[0] == 0
 
 
+@pytest.mark.needs("root")
+def test_root_works_as_the_owner_of_the_state(monkeypatch: Any, capsys: Any) -> None:
+    """Files that root left behind could not be read by the service."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own is closed to all others
+    try:
+        folder.chmod(0o755)
+        monkeypatch.setattr(importing, "USER", "nobody")
+        lab = Lab(folder, capsys)
+        for path in (lab.state, *lab.state.iterdir()):
+            shutil.chown(path, 65534, 65534)
+        (lab.state / IDENTITY).write_bytes(b"{}")
+        shutil.chown(lab.state / IDENTITY, 65534, 65534)
+        lab.export()
+        assert lab.file.stat().st_uid == 0
+        lab.move()
+        for words in ((), ("--overwrite",)):
+            assert lab.import_(*words)[0] == 0
+            there = lab.there / "lab"
+            assert {path.stat().st_uid for path in (there, *there.iterdir())} == {65534}
+            assert (lab.there / "lab.toml").stat().st_uid == 0
+            assert (there / IDENTITY).read_bytes() == b"{}"
+        assert {path.stat().st_uid for path in lab.state.iterdir()} == {65534}
+    finally:
+        shutil.rmtree(folder)
+
+
 # --- what is no export ---------------------------------------------------------------------------------------------
 
 
@@ -237,7 +275,8 @@ def refused(lab: Lab, data: bytes) -> str:
 def test_a_flipped_bit_is_refused_or_means_nothing(lab: Lab) -> None:
     data = lab.export()
     whole = archive.decode(data, "")
-    for place in range(0, len(data) * 8, 61):
+    end_of_manifest = 512 + tarfile.TarInfo.frombuf(data[:512], "utf-8", "strict").size
+    for place in (*range(0, end_of_manifest * 8, 3), *range(end_of_manifest * 8, len(data) * 8, 61)):
         flipped = bytearray(data)
         flipped[place // 8] ^= 1 << place % 8
         code = None
