@@ -67,7 +67,7 @@ class _Memory:
         pass
 
     def damaged(self, name: str, reason: str) -> VtpmError:
-        return VtpmError(Code.STATE_CORRUPT, f"{name}: {reason}")
+        return VtpmError(Code.STATE_CORRUPT, f"{name}: {reason}", remedy="restore it from a backup")
 
 
 def load(version: str, payloads: "dict[str, bytes]", time_s: float = TIME_S) -> Contents:

@@ -106,7 +106,7 @@ def decode(data: bytes, path: str) -> Archive:
             raise VtpmError(
                 Code.STATE_FOREIGN,
                 f"{path} is of format {values['format']!r}; this program knows {FORMAT}",
-                remedy=f"use the vtpmctl of the host that wrote it; {_NOTHING}",
+                remedy=f"read it with the program of the host that wrote it; {_NOTHING}",
             )
         return _archive(values, files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

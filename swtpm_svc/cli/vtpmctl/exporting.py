@@ -130,7 +130,9 @@ def _running(loaded: Config, known: Keys, places: Places) -> "dict[str, bytes]":
         bundle = state_bundle.decode(data)
         return {_name(kind.name.lower()): blob.payload(blob.decode(one), known) for kind, one in bundle.items()}
     except ProtocolError as error:
-        raise VtpmError(Code.PROTOCOL, f"{loaded.instance}: {error}", remedy="see journalctl -u vtpm@NAME") from error
+        raise VtpmError(
+            Code.PROTOCOL, f"{loaded.instance}: {error}", remedy=f"see what it has said: vtpmctl logs {loaded.instance}"
+        ) from error
     except blob.BlobError as error:
         remedy = f"restart it, if its keys were changed since: vtpmctl restart {loaded.instance}"
         raise VtpmError(
