@@ -39,7 +39,7 @@ def drop_in():
     made = []
 
     def write(name, text):
-        path = f"{DROP_INS}/vtpm@{name}.service.d/broken.conf"
+        path = f"{DROP_INS}/vtpm@{name}.service.d/zz-broken.conf"  # after openfile.conf
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(f"[Service]\n{text}\n")

@@ -99,8 +99,7 @@ def test_every_operation_of_swtpm_ioctl_on_a_tpm_1_2(both, tmp_path):
 
     client = Client("/dev/vtpm0")
     assert "0x16fff" in ioctl("-c")
-    ioctl("-i")
-    assert client(bytes.fromhex("00c10000000c000000990001"))[6:10] == bytes(4)  # TPM_Startup(ST_CLEAR)
+    ioctl("-i")  # and the service sends TPM_Startup(ST_CLEAR), as is configured
     assert "is 0" in ioctl("-e")
     ioctl("-l", "4")
     ioctl("-l", "0")
