@@ -12,6 +12,8 @@ SECONDS ?= 600
 FUZZ    := control data mssim cuse spaces
 # 1: `make install` brings the old command names too, swtpm and its like
 COMPAT  ?=
+# what `make install` brings along to read; the others are for who changes something
+PAGES   := README.md CHANGELOG.md $(filter-out docs/releasing.md docs/testing.md,$(wildcard docs/*.md))
 # where `make selinux` builds
 SELINUX ?= build/selinux
 # for pytest, as in: make test ARGS='-k cuse -x'
@@ -107,6 +109,7 @@ install: ## install for this system's Python (DESTDIR, PREFIX; PYTHON; COMPAT=1:
 	$(if $(filter-out 0 no,$(COMPAT)),DESTDIR="$(DESTDIR)" BINDIR="$(PREFIX)/bin" packaging/install-classic.sh)
 	@for page in docs/man/*.[1-8] $(if $(filter-out 0 no,$(COMPAT)),docs/man/classic/*.[1-8]); do [ ! -f "$$page" ] || \
 	  install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit; done
+	@for page in $(PAGES); do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/doc/python3-swtpm/$$page" || exit; done
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" packaging/completion/bash/*
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/zsh/site-functions" packaging/completion/zsh/*
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" packaging/completion/fish/*

@@ -1,7 +1,7 @@
 """The commands of vtpmctl: the table that parser, dispatch, completion and the manual's check are made from.
 
 A row says everything about a command except how it is done, and imports nothing for it: help and completion do not
-wait. A new command is a row here and a function, and its place in vtpmctl(8) and README.md; tests say what is missing.
+wait. A new command is a row here and a function, and its place in vtpmctl(8) and docs/reference.md; tests say what is missing.
 After a change here: make completion.
 """
 

@@ -1,4 +1,4 @@
-"""README.md says what is so: its table of the configuration, its commands, its make targets, its links."""
+"""README.md and docs/reference.md say what is so: the table of the configuration, commands, make targets, links."""
 
 import json
 import re
@@ -9,11 +9,12 @@ from swtpm_svc.config.schema import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs/reference.md").read_text()
 
 
 def test_the_configuration_table_has_a_dozen_keys_of_the_schema_with_their_defaults():
     """All of them are in vtpm.d(5): test_cli_manual.py."""
-    section = README.split("## Configuration", 1)[1].split("\n## ", 1)[0]
+    section = REFERENCE.split("## Configuration", 1)[1].split("\n## ", 1)[0]
     shown, table = [], ""
     for row in re.findall(r"^\|(?: (`\[[\w-]+\]`))? \| `([a-z-]+)` \| (\S+) \|", section, flags=re.MULTILINE):
         table = row[0].strip("`[]") or table
@@ -44,8 +45,14 @@ def test_the_first_answered_command_is_on_the_first_screen():
     assert len(created) == 1
 
 
+def test_the_readme_is_a_screen_or_two_and_leads_to_each_page_for_administrators():
+    assert len(README.splitlines()) <= 70
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages - {"docs/releasing.md"} <= set(re.findall(r"\]\(([^)#]+)\)", README))
+
+
 def test_the_control_table_has_every_command_and_no_other():
-    section = README.split("## Control", 1)[1].split("\n## ", 1)[0]
+    section = REFERENCE.split("## Control", 1)[1].split("\n## ", 1)[0]
     cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")]
     named = {words.split()[0] for cell in cells[1:] for words in re.findall(r"`([^`]+)`", cell)}
     assert named == {command.name for command in PROGRAM.commands}

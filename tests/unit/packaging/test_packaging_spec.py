@@ -36,6 +36,17 @@ def test_every_manual_page_is_in_the_package():
     assert {line for line in SPEC.splitlines() if line.startswith("%{_mandir}")} == pages
 
 
+def test_every_page_for_administrators_is_in_the_package_and_installed_by_make():
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"docs/releasing.md", "docs/testing.md"}
+    assert len(pages) > 10
+    words = " ".join(re.findall(r"^%doc (.+)$", SPEC, re.MULTILINE)).split()
+    assert set(words) == {*pages, "README.md", "CHANGELOG.md", "docs/decisions"}
+    command = ["make", "-n", "-C", ROOT, "install", "DESTDIR=/there"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (loop,) = re.findall(r"^for page in (README.md .+?); do install .+/share/doc/python3-swtpm/", done, re.MULTILINE)
+    assert {*pages, "README.md", "CHANGELOG.md"} == set(loop.split())
+
+
 def test_the_old_command_names_are_a_package_of_their_own_that_excludes_swtpm_s():
     assert re.findall(r"^%global swtpm_version (.+)$", SPEC, re.MULTILINE) == [SWTPM_VERSION]
     package = SPEC.split("%package -n     python3-swtpm-compat\n", 1)[1].split("%description", 1)[0]
