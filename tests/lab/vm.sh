@@ -90,7 +90,7 @@ else
 fi
 exec 9>&-
 tar -C "$project" --exclude=__pycache__ --owner=0 --group=0 -cf "$scratch/in/project.tar" \
-  tests tools etc docs pyproject.toml
+  tests tools etc docs README.md pyproject.toml
 { printf 'MODE=%q SHELL_TERM=%q\nexport LAB_MACHINE=%q\n' "$mode" "${TERM:-vt100}" "$LAB_MACHINE"
   if [ "$mode" = shell ]; then read -r rows columns < <(stty size); printf 'ROWS=%q COLUMNS=%q\n' "$rows" "$columns"; fi
   for variable in CI ${LAB_ENV:-}; do
