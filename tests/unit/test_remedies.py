@@ -17,7 +17,7 @@ from swtpm_svc.errors import NAME, TCTI, Code, VtpmError, quote
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "packaging/catalog/vtpm.catalog"
-PAGES = [*(ROOT / "docs/man").rglob("*.[1-8]"), ROOT / "README.md"]
+PAGES = [*(ROOT / "docs/man").rglob("*.[1-8]"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
 #: What takes away what cannot be had again, gives away what is another's, or opens what must be closed.
 DANGEROUS = {
@@ -33,7 +33,7 @@ DANGEROUS = {
     "a password that all can see": r"\btpm2_\w+[^;|]* -p (?!file:)\w",
 }  # fmt: skip
 #: A recursive change that is right: of one instance's own state, by its whole path.
-OWN_STATE = re.compile(r"chown -R vtpm:vtpm /var/lib/vtpm/(?:@VTPM_INSTANCE@|NAME)(?=\s|`)")
+OWN_STATE = re.compile(r"chown -R vtpm:vtpm /var/lib/vtpm/(?:@VTPM_INSTANCE@|NAME|vm8)(?=\s|`)")
 
 
 class Texts(ast.NodeVisitor):
