@@ -169,6 +169,7 @@ def _confine(writing: int, time_s: float) -> None:
         lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (lower, lower))
     if os.geteuid() == 0 or os.getuid() == 0:
+        os.seteuid(0)  # who acts for the owner of a state may not give up the rest otherwise
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)

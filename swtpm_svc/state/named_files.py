@@ -152,8 +152,8 @@ def _fill(fd: int, content: bytes, mode: Optional[int], *, syncs: bool) -> None:
 def _open(path: str, flags: int, mode: int = 0o600) -> int:
     try:
         return os.open(path, flags | FLAGS, mode)
-    except ValueError as error:  # a name with a NUL in it
-        raise OSError(errno.EINVAL, str(error), path) from None
+    except ValueError:  # a name with a NUL in it, which each version of Python words otherwise
+        raise OSError(errno.EINVAL, "embedded null byte", path) from None
     except OSError as error:
         # open() says "no such device or address" of both
         if error.errno != errno.ENXIO:

@@ -1,5 +1,8 @@
 """vtpmctl restore, with the real libtpms: back to a generation that is good, all at one moment."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,21 @@ def test_the_generations_change_places(state: Path, capsys: Any) -> None:
     assert "the previous generation is the current one now" in capsys.readouterr().out
     assert files(state) == {GOOD: before[f"{GOOD}.previous"], f"{GOOD}.previous": b"damaged"}
     assert entry.main(["verify", "lab"], Places(str(state.parent))) == 0
+
+
+@pytest.mark.needs("root")
+def test_the_state_of_the_service_s_user(state: Path) -> None:
+    """As which root acts: what tries the state has less rights still."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for path in (state, state.parent / "lab.toml"):
+            shutil.move(path, folder)
+        (folder / "lab.toml").write_text(f'[state]\ndirectory = "{folder}/state"\n')
+        for path in (folder / "state", *(folder / "state").iterdir()):
+            os.chown(path, 65534, 65534)
+        assert restore(folder / "state") == 0
+        assert {path.stat().st_uid for path in (folder / "state").iterdir()} == {65534}
 
 
 def test_where_none_is_current_the_generation_before_stays(state: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_tpm_that_was_not_started_says_how_to_start_it():
         error = refusal(Tpm12(execute).create_endorsement_key)
     assert error.code is Code.TPM_NOT_RUNNING
     assert "TPM_INVALID_POSTINIT" in str(error)
-    assert 'startup = "clear"' in error.remedy
+    assert 'unless [tpm] startup is "none"' in error.remedy
 
 
 def test_the_classic_session(execute):

@@ -70,7 +70,7 @@ def test_a_tpm_that_was_not_started_says_how_to_start_it():
         error = refusal(ownership.create_endorsement_key, Tpm2(execute), RSA)
     assert error.code is Code.TPM_NOT_RUNNING
     assert "TPM_RC_INITIALIZE" in str(error)
-    assert 'startup = "clear"' in error.remedy
+    assert 'unless [tpm] startup is "none"' in error.remedy
 
 
 @pytest.mark.parametrize("name", ["rsa2048", "rsa3072", "ecc-p256", "ecc-p384", "ecc-p521"])

@@ -200,9 +200,9 @@ def test_the_way_out_of_one_file(version, tmp_path):
         try:
             places = Places(config=folder)
             for words in (
-                ["stop", "vm1"],
+                ["power", "off", "vm1"],
                 ["load", "vm1", "permanent", str(saved)],
-                ["init", "vm1"],
+                ["power", "on", "vm1"],
                 ["shutdown", "vm1"],
             ):
                 assert entry.main(words, places) == 0

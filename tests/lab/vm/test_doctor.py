@@ -332,6 +332,6 @@ def test_a_sandbox_that_a_drop_in_breaks(instance, drop_in):
     drop_in(name, "PrivateDevices=yes\nFileDescriptorStoreMax=0")
     systemctl("start", name, expect=1)
     condition, _, _, wrong = truth(name)
-    assert condition["kind"] == "failed"
+    assert condition["kind"] in ("failed", "restarting")  # where systemd opens /dev/cuse (OpenFile=) it is tried again
     assert "has PrivateDevices=yes: it hides /dev/cuse" in said(wrong)
     assert "has FileDescriptorStoreMax=0: a restart then takes the device away" in said(wrong)

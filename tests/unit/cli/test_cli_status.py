@@ -205,7 +205,7 @@ def test_a_service_that_failed(system, run):
     assert "vtpm@vtpm0.service: failed (failed), result exit-code\n" in out
     assert (
         "  problem    vtpm@vtpm0.service failed: it ended (exit-code)\n"
-        "    remedy   see why, in its journal: journalctl -u vtpm@vtpm0.service; then: systemctl start vtpm@vtpm0.service\n"
+        f"    remedy   see why, {'as root, ' * bool(os.geteuid())}in its journal: journalctl -u vtpm@vtpm0.service; then: systemctl start vtpm@vtpm0.service\n"
         in out
     )
 

@@ -205,6 +205,7 @@ def test_files_that_nobody_reads(directory):
     )
 
 
+@pytest.mark.needs("root")  # whose the files are to be
 def test_what_is_left_of_instances_that_have_no_file(directory, tmp_path):
     (directory / "vtpm0.toml").touch()
     for name in ("vtpm0", "lost"):
@@ -345,6 +346,9 @@ def test_the_control_socket(tmp_path):
 
 def test_who_has_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(holders, "PROC", str(tmp_path))
+    monkeypatch.setattr(holders, "SYSFS", str(tmp_path / "sys"))
+    (tmp_path / "sys/dev/char/1:3").mkdir(parents=True)
+    (tmp_path / "sys/dev/char/1:3/subsystem").symlink_to("../../../../class/mem")
     (tmp_path / "812/fd").mkdir(parents=True)
     (tmp_path / "812/fd/3").symlink_to("/dev/cuse")
     (tmp_path / "812/comm").write_text("swtpm_cuse\n")

@@ -10,7 +10,13 @@ from swtpm_svc.config.name_order import natural
 @pytest.mark.parametrize(
     "typed", ["vm7", "vtpm@vm7", "vtpm@vm7.service", "vtpm@vm7.socket", "/dev/seven", "/run/x/ctrl"]
 )
-@pytest.mark.parametrize("words", [["status"], ["doctor"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["status"], id="status"),
+        pytest.param(["doctor"], id="doctor", marks=pytest.mark.needs("root")),  # whose the files are to be
+    ],
+)
 def test_each_way_is_the_same_instance(system, run, typed, words):
     system.configure("vm7", '[device]\nname = "seven"\ngroup = "root"\n[socket]\ncontrol = "/run/x/ctrl"\n')
     system.configure("vm70")

@@ -57,6 +57,10 @@ def test_a_launcher_asks_site_for_what_is_elsewhere(tmp_path):
     lines = launcher.read_text().splitlines()
     text = "\n".join("sys.path += []" if line.startswith("sys.path +=") else line for line in lines)
     launcher.write_text(text)
+    if subprocess.run(
+        [sys.executable, "-Ic", "import swtpm_svc"], capture_output=True, check=False, cwd="/"
+    ).returncode:
+        pytest.skip("swtpm_svc is not installed where this Python looks by itself")
     done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.startswith("TPM emulator version ")
 

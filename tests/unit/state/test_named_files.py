@@ -54,7 +54,7 @@ def opened(path, use):
         ("folder", "Is a directory"),
         ("socket", "it is a socket"),
         ("none/file", "No such file or directory"),
-        ("a\0b", "embedded null "),
+        ("a\0b", "embedded null byte"),
     ],
 )
 def test_what_is_no_file_is_refused_at_once(places, name, cause, use):
