@@ -21,12 +21,14 @@ auth_unix_rw = "none"
 auth_unix_ro = "none"
 host_uuid = "{host}"
 """
-#: No logging daemon, no cgroups, no AppArmor or SELinux: what a container may lack. Users and groups are as always.
+#: No logging daemon, no cgroups, no AppArmor or SELinux: what a container may lack. Users and groups are as always; whose
+#: a file was before is not written to it, as two hosts of the lab have the same files.
 QEMU_CONF = """\
 stdio_handler = "file"
 security_driver = "none"
 cgroup_controllers = [ ]
 namespaces = [ ]
+remember_owner = 0
 """
 #: bash is process 1, so that somebody waits for a QEMU that has ended. Whatever runs ends with it.
 IN_NAMESPACES = """\
