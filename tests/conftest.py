@@ -57,6 +57,11 @@ def swtpms(name: str, package: str) -> Capability:
     return program._replace(present=lambda: program.present() and not is_ours(str(shutil.which(name))))
 
 
+def systemd_version() -> int:
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False).stdout
+    return int(said.split()[1])
+
+
 def is_char_device(path: str) -> bool:
     try:
         return stat.S_ISCHR(os.stat(path).st_mode)
@@ -129,6 +134,10 @@ CAPABILITIES = {
     ),
     "udev": Capability(lambda: os.path.exists("/run/udev/control"), f"no systemd-udevd runs: {LABS}"),
     "systemd": Capability(lambda: os.path.isdir("/run/systemd/system"), "systemd is not process 1: make lab-vm"),
+    "systemd 253": Capability(
+        lambda: systemd_version() >= 253,
+        UNOBTAINABLE + "systemd 253: 252 stops answering after units that tests have made are removed",
+    ),
     "accounts": Capability(
         lambda: all(has_account(name) for name in ("vtpm", "lab-member", "lab-operator", "lab-outsider")),
         f"no users vtpm, lab-member, lab-operator, lab-outsider: {LABS}",

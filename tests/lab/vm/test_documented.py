@@ -13,7 +13,7 @@ import pytest
 from documented import WITHOUT_ROOT, blocks, pages
 from services import run
 
-pytestmark = pytest.mark.needs("systemd", "root", "accounts", "tpm2-tools")
+pytestmark = pytest.mark.needs("systemd", "systemd 253", "root", "accounts", "tpm2-tools")
 
 #: Pages of which a machine with systemd is to be asked.
 WALKED = [page for page in pages() if page not in WITHOUT_ROOT and any(block.is_typed for block in blocks(page))]
