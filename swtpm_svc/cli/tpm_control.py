@@ -40,7 +40,7 @@ RESULT_CODES: "dict[int, Code]" = {
 NEEDS_POWER_OFF = (ptm.SetStateBlob, ptm.SetBufferSize)
 
 
-ReplyType = TypeVar("ReplyType", bound=ptm.Reply)
+ReplyType = TypeVar("ReplyType", bound="ptm.Reply")
 
 
 class Target(NamedTuple):
