@@ -29,6 +29,10 @@ else:
 
         __ror__ = __or__
 
+        def __call__(self):
+            """Never called: typing before 3.11 takes for a type what could be."""
+            return self
+
     Any = Callable = FrameType = Hashable = Iterator = NoReturn = Optional = TracebackType = Union = _Hint()
 
     class Protocol:
