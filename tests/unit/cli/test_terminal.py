@@ -61,7 +61,7 @@ OPTIONS = "options" if sys.version_info >= (3, 10) else "optional arguments"  # 
         ),
         (["doctor", "vtpm0"], ["\x1b[32mok\x1b[0m ", "\x1b[1;31mfail\x1b[0m ", "        \x1b[1mremedy:\x1b[0m "]),
         (["status", "x"], ["\x1b[1;31mvtpmctl:\x1b[0m ", "\n  \x1b[1mremedy:\x1b[0m "]),
-        (["--help"], ["\x1b[1musage:\x1b[0m ", "\n\x1b[1mLook:\x1b[0m\n", f"\n\x1b[1m{OPTIONS}:\x1b[0m\n"]),
+        (["--help"], ["\x1b[1musage:\x1b[0m ", "\n\x1b[1mLook:\x1b[0m\n", "\n\x1b[1moptions:\x1b[0m\n"]),
         (["ek", "--help"], ["\x1b[1musage:\x1b[0m ", f"\n\x1b[1m{OPTIONS}:\x1b[0m\n"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "\x1b" not in str(value) else "",
