@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple, Optional, TypeVar
 from swtpm_svc.errors import VtpmError, internal
 from swtpm_svc.provision.issuer import Issuer
 from swtpm_svc.provision.manufacture import Made, Order, manufacture_1_2, manufacture_2_0
+from swtpm_svc.provision.memory_storage import MemoryStorage
 from swtpm_svc.provision.refused import RefusedByTpm
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
@@ -40,34 +41,8 @@ class Product(NamedTuple):
     made: "list[Made]"
 
 
-class _Memory:
-    """A TPM's storage (tpm.staging.Storage), which never fails."""
-
-    def __init__(self) -> None:
-        self._payloads: dict[str, bytes] = {}
-
-    def load(self, name: str) -> Optional[bytes]:
-        return self._payloads.get(name)
-
-    def store(self, name: str, payload: bytes) -> None:
-        self._payloads[name] = payload
-
-    def delete(self, name: str, *, must_exist: bool) -> None:
-        self._payloads.pop(name, None)
-
-    def probe(self) -> None:
-        pass
-
-    is_locked = True
-
-    def lock(self) -> None:
-        pass
-
-    def unlock(self) -> None:
-        pass
-
-    def damaged(self, name: str, reason: str) -> VtpmError:
-        return internal("making a TPM", RuntimeError(f"{name}: {reason}"))
+def _damaged(name: str, reason: str) -> VtpmError:
+    return internal("making a TPM", RuntimeError(f"{name}: {reason}"))
 
 
 def make(
@@ -102,7 +77,7 @@ def operate(
     Raises:
         VtpmError LIBTPMS, TPM_REFUSED, STATE_CORRUPT: libtpms does not take `permanent`; and what `work` raises.
     """
-    storage = _Memory()
+    storage = MemoryStorage({}, _damaged)
     if permanent is not None:
         storage.store(PERMANENT_STATE, permanent)
     failures: list[VtpmError] = []

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 
 from swtpm_svc.errors import Code, VtpmError
 from swtpm_svc.provision.factory import executor
+from swtpm_svc.provision.memory_storage import MemoryStorage
 from swtpm_svc.provision.tpm2_owner import Tpm2
 from swtpm_svc.provision.tpm12_owner import Tpm12
 from swtpm_svc.state.backend import VOLATILESTATE
@@ -40,34 +41,8 @@ class Contents(NamedTuple):
     has_owner: Optional[bool] = None
 
 
-class _Memory:
-    """A TPM's storage (tpm.staging.Storage) that nothing is kept of."""
-
-    is_locked = True
-
-    def __init__(self, payloads: "dict[str, bytes]") -> None:
-        self._payloads = dict(payloads)
-
-    def load(self, name: str) -> Optional[bytes]:
-        return self._payloads.get(name)
-
-    def store(self, name: str, payload: bytes) -> None:
-        self._payloads[name] = payload
-
-    def delete(self, name: str, *, must_exist: bool) -> None:
-        self._payloads.pop(name, None)
-
-    def probe(self) -> None:
-        pass
-
-    def lock(self) -> None:
-        pass
-
-    def unlock(self) -> None:
-        pass
-
-    def damaged(self, name: str, reason: str) -> VtpmError:
-        return VtpmError(Code.STATE_CORRUPT, f"{name}: {reason}", remedy="restore it from a backup")
+def _damaged(name: str, reason: str) -> VtpmError:
+    return VtpmError(Code.STATE_CORRUPT, f"{name}: {reason}", remedy="restore it from a backup")
 
 
 def load(version: str, payloads: "dict[str, bytes]", time_s: float = TIME_S) -> Contents:
@@ -181,7 +156,7 @@ def _confine(writing: int, time_s: float) -> None:
 
 def _try(version: str, payloads: "dict[str, bytes]") -> "dict[str, Any]":
     failures: list[VtpmError] = []
-    tpm = Tpm(version, _Memory(payloads), failures.append)
+    tpm = Tpm(version, MemoryStorage(payloads, _damaged), failures.append)
     try:
         tpm.power_on(delete_volatile=False)
         if VOLATILESTATE not in payloads and decode_header(tpm.startup("clear")).code:
